@@ -1,0 +1,73 @@
+#!/bin/sh
+# From a fresh clone on a bare Debian 12 to a table of hit rates: installs what the build
+# needs and is missing, builds kvrail into build/, and replays requests through a
+# simulated cluster of three nodes. Run it again: what is there is not done again.
+set -eu
+
+usage() {
+    cat <<'TEXT'
+usage: sh deploy/quickstart.sh [options]
+
+  --trace FILE         replay this trace instead of generated chats
+  --pages N            capacity of the whole cluster in pages (default 3000)
+  --balance even|skew  requests go round the nodes, or 8 of 10 to one (default even)
+  --spill on|off       evicted pages are offered to other nodes (default on)
+  --json FILE          write the result as JSON to FILE as well
+  --help               this text
+TEXT
+}
+
+refuse() {
+    printf 'quickstart: %s\n' "$1" >&2
+    usage >&2
+    exit 2
+}
+
+trace='' pages=3000 balance=even spill=on json=''
+while [ $# -gt 0 ]; do
+    case $1 in
+    --help | -h) usage && exit 0 ;;
+    --trace | --pages | --balance | --spill | --json)
+        [ $# -ge 2 ] || refuse "$1 needs a value"
+        case $1 in
+        --trace) trace=$2 ;;
+        --pages) pages=$2 ;;
+        --balance) balance=$2 ;;
+        --spill) spill=$2 ;;
+        --json) json=$2 ;;
+        esac
+        shift 2
+        ;;
+    *) refuse "unknown option $1" ;;
+    esac
+done
+case $pages in '' | *[!0-9]* | 0) refuse "--pages $pages is not a whole number" ;; esac
+case $balance in even | skew) ;; *) refuse "--balance $balance is not even or skew" ;; esac
+case $spill in on | off) ;; *) refuse "--spill $spill is not on or off" ;; esac
+[ -z "$trace" ] || [ -r "$trace" ] || refuse "--trace $trace cannot be read"
+
+# Paths of the caller stay the caller's: we do not change folder.
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+
+# shellcheck source=deploy/install.sh
+. "$root/deploy/install.sh"
+install_build_needs || exit 1
+
+mkdir -p "$root/build"
+log=$root/build/quickstart.log
+# A build folder keeps the generator it was made with; ninja is for new ones.
+(cd "$root" && CMAKE_GENERATOR=${CMAKE_GENERATOR:-Ninja} cmake --preset release &&
+    cmake --build --preset release --parallel) >"$log" 2>&1 || {
+    tail -n 40 "$log" >&2
+    printf 'quickstart: the build failed, see %s\n' "$log" >&2
+    exit 1
+}
+
+set -- sim --pages "$pages" --balance "$balance" --spill "$spill"
+if [ -n "$trace" ]; then
+    set -- "$@" --trace "$trace"
+else
+    set -- "$@" --workload chats
+fi
+[ -z "$json" ] || set -- "$@" --json-file "$json"
+exec "$root/build/bin/kvrail" "$@"

@@ -1,0 +1,469 @@
+/* What leaves this node, and what comes by spill (docs/protocol.md, "spill").
+ *
+ *   device ── demote ──► host ── offer ──► a home of its segment
+ *
+ *            call out            TAKE              done, lost, too late
+ *   QUEUED ──────────► OFFERED ──────► TAKEN ─────────────────────────► NONE
+ *     ▲                   │ refused      │ not verified there
+ *     └───────────────────┴──────────────┘  the next target
+ *
+ * (1) The owner's frame is LEAVING all the while: wanted again wins, and everything that
+ * arrives later finds a token that has moved on. (2) HAVE: the answering home forgets the
+ * asker's entry in the same step, so that two askers are not both told. (3) What came by
+ * spill is not spilled on. (4) A taker says OK after it has published.
+ */
+#include "node/core/core_priv.h"
+
+/* ------------------------------------------------------------------ the owner */
+
+static void spill_give(kvo_node_t *node, struct kvo_spill *spill)
+{
+    KV_ASSERT(spill->state == SPILL_NONE);
+    kvo_timer_stop(&node->timers, &spill->timer);
+    kvo_slots_give(&node->spills, spill);
+}
+
+/* The copy goes; nothing happens if it was wanted again. */
+static void leave(kvo_node_t *node, struct kvo_spill *spill, bool have)
+{
+    if (have) {
+        kvo_observe(
+            node, KVO_SAW_HAVE_DROP, &spill->offer.copy, spill->ref, KVO_NONE, 0);
+    }
+    (void)kvp_leave_done(node->pager, spill->ref, spill->token); /* (1) */
+    spill_give(node, spill);
+}
+
+static bool leaving_still(kvo_node_t *node, const struct kvo_spill *spill)
+{
+    struct kvp_info info;
+    return kvp_info(node->pager, spill->ref, &info) == KV_OK &&
+           info.state == KVP_LEAVING;
+}
+
+static void queue_offer(kvo_node_t *node, struct kvo_spill *spill)
+{
+    KV_ASSERT(spill->state == SPILL_QUEUED);
+    node->nr_offers++;
+}
+
+/* Refused, unanswered, or not verified over there: the next target, or the end. The
+ * caller has moved it to QUEUED. */
+static void spill_next(kvo_node_t *node, struct kvo_spill *spill)
+{
+    KV_ASSERT(spill->state == SPILL_QUEUED);
+    while (spill->next < spill->nr_targets &&
+           !kvo_usable(node, spill->targets[spill->next])) {
+        spill->next++;
+    }
+    if (spill->next < spill->nr_targets && leaving_still(node, spill)) {
+        queue_offer(node, spill);
+        return;
+    }
+    KVO_MOVE(node, spill, state, SPILL, QUEUED, NONE);
+    node->metrics.spills_dropped++;
+    leave(node, spill, false);
+}
+
+/* Nodes of the segment in order: never ourselves, never a suspect, at most two. */
+static void find_targets(kvo_node_t *node, struct kvo_spill *spill, const kv_key_t *name)
+{
+    uint32_t order[KVO_TARGETS_MAX + 1];
+    uint32_t nr = kvc_homes(&node->view, name, KVO_TARGETS_MAX + 1, order);
+    for (uint32_t i = 0; i < nr && spill->nr_targets < KVO_TARGETS_MAX; i++) {
+        if (order[i] != node->self && kvo_usable(node, order[i])) {
+            spill->targets[spill->nr_targets++] = order[i];
+        }
+    }
+}
+
+/* (2) where we are the first home ourselves: does another living node list it? Then our
+ * own entry goes, and the copy with it. */
+static bool have_elsewhere(
+    kvo_node_t *node, const struct kvp_info *info, struct kvp_ref ref)
+{
+    uint32_t first, other;
+    if (kvc_homes(&node->view, &info->segment, 1, &first) != 1 || first != node->self ||
+        kvc_dir_holders(node->dir, &info->copy, node->self, 1, &other) == 0) {
+        return false;
+    }
+    if (!KV_PLANTED(KV_PLANT_HAVE_TO_BOTH)) {
+        (void)kvc_dir_forget(node->dir, node->self, &info->copy);
+    }
+    node->metrics.spills_have++;
+    kvo_observe(node, KVO_SAW_HAVE_DROP, &info->copy, ref, KVO_NONE, 0);
+    return true;
+}
+
+/* One victim of the lowest tier: offered, or dropped. False when nothing could leave. */
+static bool spill_one(kvo_node_t *node, uint32_t pool)
+{
+    struct kvp_ref ref;
+    uint32_t token, dropped = 0;
+    kv_status_t status = kvp_leave_begin(node->pager, pool, &ref, &token, &dropped);
+    if (status != KV_OK) {
+        return dropped > 0;
+    }
+    struct kvp_info info;
+    KV_ASSERT(kvp_info(node->pager, ref, &info) == KV_OK);
+    if (have_elsewhere(node, &info, ref)) {
+        (void)kvp_leave_done(node->pager, ref, token);
+        return true;
+    }
+    struct kvo_spill *spill =
+        info.spilled ? NULL : kvo_slots_take(&node->spills); /* (3) */
+    if (spill == NULL) {
+        node->metrics.spills_dropped++;
+        (void)kvp_leave_done(node->pager, ref, token);
+        return true;
+    }
+    spill->timer.pos = KVO_NONE;
+    spill->timer.kind = KVO_TIMER_SPILL;
+    spill->timer.index = kvo_slots_index(&node->spills, spill);
+    spill->ref = ref;
+    spill->token = token;
+    spill->last_use_us = info.last_use_us;
+    spill->offer = (struct kv_msg_offer){
+        .copy = info.copy,
+        .segment = info.segment,
+        .index = info.index,
+        .n_tokens = info.n_tokens,
+        .len = info.len,
+        .digest = info.digest,
+        .tail = info.tail,
+    };
+    if (info.tail) {
+        spill->offer.prev = info.prev;
+    }
+    find_targets(node, spill, &info.segment);
+    KVO_MOVE(node, spill, state, SPILL, NONE, QUEUED);
+    kvo_timer_set(&node->timers, &spill->timer, node->now + node->config.spill_us);
+    spill_next(node, spill);
+    return true;
+}
+
+/* One victim of a tier with another below it. */
+static bool demote_one(kvo_node_t *node, uint32_t pool)
+{
+    struct kvp_ref ref;
+    uint32_t token, dropped = 0;
+    kv_status_t status = kvp_leave_begin(node->pager, pool, &ref, &token, &dropped);
+    if (status != KV_OK) {
+        return dropped > 0;
+    }
+    if (kvp_demote(node->pager, ref, token, KVP_HOST) != KV_OK) {
+        /* No room below at this moment: it stays until there is. */
+        (void)kvp_leave_cancel(node->pager, ref, token);
+        return false;
+    }
+    return true;
+}
+
+void kvo_spill_work(kvo_node_t *node)
+{
+    const struct kvp_config *pager = &node->config.pager;
+    for (uint32_t pool = 0; pool < pager->nr_pools; pool++) {
+        bool lowest = pager->pools[pool].tier == KVP_HOST || !node->has_host;
+        if (lowest && !node->config.spill) {
+            continue; /* the demand that needs room drops the coldest */
+        }
+        uint32_t n = kvp_pressure(node->pager, pool);
+        for (uint32_t i = 0; i < n && i < KVO_SPILL_BURST; i++) {
+            if (lowest ? !spill_one(node, pool) : !demote_one(node, pool)) {
+                break;
+            }
+        }
+    }
+}
+
+/* Offers everything that is queued, one message a target. */
+void kvo_spill_flush(kvo_node_t *node)
+{
+    while (node->nr_offers > 0) {
+        uint32_t target = KVO_NONE, n = 0;
+        struct kvo_call *call = NULL;
+        struct kv_msg_offer offers[KV_MSG_OFFERS_MAX];
+        for (uint32_t i = 0; i < node->spills.nr && n < KV_MSG_OFFERS_MAX; i++) {
+            struct kvo_spill *spill = kvo_slots_at(&node->spills, i);
+            if (spill == NULL || spill->state != SPILL_QUEUED ||
+                (target != KVO_NONE && spill->targets[spill->next] != target)) {
+                continue;
+            }
+            if (target == KVO_NONE) {
+                target = spill->targets[spill->next];
+                call = kvo_usable(node, target)
+                           ? kvo_call_take(node, CALL_OFFER, target, node->config.call_us)
+                           : NULL;
+            }
+            node->nr_offers--;
+            if (call == NULL) {
+                spill->next++;
+                spill_next(node, spill);
+                break;
+            }
+            KVO_MOVE(node, spill, state, SPILL, QUEUED, OFFERED);
+            spill->call = kvo_slots_id(&node->calls, call);
+            call->u.ids[n] = kvo_slots_id(&node->spills, spill);
+            spill->syncs = node->peers[target].nr_syncs;
+            offers[n] = spill->offer;
+            offers[n++].age_us = node->now - spill->last_use_us;
+        }
+        if (call == NULL) {
+            continue;
+        }
+        call->n = n;
+        struct kv_msg msg = {
+            .type = KV_MSG_SPILL_OFFER,
+            .req = kvo_slots_id(&node->calls, call),
+            .deadline_left_us = (uint32_t)node->config.call_us,
+        };
+        msg.u.spill_offer.items = offers;
+        msg.u.spill_offer.nr_items = n;
+        node->metrics.spills_offered += n;
+        kvo_trace(node, "offer n%u copies %u", kvo_node_id(node, target), n);
+        kvo_send(node, &node->peers[target], &msg);
+    }
+}
+
+static struct kvo_spill *call_spill(kvo_node_t *node, struct kvo_call *call, uint32_t i)
+{
+    struct kvo_spill *spill = kvo_slots_find(&node->spills, call->u.ids[i]);
+    if (spill == NULL || spill->state != SPILL_OFFERED ||
+        spill->call != kvo_slots_id(&node->calls, call)) {
+        return NULL;
+    }
+    spill->call = 0;
+    return spill;
+}
+
+/* HAVE. A copy that was wanted again meanwhile is listed again. */
+static void
+spill_have(kvo_node_t *node, struct kvo_spill *spill, const struct kvo_peer *peer)
+{
+    KVO_MOVE(node, spill, state, SPILL, OFFERED, NONE);
+    struct kvp_info info;
+    bool here = kvp_info(node->pager, spill->ref, &info) == KV_OK && info.hold != 0;
+    if (here && (info.state != KVP_LEAVING || spill->syncs != peer->nr_syncs)) { /* (2) */
+        (void)kvp_leave_cancel(node->pager, spill->ref, spill->token);
+        kvo_list_again(node, kvo_peer_index(node, peer), &info);
+        spill_give(node, spill);
+        return;
+    }
+    node->metrics.spills_have++;
+    leave(node, spill, here);
+}
+
+void kvo_spill_answered(
+    kvo_node_t *node, struct kvo_call *call, const struct kv_msg *msg)
+{
+    const struct kv_msg_spill_answer *answer = &msg->u.spill_answer;
+    for (uint32_t i = 0; i < call->n; i++) {
+        struct kvo_spill *spill = call_spill(node, call, i);
+        int32_t status = i < answer->nr_statuses ? answer->statuses[i] : KV_ERR_REFUSED;
+        if (spill == NULL) {
+            continue;
+        }
+        if (status == KV_EXISTS) {
+            spill_have(node, spill, &node->peers[call->peer]);
+        } else if (status == KV_TAKE) {
+            KVO_MOVE(node, spill, state, SPILL, OFFERED, TAKEN);
+        } else {
+            KVO_MOVE(node, spill, state, SPILL, OFFERED, QUEUED);
+            node->metrics.spills_refused++;
+            spill->next++;
+            spill_next(node, spill);
+        }
+    }
+}
+
+void kvo_spill_unanswered(kvo_node_t *node, struct kvo_call *call)
+{
+    for (uint32_t i = 0; i < call->n; i++) {
+        struct kvo_spill *spill = call_spill(node, call, i);
+        if (spill != NULL) {
+            KVO_MOVE(node, spill, state, SPILL, OFFERED, QUEUED);
+            spill->next++;
+            spill_next(node, spill);
+        }
+    }
+}
+
+static bool copy_equal(const struct kv_copy *a, const struct kv_copy *b)
+{
+    return a->tenant == b->tenant && a->layout == b->layout && a->group == b->group &&
+           a->shard == b->shard && kv_key_equal(&a->key, &b->key);
+}
+
+void kvo_spill_told(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
+{
+    const struct kv_msg_spill_done *done = &msg->u.spill_done;
+    uint32_t index = kvo_peer_index(node, peer);
+    for (uint32_t k = 0; k < done->nr_items; k++) {
+        for (uint32_t i = 0; i < node->spills.nr; i++) {
+            struct kvo_spill *spill = kvo_slots_at(&node->spills, i);
+            if (spill == NULL || spill->state != SPILL_TAKEN ||
+                spill->targets[spill->next] != index ||
+                !copy_equal(&spill->offer.copy, &done->items[k].copy)) {
+                continue;
+            }
+            if (done->items[k].status == KV_OK) {
+                KVO_MOVE(node, spill, state, SPILL, TAKEN, NONE);
+                node->metrics.spills_taken++;
+                leave(node, spill, false);
+            } else {
+                KVO_MOVE(node, spill, state, SPILL, TAKEN, QUEUED);
+                spill->next++;
+                spill_next(node, spill);
+            }
+            break;
+        }
+    }
+}
+
+/* The deadline of the whole: dropped. */
+void kvo_spill_timer(kvo_node_t *node, struct kvo_spill *spill)
+{
+    switch ((enum kvo_spill_state)spill->state) {
+    case SPILL_QUEUED:
+        node->nr_offers--;
+        KVO_MOVE(node, spill, state, SPILL, QUEUED, NONE);
+        break;
+    case SPILL_OFFERED:
+        KVO_MOVE(node, spill, state, SPILL, OFFERED, NONE);
+        break;
+    case SPILL_TAKEN:
+        KVO_MOVE(node, spill, state, SPILL, TAKEN, NONE);
+        break;
+    case SPILL_NONE:
+        KV_ASSERT(false);
+    }
+    node->metrics.spills_dropped++;
+    leave(node, spill, false);
+}
+
+void kvo_spill_peer_lost(kvo_node_t *node, uint32_t peer)
+{
+    for (uint32_t i = 0; i < node->spills.nr; i++) {
+        struct kvo_spill *spill = kvo_slots_at(&node->spills, i);
+        if (spill != NULL && spill->state == SPILL_TAKEN &&
+            spill->targets[spill->next] == peer) {
+            KVO_MOVE(node, spill, state, SPILL, TAKEN, QUEUED);
+            spill->next++;
+            spill_next(node, spill);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ the taker */
+
+static kv_status_t
+take_offer(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg_offer *offer)
+{
+    uint32_t asker = kvo_peer_index(node, peer);
+    uint16_t tenant = kvp_tenant(node->pager, offer->copy.tenant);
+    uint16_t variant = kvp_variant(
+        node->pager, offer->copy.layout, offer->copy.group, offer->copy.shard);
+    if (tenant == UINT16_MAX || (peer->tenants >> tenant & 1) == 0) {
+        return KV_ERR_DENIED;
+    }
+    if (variant == UINT16_MAX ||
+        offer->len != kvp_copy_len(node->pager, variant, offer->n_tokens)) {
+        return KV_ERR_REFUSED;
+    }
+    uint32_t first, other;
+    bool living = kvc_homes(&node->view, &offer->segment, 1, &first) == 1 &&
+                  first == node->self &&
+                  kvc_dir_holders(node->dir, &offer->copy, asker, 1, &other) > 0;
+    if (living) {
+        /* (2) Otherwise the other holder would hear the same of the asker. */
+        if (!KV_PLANTED(KV_PLANT_HAVE_TO_BOTH) &&
+            kvc_dir_forget(node->dir, asker, &offer->copy)) {
+            peer->owed++;
+        }
+        return KV_EXISTS;
+    }
+    if (!node->config.spill || node->items.free == KVO_NONE) {
+        return KV_ERR_REFUSED;
+    }
+    struct kvp_arrival arrival = {
+        .tenant = tenant,
+        .variant = variant,
+        .tier = node->has_host ? KVP_HOST : KVP_DEVICE,
+        .key = offer->copy.key,
+        .n_tokens = offer->n_tokens,
+        .place = {.segment = offer->segment, .index = offer->index, .prev = offer->prev},
+        .peer = asker,
+        .may_drop = true,
+        .by_age = true,
+        .last_use_us = node->now > offer->age_us ? node->now - offer->age_us : 0,
+    };
+    struct kvp_ref ref;
+    kv_status_t status = kvp_arrive_begin(node->pager, &arrival, &ref);
+    if (status == KV_EXISTS) {
+        return KV_ERR_REFUSED; /* held or arriving here, but by no listing of ours */
+    }
+    if (status != KV_OK) {
+        return status == KV_ERR_AGAIN || status == KV_ERR_QUOTA ? status
+                                                                : KV_ERR_REFUSED;
+    }
+    KV_ASSERT(kvo_spill_in_start(node, asker, offer, ref, &arrival));
+    return KV_TAKE;
+}
+
+void kvo_spill_asked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
+{
+    const struct kv_msg_spill_offer *offer = &msg->u.spill_offer;
+    int32_t statuses[KV_MSG_OFFERS_MAX];
+    if (msg->epoch < node->view.epoch) {
+        node->metrics.messages_bad++;
+        kvo_send_status(
+            node, peer, msg->req, KV_ERR_STALE_EPOCH, "epoch", node->view.epoch,
+            msg->epoch);
+        return;
+    }
+    for (uint32_t i = 0; i < offer->nr_items; i++) {
+        statuses[i] = take_offer(node, peer, &offer->items[i]);
+    }
+    struct kv_msg answer = {.type = KV_MSG_SPILL_ANSWER, .req = msg->req};
+    answer.u.spill_answer.statuses = statuses;
+    answer.u.spill_answer.nr_statuses = offer->nr_items;
+    kvo_send(node, peer, &answer);
+}
+
+void kvo_spill_done_queue(
+    kvo_node_t *node, uint32_t peer, const struct kv_copy *copy, kv_status_t status)
+{
+    if (node->nr_dones == KVO_DONES_MAX) {
+        kvo_publish_flush(node);
+        kvo_spill_done_flush(node);
+    }
+    node->dones[node->nr_dones++] = (struct kvo_pending_done){
+        .peer = peer, .item = {.copy = *copy, .status = status}};
+}
+
+/* (4) The caller has flushed what these arrivals publish. */
+void kvo_spill_done_flush(kvo_node_t *node)
+{
+    for (uint32_t i = 0; i < node->nr_dones; i++) {
+        uint32_t target = node->dones[i].peer;
+        if (target == KVO_NONE) {
+            continue;
+        }
+        struct kv_msg_spilled items[KVO_DONES_MAX];
+        uint32_t n = 0;
+        for (uint32_t k = i; k < node->nr_dones; k++) {
+            if (node->dones[k].peer == target) {
+                items[n++] = node->dones[k].item;
+                node->dones[k].peer = KVO_NONE;
+            }
+        }
+        if (node->peers[target].state != LINK_UP) {
+            continue;
+        }
+        struct kv_msg msg = {.type = KV_MSG_SPILL_DONE};
+        msg.u.spill_done.items = items;
+        msg.u.spill_done.nr_items = n;
+        kvo_send(node, &node->peers[target], &msg);
+    }
+    node->nr_dones = 0;
+}

@@ -1,0 +1,29 @@
+/* The verbs of the kvrail program: one row gives the dispatch and a line of --help.
+ *
+ *   main ── argv[1] ──► kvn_verb_<name>(argc, argv) ──► exit code
+ *
+ * argv[0] is the verb's own name. A verb prints its result to stdout (tables for people,
+ * JSON with --json) and one line to stderr when it fails.
+ */
+#ifndef KVN_VERBS_H
+#define KVN_VERBS_H
+
+enum kvn_exit {
+    KVN_EXIT_OK = 0,
+    KVN_EXIT_FAILED = 1, /* the input was fine, the work did not succeed */
+    KVN_EXIT_USAGE = 2,  /* the input is wrong: options, files, values */
+};
+
+/* X(name, what it does); in the order of --help. */
+#define KVN_VERBS(X)                                                                   \
+    X(bench, "measure the data paths beside what the machine can do")                  \
+    X(config, "check or print a configuration file")                                   \
+    X(placement, "replay a trace's directory load over N nodes: max/mean per home")    \
+    X(replay, "replay a trace through one node's pager: hit rates by policy")          \
+    X(sim, "run a simulated cluster on a virtual clock with seeded faults")
+
+#define X(name, text) int kvn_verb_##name(int argc, char **argv);
+KVN_VERBS(X)
+#undef X
+
+#endif

@@ -1,0 +1,187 @@
+/* Leaving: what goes before room is short, so that it can be kept somewhere colder. */
+#include "pager/pager_priv.h"
+
+uint32_t kvp_pressure(const kvp_pager_t *pager, uint32_t pool)
+{
+    KV_ASSERT(pool < pager->config.nr_pools);
+    const struct kvp_pool *from = &pager->pools[pool];
+
+    if (pager->config.free_target_divisor == 0) {
+        return 0;
+    }
+    const uint32_t target = from->config.nr_frames / pager->config.free_target_divisor;
+    const uint32_t coming = from->in_state[KVP_FREE] + from->in_state[KVP_LEAVING];
+    const uint32_t limbo =
+        from->in_class[KVP_CLASS_LIMBO] + from->in_class[KVP_CLASS_SOON];
+    if (coming >= target || limbo >= from->limbo_max) {
+        return 0;
+    }
+    const uint32_t want = target - coming, room = from->limbo_max - limbo;
+    const uint32_t nr = want < room ? want : room;
+    const uint32_t idle = from->in_class[KVP_CLASS_IDLE];
+    KV_ASSERT(nr > 0);
+    return nr < idle ? nr : idle;
+}
+
+kv_status_t kvp_leave_begin(
+    kvp_pager_t *pager, uint32_t pool, struct kvp_ref *ref_p, uint32_t *token_p,
+    uint32_t *dropped_p)
+{
+    struct kvp_pager *p = pager;
+    struct kvp_pool *from = &p->pools[pool];
+    uint32_t i;
+
+    KV_ASSERT(pool < p->config.nr_pools);
+    *dropped_p = 0;
+    for (;;) {
+        i = kvp_limbo_room(from, KVP_OWN) ? kvp_victim(p, from, KVP_ANY_TENANT)
+                                          : KVP_NO_FRAME;
+        if (i == KVP_NO_FRAME) {
+            p->metrics.again++;
+            return KV_ERR_AGAIN;
+        }
+        const uint32_t twin = p->frames[i].twin;
+        if (twin == KVP_NO_FRAME || p->frames[twin].state != KVP_SEALED) {
+            break;
+        }
+        kvp_drop_frame(p, i, true);
+        (*dropped_p)++;
+        if (kvp_pressure(p, pool) == 0) {
+            return KV_ERR_AGAIN; /* that was room enough */
+        }
+    }
+    kvp_policy_remove(p, i);
+    kvp_frame_move(p, i, KVP_LEAVING); /* (5) */
+    p->cold[i].leave_token = ++p->next_token;
+    *ref_p = kvp_ref_of(p, i);
+    *token_p = p->cold[i].leave_token;
+    return KV_OK;
+}
+
+/* Is it still the leaving that the token names? */
+static bool leaves(const struct kvp_pager *p, struct kvp_ref ref, uint32_t token)
+{
+    KV_ASSERT(token <= p->next_token);
+    return kvp_ref_valid(p, ref) && p->frames[ref.frame].state == KVP_LEAVING
+           && p->cold[ref.frame].leave_token == token;
+}
+
+kv_status_t kvp_leave_done(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token)
+{
+    if (!leaves(pager, ref, token)) {
+        return KV_ERR_STALE;
+    }
+    kvp_drop_frame(pager, ref.frame, true);
+    return KV_OK;
+}
+
+kv_status_t kvp_leave_cancel(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token)
+{
+    if (!leaves(pager, ref, token)) {
+        return KV_ERR_STALE;
+    }
+    kvp_frame_move(pager, ref.frame, KVP_SEALED);
+    kvp_policy_insert(
+        pager, ref.frame, KVP_EVICT_FIRST, pager->cold[ref.frame].last_use_us);
+    return KV_OK;
+}
+
+kv_status_t kvp_demote(
+    kvp_pager_t *pager, struct kvp_ref ref, uint32_t token, enum kvp_tier tier)
+{
+    struct kvp_pager *p = pager;
+    uint32_t dst;
+
+    if (!leaves(p, ref, token)) {
+        return KV_ERR_STALE;
+    }
+    const struct kvp_frame *f = &p->frames[ref.frame];
+    const struct kvp_frame_cold *cold = &p->cold[ref.frame];
+    KV_ASSERT(kvp_tier_of(p, ref.frame) != tier);
+    const struct kvp_arrival arrival = {
+        .tenant = f->tenant,
+        .variant = f->variant,
+        .tier = tier,
+        .key = f->key,
+        .n_tokens = cold->n_tokens,
+        .place = {.segment = cold->segment, .index = cold->index, .prev = cold->prev},
+        .peer = KVP_OWN,
+        .may_drop = true,
+        .by_age = true, /* a warmer copy does not go for a colder one */
+        .last_use_us = cold->last_use_us,
+    };
+    const kv_status_t status = kvp_arrive_start(p, &arrival, &dst);
+    if (status == KV_EXISTS) {
+        if (p->frames[dst].state == KVP_ARRIVING) {
+            return KV_ERR_AGAIN;
+        }
+        kvp_drop_frame(p, ref.frame, true);
+        return KV_EXISTS;
+    }
+    if (status != KV_OK) {
+        return status;
+    }
+    p->frames[dst].flags |= f->flags & KVP_F_SPILLED;
+    kvp_order_give(p, dst, KVP_WORK_DEMOTE, ref.frame, cold->len);
+    p->cold[dst].copy_token = token;
+    kvp_io_drop(p, dst); /* the order is the mover */
+    return KV_OK;
+}
+
+void kvp_demote_done(
+    struct kvp_pager *p, uint32_t dst, uint32_t src, kv_status_t status,
+    uint64_t computed)
+{
+    struct kvp_frame *f = &p->frames[dst];
+    const uint64_t digest = p->cold[src].digest;
+    const bool leaving =
+        leaves(p, kvp_ref_of(p, src), p->cold[dst].copy_token);
+    const bool good = status == KV_OK && computed == digest;
+
+    KV_ASSERT(f->state == KVP_ARRIVING);
+    KV_ASSERT(f->tenant == p->frames[src].tenant);
+    const uint32_t same =
+        kvp_in_tier(p, kvp_find(p, f->tenant, f->variant, &f->key), kvp_tier_of(p, dst));
+    const bool have =
+        same != KVP_NO_FRAME && (p->frames[same].flags & KVP_F_VERIFYING) == 0;
+    if (!good || have || (f->flags & KVP_F_LOST) != 0) {
+        kvp_arrive_fail(p, dst);
+    } else {
+        kvp_arrive_seal(p, dst, digest, KVP_ARRIVE_TWIN);
+        p->metrics.demoted++;
+    }
+    if (leaving) {
+        kvp_drop_frame(p, src, !good);
+        p->metrics.verify_failed += (status == KV_OK && !good);
+    } else if (status == KV_OK && !good) {
+        kvp_recheck_start(p, src); /* the copy or the source? somebody reads it */
+    }
+}
+
+void kvp_cool(kvp_pager_t *pager, struct kvp_ref ref)
+{
+    KV_ASSERT(ref.frame == KVP_NO_FRAME || ref.frame < pager->nr_frames);
+    if (kvp_ref_valid(pager, ref) && kvp_in_policy(&pager->frames[ref.frame])) {
+        kvp_policy_first(pager, ref.frame);
+    }
+}
+
+uint64_t kvp_coldest_us(
+    kvp_pager_t *pager, uint16_t tenant, enum kvp_tier tier, uint32_t len)
+{
+    struct kvp_pool *pool = kvp_pool_fit(pager, tenant, tier, len);
+
+    KV_ASSERT(tenant < pager->config.nr_tenants);
+    if (pool == NULL) {
+        return UINT64_MAX;
+    }
+    if (kvp_quota_over(pager, tenant, tier, 1) > 0) {
+        const uint32_t own = kvp_quota_victim(pager, tenant, tier, pool);
+        return own == KVP_NO_FRAME ? UINT64_MAX : kvp_victim_age(pager, own);
+    }
+    if (pool->in_state[KVP_FREE] > 0) {
+        return 0;
+    }
+    const uint32_t i = kvp_victim(pager, pool, KVP_ANY_TENANT);
+    return i == KVP_NO_FRAME ? UINT64_MAX : kvp_victim_age(pager, i);
+}

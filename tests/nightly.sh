@@ -1,0 +1,73 @@
+#!/bin/sh
+# What is too long for every change: many seeds, the same seeds twice and from two
+# compilers, the thread sanitizer, planted bugs that must be found, all replays of the
+# public traces, benchmarks. About two hours on four cores; the last line counts.
+#
+#   KVRAIL_TRACES=DIR  the public traces (default ../shared/traces, if it is there)
+#   KVRAIL_SEEDS       of the simulator (2000)
+set -eu
+cd "$(dirname "$0")/.."
+sh tests/run.sh || exit 1
+. tests/lib.sh
+
+seeds=${KVRAIL_SEEDS:-2000}
+
+# The hash of one run: every event, time and byte of it.
+sim_hash() {
+    "$1" sim --seed "$2" | sed -n 's/.*hash[": ]*\([0-9a-f]\{16\}\).*/\1/p' | head -n 1
+}
+
+# same_hash PROGRAM PROGRAM: of seeds 1 to 20.
+same_hash() {
+    for seed in $(seq 1 20); do
+        one=$(sim_hash "$1" "$seed")
+        two=$(sim_hash "$2" "$seed")
+        printf 'seed %s: %s %s\n' "$seed" "$one" "$two"
+        [ -n "$one" ] && [ "$one" = "$two" ] || return 1
+    done
+}
+
+build_clang() {
+    CMAKE_GENERATOR=${CMAKE_GENERATOR:-Ninja} cmake --preset test -B build-clang \
+        -DCMAKE_C_COMPILER=clang && cmake --build build-clang --parallel
+}
+
+step "simulator, $seeds seeds" build-test/bin/kvrail sim --seeds "$seeds"
+step "one seed, one hash, twice" same_hash build-test/bin/kvrail build-test/bin/kvrail
+step "build with clang" build_clang
+step "one seed, one hash, gcc and clang" \
+    same_hash build-test/bin/kvrail build-clang/bin/kvrail
+step "planted bugs are found" build-test/bin/kvrail sim --planted-bugs
+
+step "build for the thread sanitizer" build tsan
+run_ctest tsan
+
+conversation=$(trace_file mooncake/conversation_trace.jsonl)
+sessions=$(trace_file claude-code-sessions/sessions.jsonl.gz)
+if [ -n "$conversation" ]; then
+    for transport in named onesided both; do
+        for pages in 10000 50000; do
+            step "conversation, $pages pages, even, $transport" replay_at_least 0.98 \
+                --trace "$conversation" --pages "$pages" --transport "$transport"
+        done
+        step "conversation, 10000 pages, skew, $transport" replay_at_least 0.97 \
+            --trace "$conversation" --pages 10000 --balance skew --transport "$transport"
+    done
+    step "conversation, 10000 pages, skew, no spill" replay_at_least 0.60 \
+        --trace "$conversation" --pages 10000 --balance skew --spill off
+else
+    skip "conversation trace" "no traces: set KVRAIL_TRACES"
+fi
+if [ -n "$sessions" ]; then
+    step "agent sessions, 50000 pages" replay_at_least 0.90 \
+        --trace "$sessions" --pages 50000
+else
+    skip "agent sessions" "no traces: set KVRAIL_TRACES"
+fi
+
+step "build for benchmarks" build release
+for bench in build/bin/*_bench; do
+    [ -x "$bench" ] || continue
+    step "$(basename "$bench")" "$bench"
+done
+finish

@@ -88,8 +88,8 @@ kv_status_t kvc_dir_create(
 
     dir->config = *config;
     dir->mask = (uint32_t)(nr_heads - 1);
-    dir->warm_us = config->cold_us > UINT64_MAX - now_us ? UINT64_MAX
-                                                         : now_us + config->cold_us;
+    dir->warm_us =
+        config->cold_us > UINT64_MAX - now_us ? UINT64_MAX : now_us + config->cold_us;
     dir_init(dir);
     *dir_p = dir;
     return KV_OK;
@@ -126,7 +126,8 @@ void kvc_dir_destroy(kvc_dir_t *dir)
 static void tail_link(struct kvc_dir *dir, uint32_t e)
 {
     struct kvc_entry *entry = &dir->entries[e];
-    uint32_t *head = &dir->tail_heads[kvc_tail_bucket(dir, entry->copy.tenant, &entry->prev)];
+    uint32_t *head =
+        &dir->tail_heads[kvc_tail_bucket(dir, entry->copy.tenant, &entry->prev)];
     entry->tail_prev = KVC_NONE;
     entry->tail_next = *head;
     if (*head != KVC_NONE) {
@@ -468,7 +469,8 @@ static void check_entries(const struct kvc_dir *dir)
             continue;
         }
         uint32_t nr = 0;
-        for (uint32_t h = entry->holdings; h != KVC_NONE; h = dir->holdings[h].entry_next) {
+        for (uint32_t h = entry->holdings; h != KVC_NONE;
+             h = dir->holdings[h].entry_next) {
             KV_ASSERT(dir->holdings[h].entry == e); /* (2) */
             nr++;
         }
@@ -488,7 +490,8 @@ static void check_tails(const struct kvc_dir *dir)
     uint32_t tails = 0;
     for (uint32_t b = 0; b <= dir->mask; b++) {
         uint32_t prev = KVC_NONE;
-        for (uint32_t e = dir->tail_heads[b]; e != KVC_NONE; e = dir->entries[e].tail_next) {
+        for (uint32_t e = dir->tail_heads[b]; e != KVC_NONE;
+             e = dir->entries[e].tail_next) {
             KV_ASSERT(dir->entries[e].used && dir->entries[e].tail);
             KV_ASSERT(dir->entries[e].tail_prev == prev);
             prev = e;
@@ -510,15 +513,16 @@ static void check_nodes(const struct kvc_dir *dir)
         const struct kvc_node *node = &dir->nodes[n];
         uint32_t nr = 0;
         uint32_t prev = KVC_NONE;
-        for (uint32_t h = node->holdings; h != KVC_NONE; h = dir->holdings[h].node_next) {
+        for (uint32_t h = node->holdings; h != KVC_NONE;
+             h = dir->holdings[h].node_next) {
             KV_ASSERT(dir->holdings[h].holder == n); /* (2) */
             KV_ASSERT(dir->holdings[h].node_prev == prev);
             KV_ASSERT(dir->entries[dir->holdings[h].entry].used);
             prev = h;
             nr++;
         }
-        KV_ASSERT(nr == node->nr_entries);           /* (3) */
-        KV_ASSERT(KV_IMPLIES(!node->up, nr == 0));   /* (4) */
+        KV_ASSERT(nr == node->nr_entries);         /* (3) */
+        KV_ASSERT(KV_IMPLIES(!node->up, nr == 0)); /* (4) */
         KV_ASSERT(KV_IMPLIES(node->up, node->ever_up));
         nr_holdings += nr;
         nr_never_up += !node->ever_up;

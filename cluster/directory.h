@@ -37,9 +37,9 @@ kv_status_t kvc_dir_create(
     struct kv_detail *detail);
 void kvc_dir_destroy(kvc_dir_t *dir);
 
-/* `holder` (index in the view, its link up) lists a copy; twice is once. item->gen names
- * the holding: a newer one of the same copy replaces the older, which is then ignored
- * (OK). OK or FULL. */
+/* `holder` (index in the view, its link up) lists a copy; twice is once. item->gen
+ * names the holding: a newer one of the same copy replaces the older, which is then
+ * ignored (OK). OK or FULL. */
 kv_status_t
 kvc_dir_publish(kvc_dir_t *dir, uint32_t holder, const struct kv_msg_entry *item);
 /* Removes the holding that matches (holder, copy, item->gen exactly); else ignored. The
@@ -84,12 +84,13 @@ struct kvc_dir_answer {
     uint32_t nr_runs, nr_tails;
 };
 /* Answers a LOOKUP from what is listed: per segment and want, runs of pages with equal
- * holders (ids of the view; of more than KV_MSG_HOLDERS_MAX the newest), never naming the
- * asker `except`; tails that follow tail_prev, longest first. The caller has checked the
- * counts against KV_MSG_*_MAX (kv_decode does). An answer that is full ends early. */
+ * holders (ids of the view; of more than KV_MSG_HOLDERS_MAX the newest), never naming
+ * the asker `except`; tails that follow tail_prev, longest first. The caller has
+ * checked the counts against KV_MSG_*_MAX (kv_decode does). An answer that is full ends
+ * early. */
 void kvc_dir_lookup(
-    const kvc_dir_t *dir, const struct kvc_view *view, const struct kv_msg_lookup *lookup,
-    uint32_t except, struct kvc_dir_answer *answer);
+    const kvc_dir_t *dir, const struct kvc_view *view,
+    const struct kv_msg_lookup *lookup, uint32_t except, struct kvc_dir_answer *answer);
 
 struct kvc_dir_stats {
     uint32_t nr_entries, nr_holdings, entries_max, holdings_max;

@@ -57,15 +57,13 @@ holders_equal(const uint32_t *a, uint32_t nr_a, const uint32_t *b, uint32_t nr_b
 
 /* Adds page `page` to the last run, or opens one; false when the answer is full. */
 static bool run_add(
-    struct kvc_dir_answer *answer, const struct kv_msg_run *page,
-    const uint32_t *nodes)
+    struct kvc_dir_answer *answer, const struct kv_msg_run *page, const uint32_t *nodes)
 {
     if (answer->nr_runs > 0) {
         struct kv_msg_run *run = &answer->runs[answer->nr_runs - 1];
         if (run->seg == page->seg && run->want == page->want
             && run->first + run->n == page->first
-            && holders_equal(
-                run->holders, run->nr_holders, nodes, page->nr_holders)) {
+            && holders_equal(run->holders, run->nr_holders, nodes, page->nr_holders)) {
             run->n++;
             return true;
         }
@@ -90,7 +88,9 @@ static bool lookup_segment(
     const struct kv_msg_segment *segment = &lookup->segs[seg];
     const struct kv_msg_want *w = &lookup->wants[want];
     struct kv_copy copy = {
-        .tenant = lookup->tenant, .layout = w->layout, .group = w->group,
+        .tenant = lookup->tenant,
+        .layout = w->layout,
+        .group = w->group,
         .shard = w->shard};
     uint32_t at[KV_MSG_SEG_KEYS_MAX];
     uint32_t nodes[KV_MSG_HOLDERS_MAX];
@@ -122,7 +122,7 @@ static bool lookup_segment(
     return true;
 }
 
-/* Longest first; then the earlier want and the smaller key, to be the same everywhere. */
+/* Longest first; then the earlier want and the smaller key: the same everywhere. */
 static bool tail_before(const struct kv_msg_tail *a, const struct kv_msg_tail *b)
 {
     if (a->n_tokens != b->n_tokens) {
@@ -191,8 +191,8 @@ static uint32_t id_of(const struct kvc_view *view, uint32_t node)
 }
 
 void kvc_dir_lookup(
-    const kvc_dir_t *dir, const struct kvc_view *view, const struct kv_msg_lookup *lookup,
-    uint32_t except, struct kvc_dir_answer *answer)
+    const kvc_dir_t *dir, const struct kvc_view *view,
+    const struct kv_msg_lookup *lookup, uint32_t except, struct kvc_dir_answer *answer)
 {
     answer->nr_runs = 0;
     answer->nr_tails = 0;

@@ -6,6 +6,8 @@
  *   entry.holdings ──► holding ──entry_next──► holding       newest first
  *   node.holdings ◄─► holding ◄─node_prev/next─► holding     newest first
  *   free_entry, free_holding                                 by copy_next, entry_next
+ *
+ * Threading: as directory.h.
  */
 #ifndef KVC_DIRECTORY_PRIV_H
 #define KVC_DIRECTORY_PRIV_H
@@ -60,7 +62,8 @@ struct kvc_dir {
 
 /* ------------------------------------------------------------------ hashing */
 
-static inline uint32_t kvc_copy_bucket(const struct kvc_dir *dir, const struct kv_copy *copy)
+static inline uint32_t
+kvc_copy_bucket(const struct kvc_dir *dir, const struct kv_copy *copy)
 {
     uint64_t where = (uint64_t)copy->tenant << 32 | copy->layout;
     uint64_t which = (uint64_t)copy->group << 16 | copy->shard;
@@ -82,7 +85,8 @@ static inline bool kvc_copy_equal(const struct kv_copy *a, const struct kv_copy 
            && a->layout == b->layout && a->group == b->group && a->shard == b->shard;
 }
 
-static inline uint32_t kvc_entry_find(const struct kvc_dir *dir, const struct kv_copy *copy)
+static inline uint32_t
+kvc_entry_find(const struct kvc_dir *dir, const struct kv_copy *copy)
 {
     uint32_t e = dir->copy_heads[kvc_copy_bucket(dir, copy)];
     while (e != KVC_NONE && !kvc_copy_equal(&dir->entries[e].copy, copy)) {

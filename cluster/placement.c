@@ -61,7 +61,8 @@ uint64_t kvc_neg_log2(uint64_t h)
     return ((uint64_t)(zeros + 1) << FRACTION_BITS) - fraction;
 }
 
-/* -log2(u) >= (1 - u) * log2(e): never above kvc_neg_log2(h), at a 40th of its price. */
+/* -log2(u) >= (1 - u) * log2(e): never above kvc_neg_log2(h), at a 40th of its
+ * price. */
 static uint64_t neg_log2_low_bound(uint64_t h)
 {
     return ((~h >> (64 - FRACTION_BITS)) * low_bound_factor) >> LOW_BOUND_SHIFT;
@@ -79,8 +80,8 @@ _Static_assert(
     (UINT64_C(64) << FRACTION_BITS) <= UINT64_MAX / KVC_WEIGHT_MAX,
     "a cost times a weight fits 64 bits");
 
-/* cost_a / weight_a < cost_b / weight_b in whole numbers; then the higher hash, then the
- * lower index. */
+/* cost_a / weight_a < cost_b / weight_b in whole numbers; then the higher hash, then
+ * the lower index. */
 static bool bid_beats(const struct bid *a, const struct bid *b)
 {
     uint64_t left = a->cost * b->weight;

@@ -20,9 +20,9 @@ enum {
     KVC_SEGMENT_TOKENS = 2048, /* G = max(1, this / page_tokens) pages */
 };
 
-/* Where page `page` (0-based, of its prefix) stands: lengths 1, 1, 2, 4, … up to G, then
- * G. Equal lengths would put most of a real trace's pages on the home of the shared
- * system prompt. */
+/* Where page `page` (0-based, of its prefix) stands: lengths 1, 1, 2, 4, … up to G,
+ * then G. Equal lengths would put most of a real trace's pages on the home of the
+ * shared system prompt. */
 struct kvc_segment {
     uint32_t first; /* page number of the segment's first page */
     uint32_t len;   /* pages */
@@ -30,8 +30,8 @@ struct kvc_segment {
 struct kvc_segment kvc_segment_at(uint32_t page, uint32_t page_tokens);
 
 /* -log2(h / 2^64) for h > 0 (h == 0 counts as 1), in units of 2^-40, rounded up: from 1
- * to 64 * 2^40. Integer arithmetic only, digit by digit as docs/placement.md says; never
- * rises when h does. */
+ * to 64 * 2^40. Integer arithmetic only, digit by digit as docs/placement.md says;
+ * never rises when h does. */
 uint64_t kvc_neg_log2(uint64_t h);
 
 /* The best min(nr, view->nr) nodes of the segment in order, as indices into the view.

@@ -14,7 +14,8 @@ static int by_id(const void *a, const void *b)
 }
 
 /* Checks one member against the limits; duplicates need the sorted order. */
-static kv_status_t member_check(const struct kvc_member *member, struct kv_detail *detail)
+static kv_status_t
+member_check(const struct kvc_member *member, struct kv_detail *detail)
 {
     if (member->weight == 0 || member->weight > KVC_WEIGHT_MAX) {
         return kv_fail(
@@ -34,8 +35,8 @@ static uint64_t view_digest(const struct kvc_view *view)
 }
 
 kv_status_t kvc_view_build(
-    struct kvc_view *view, uint64_t epoch, const struct kvc_member *members, uint32_t nr,
-    struct kv_detail *detail)
+    struct kvc_view *view, uint64_t epoch, const struct kvc_member *members,
+    uint32_t nr, struct kv_detail *detail)
 {
     if (nr == 0 || nr > KVC_NODES_MAX) {
         return kv_fail(detail, KV_ERR_CONFIG, "view.nodes", KVC_NODES_MAX, nr);
@@ -87,8 +88,8 @@ uint32_t kvc_view_index(const struct kvc_view *view, uint32_t id)
 
 /* ------------------------------------------------------------------ liveness */
 
-kv_status_t kvc_liveness_check(
-    const struct kvc_liveness_config *config, struct kv_detail *detail)
+kv_status_t
+kvc_liveness_check(const struct kvc_liveness_config *config, struct kv_detail *detail)
 {
     if (config->heartbeat_us == 0) {
         return kv_fail(detail, KV_ERR_CONFIG, "liveness.heartbeat", 1, 0);
@@ -133,8 +134,7 @@ bool kvc_liveness_tick(
     if (liveness->life == KVC_LOST) {
         return false;
     }
-    uint64_t silent_us =
-        now_us > liveness->heard_us ? now_us - liveness->heard_us : 0;
+    uint64_t silent_us = now_us > liveness->heard_us ? now_us - liveness->heard_us : 0;
     enum kvc_life life = silent_us >= config->lost_us      ? KVC_LOST
                          : silent_us >= config->suspect_us ? KVC_SUSPECT
                                                            : KVC_ALIVE;

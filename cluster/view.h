@@ -37,8 +37,8 @@ struct kvc_view {
 /* Sorts, checks and seals the view. KV_ERR_CONFIG: "view.nodes" (none, or more than
  * KVC_NODES_MAX), "node.weight" (0 or too large), "node.id" (twice). */
 kv_status_t kvc_view_build(
-    struct kvc_view *view, uint64_t epoch, const struct kvc_member *members, uint32_t nr,
-    struct kv_detail *detail);
+    struct kvc_view *view, uint64_t epoch, const struct kvc_member *members,
+    uint32_t nr, struct kv_detail *detail);
 
 /* Index of a node id, or KVC_NO_NODE. O(log n). */
 uint32_t kvc_view_index(const struct kvc_view *view, uint32_t id);

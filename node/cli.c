@@ -74,8 +74,7 @@ void kvn_cli_start(void)
     opterr = 0;
 }
 
-int kvn_cli_next(
-    const struct kvn_cli *cli, int argc, char **argv, const char **value_p)
+int kvn_cli_next(const struct kvn_cli *cli, int argc, char **argv, const char **value_p)
 {
     struct option table[KVN_CLI_FLAGS_MAX + 2];
     KV_ASSERT(cli->nr_flags <= KVN_CLI_FLAGS_MAX);

@@ -28,8 +28,8 @@ static kv_status_t refuse(
     uint64_t limit)
 {
     snprintf(
-        error->line, sizeof(error->line), "%s: %" PRIu64 " is %s %" PRIu64, field, value,
-        side, limit);
+        error->line, sizeof(error->line), "%s: %" PRIu64 " is %s %" PRIu64, field,
+        value, side, limit);
     return KV_ERR_CONFIG;
 }
 
@@ -92,7 +92,8 @@ static kv_status_t generate_session(
     uint32_t nr_prompt = prompt_pages(shape, prompt);
     uint32_t rounds = 1 + (uint32_t)kv_rng_below(rng, shape->rounds_max);
     uint64_t at_us = kv_rng_below(rng, starts_within_us);
-    uint32_t first_own = build->nr_ids; /* a session's own pages are numbered in a row */
+    uint32_t first_own =
+        build->nr_ids; /* a session's own pages are numbered in a row */
 
     for (uint32_t round = 0; round < rounds; round++) {
         build->nr_ids += 1 + (uint32_t)kv_rng_below(rng, shape->round_pages_max);
@@ -116,8 +117,8 @@ static kv_status_t generate_session(
     return KV_OK;
 }
 
-/* Ids in order of their first use by arrival: dense, also where a prompt has fewer pages
- * than its share of numbers or is never drawn. */
+/* Ids in order of their first use by arrival: dense, also where a prompt has fewer
+ * pages than its share of numbers or is never drawn. */
 static kv_status_t renumber(struct kvn_trace *trace)
 {
     struct kvn_build map = {0};

@@ -5,10 +5,10 @@
  * there with both homes. Counted per node:
  *
  *   entries  records that it keeps as a home: one a copy and holder
- *   bytes    of the different pages that it answers for: each page once, with both homes
- *   lookups  that it answers as the first home of a segment: one a request, however many
- *            of the request's segments are its own; its own requests' too, which need
- *            no message but the same work
+ *   bytes    of the different pages that it answers for, one page as many as another
+ *   lookups  that it answers as the first home of a segment: one a request, however
+ *            many of the request's segments are its own; its own requests' too, which
+ *            need no message but the same work
  */
 #include "base/mem.h"
 #include "cluster/placement.h"
@@ -22,14 +22,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum flag { FLAG_TRACE, FLAG_NODES, FLAG_PAGE_TOKENS, FLAG_BALANCE, FLAG_JSON, NR_FLAGS };
+enum flag {
+    FLAG_TRACE,
+    FLAG_NODES,
+    FLAG_PAGE_TOKENS,
+    FLAG_BALANCE,
+    FLAG_JSON,
+    NR_FLAGS
+};
 
 static const struct kvn_flag flags[NR_FLAGS] = {
     [FLAG_TRACE] = {"trace", "FILE", "chats or agent sessions, .jsonl or .jsonl.gz"},
     [FLAG_NODES] = {"nodes", "N", "nodes of equal weight (3)"},
     [FLAG_PAGE_TOKENS] =
         {"page-tokens", "N", "tokens of a page, for the segments (the trace's: 512)"},
-    [FLAG_BALANCE] = {"balance", "even", "how requests enter the nodes: in turn (even)"},
+    [FLAG_BALANCE] =
+        {"balance", "even", "how requests enter the nodes: in turn (even)"},
     [FLAG_JSON] = {"json", NULL, "print JSON"},
 };
 
@@ -57,11 +65,11 @@ struct count {
     const struct kvn_trace *trace;
     uint32_t page_tokens;
     struct kvc_view *view;
-    kv_key_t *keys;       /* [nr_ids] */
-    uint8_t *held;        /* [nodes][nr_ids], a bit each */
-    uint8_t *listed;      /* [nr_ids], a bit each */
-    uint64_t *load;       /* [NR_LOADS][nodes] */
-    uint32_t *asked_at;   /* [nodes]: last request that asked this home, plus 1 */
+    kv_key_t *keys;     /* [nr_ids] */
+    uint8_t *held;      /* [nodes][nr_ids], a bit each */
+    uint8_t *listed;    /* [nr_ids], a bit each */
+    uint64_t *load;     /* [NR_LOADS][nodes] */
+    uint32_t *asked_at; /* [nodes]: last request that asked this home, plus 1 */
 };
 
 static bool bit_test(const uint8_t *bits, size_t i)
@@ -239,7 +247,8 @@ static int parse(struct options *options, int argc, char **argv, bool *done_p)
             options->trace = value;
             break;
         case FLAG_NODES:
-            ok = kvn_cli_number(&cli, "nodes", value, 1, KVC_NODES_MAX, &options->nodes);
+            ok =
+                kvn_cli_number(&cli, "nodes", value, 1, KVC_NODES_MAX, &options->nodes);
             break;
         case FLAG_PAGE_TOKENS:
             ok = kvn_cli_number(

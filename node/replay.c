@@ -146,7 +146,8 @@ static uint32_t take_run(struct replayer *rp, uint32_t n)
     for (uint32_t at = 0; at < run; at += BATCH) {
         uint32_t batch = run - at < BATCH ? run - at : BATCH;
         uint32_t taken = kvp_acquire(
-            rp->pager, 0, 0, rp->run_keys + at, batch, rp->refs + at, rp->statuses + at);
+            rp->pager, 0, 0, rp->run_keys + at, batch, rp->refs + at,
+            rp->statuses + at);
         KV_ASSERT(taken == batch);
     }
     return run;
@@ -180,7 +181,8 @@ static bool fill_page(struct replayer *rp, struct kvp_seq_id seq, uint32_t page)
     return true;
 }
 
-static kv_status_t replay_request(struct replayer *rp, const struct kvn_request *request)
+static kv_status_t
+replay_request(struct replayer *rp, const struct kvn_request *request)
 {
     const uint32_t n = request->nr_pages;
     struct kvp_seq_id seq;

@@ -3,10 +3,10 @@
  *   kvn_trace ──► kvp_lookup, kvp_acquire, kvp_seq_* (nothing copied) ──► hit rate
  *             ──► clairvoyant optimum (no pager) ──────────────────────►
  *
- * Request by request, in order of arrival: the leading run of pages that are here is the
- * hit; the rest is filled and sealed; at the end all references go, tails first. A
- * request with more pages than frames keeps the first that fit; its other pages count as
- * misses and are not kept.
+ * Request by request, in order of arrival: the leading run of pages that are here is
+ * the hit; the rest is filled and sealed; at the end all references go, tails first. A
+ * request with more pages than frames keeps the first that fit; its other pages count
+ * as misses and are not kept.
  *
  * Threading: each call works on its own pager. Ownership: the trace is only read.
  */

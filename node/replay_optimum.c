@@ -14,7 +14,8 @@ struct optimum {
     uint32_t *at;       /* [nr_ids] place in the heap, or NOWHERE */
     uint32_t *next_use; /* [nr_ids] request that wants it next */
     uint32_t *depth;    /* [nr_ids] pages before it in its prefix */
-    uint32_t *next_ref; /* [nr_refs] request of the same id's next reference, or NEVER */
+    uint32_t
+        *next_ref; /* [nr_refs] request of the same id's next reference, or NEVER */
     uint32_t nr;
 };
 
@@ -106,8 +107,8 @@ static void find_next_refs(struct optimum *opt, const struct kvn_trace *trace)
 /* First the pages that are here get their new times, then the others come in: else one
  * could be put out for a page of this very request that will be wanted later still. */
 static void serve(
-    struct optimum *opt, const struct kvn_trace *trace, const struct kvn_request *request,
-    uint32_t pages, struct kvn_replay *replay)
+    struct optimum *opt, const struct kvn_trace *trace,
+    const struct kvn_request *request, uint32_t pages, struct kvn_replay *replay)
 {
     const uint32_t *ids = trace->ids + request->first;
     const uint32_t *next = opt->next_ref + request->first;

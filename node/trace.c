@@ -102,10 +102,10 @@ struct reader {
     uint32_t line; /* of the file, from 1; 0: the file as a whole */
     struct kvn_trace_error *error;
     struct kvn_build build;
-    struct seen seen;   /* (page id, 0), or (session, index of its request) */
-    uint32_t *blocks;   /* agent sessions: n of every request, in order of the file */
+    struct seen seen; /* (page id, 0), or (session, index of its request) */
+    uint32_t *blocks; /* agent sessions: n of every request, in order of the file */
     size_t blocks_cap;
-    uint32_t *parents;  /* chats: page before this one + 1, by dense id */
+    uint32_t *parents; /* chats: page before this one + 1, by dense id */
     size_t parents_cap;
 };
 
@@ -152,13 +152,13 @@ static kv_status_t field_int(
     int64_t number = json_integer_value(value);
     if (number < min) {
         return fail(
-            reader, KV_ERR_CONFIG, "%s: %" PRId64 " is below the minimum %" PRId64, field,
-            number, min);
+            reader, KV_ERR_CONFIG, "%s: %" PRId64 " is below the minimum %" PRId64,
+            field, number, min);
     }
     if (number > 0 && (uint64_t)number > max) {
         return fail(
-            reader, KV_ERR_CONFIG, "%s: %" PRId64 " is above the maximum %" PRIu64, field,
-            number, max);
+            reader, KV_ERR_CONFIG, "%s: %" PRId64 " is above the maximum %" PRIu64,
+            field, number, max);
     }
     *value_p = number;
     return KV_OK;
@@ -195,21 +195,21 @@ static kv_status_t grow(uint32_t **array_p, size_t *cap_p, size_t at)
 /* ------------------------------------------------------------------ chats */
 
 /* The dense id of the i-th of the request's pages; `before` is that of the page before
- * it, plus 1, or 0. An id names its whole prefix, so it always follows the same page. */
+ * it, plus 1, or 0. An id names its whole prefix, so it always follows the same
+ * page. */
 static kv_status_t chat_page(
     struct reader *reader, const json_t *value, size_t i, uint32_t before,
     uint32_t *id_p)
 {
     struct kvn_build *build = &reader->build;
     if (!json_is_integer(value)) {
-        return fail(
-            reader, KV_ERR_CONFIG, "hash_ids[%zu]: is not a whole number", i);
+        return fail(reader, KV_ERR_CONFIG, "hash_ids[%zu]: is not a whole number", i);
     }
     int64_t number = json_integer_value(value);
     if (number < 0) {
         return fail(
-            reader, KV_ERR_CONFIG, "hash_ids[%zu]: %" PRId64 " is below the minimum 0", i,
-            number);
+            reader, KV_ERR_CONFIG, "hash_ids[%zu]: %" PRId64 " is below the minimum 0",
+            i, number);
     }
     const uint32_t *known = seen_find(&reader->seen, (uint64_t)number, 0);
     if (known != NULL) {
@@ -236,8 +236,9 @@ static kv_status_t chat_line(struct reader *reader, const json_t *object)
 {
     uint64_t timestamp_ms, input, output;
     kv_status_t status;
-    if ((status = field_count(
-             reader, object, "timestamp", UINT64_MAX / 2000, &timestamp_ms)) != KV_OK
+    if ((status =
+             field_count(reader, object, "timestamp", UINT64_MAX / 2000, &timestamp_ms))
+            != KV_OK
         || (status = field_count(reader, object, "input_length", tokens_max, &input))
                != KV_OK
         || (status = field_count(reader, object, "output_length", UINT32_MAX, &output))
@@ -302,8 +303,8 @@ static uint64_t session_start_us(uint64_t seed, uint64_t session)
     return kv_rng_below(&rng, starts_within_us);
 }
 
-static kv_status_t agent_time(
-    struct reader *reader, const json_t *object, struct agent_fields *fields)
+static kv_status_t
+agent_time(struct reader *reader, const json_t *object, struct agent_fields *fields)
 {
     const json_t *t = json_object_get(object, "t");
     if (!json_is_number(t)) {
@@ -313,7 +314,8 @@ static kv_status_t agent_time(
     double seconds = json_number_value(t);
     if (!(seconds >= 0 && seconds <= seconds_max)) {
         return fail(
-            reader, KV_ERR_CONFIG, "t: %g is not within 0 and %g", seconds, seconds_max);
+            reader, KV_ERR_CONFIG, "t: %g is not within 0 and %g", seconds,
+            seconds_max);
     }
     fields->arrival_us = session_start_us(reader->seed, fields->session)
                          + (uint64_t)(seconds * 1e6 + 0.5);
@@ -334,8 +336,8 @@ static kv_status_t agent_fields(
                != KV_OK
         || (status = field_int(reader, object, "p", -1, BLOCKS_MAX, &fields->parent))
                != KV_OK
-        || (status = field_count(
-                reader, object, "l", fields->blocks, &fields->shared)) != KV_OK) {
+        || (status = field_count(reader, object, "l", fields->blocks, &fields->shared))
+               != KV_OK) {
         return status;
     }
     if (fields->parent >= (int64_t)nr_before) {
@@ -378,8 +380,7 @@ static kv_status_t agent_line(struct reader *reader, const json_t *object)
 {
     struct kvn_build *build = &reader->build;
     struct agent_fields fields = {0};
-    kv_status_t status =
-        field_count(reader, object, "s", UINT32_MAX, &fields.session);
+    kv_status_t status = field_count(reader, object, "s", UINT32_MAX, &fields.session);
     if (status != KV_OK) {
         return status;
     }

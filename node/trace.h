@@ -45,10 +45,10 @@ struct kvn_trace_error {
 };
 
 /* Format told from the first line: {"timestamp", "input_length", "output_length",
- * "hash_ids"} a line, or {"s","t","in","out","n","p","l"} a line (64-token blocks, folded
- * into 512-token pages; sessions get starts seeded uniform over 8 h). Gzip told from its
- * magic. A last page that is not full is a page of its own: shared only with a request
- * that ends there too. Fields that are not of the format are skipped. */
+ * "hash_ids"} a line, or {"s","t","in","out","n","p","l"} a line (64-token blocks,
+ * folded into 512-token pages; sessions get starts seeded uniform over 8 h). Gzip told
+ * from its magic. A last page that is not full is a page of its own: shared only with a
+ * request that ends there too. Fields that are not of the format are skipped. */
 kv_status_t kvn_trace_load(
     const char *path, uint64_t seed, struct kvn_trace *trace,
     struct kvn_trace_error *error);
@@ -72,8 +72,8 @@ kv_status_t kvn_trace_generate(
 
 void kvn_trace_free(struct kvn_trace *trace);
 
-/* The key of page `id`: the opaque key of the id as 8 bytes, little endian, under a fixed
- * salt, so that every tool places a trace's pages alike. */
+/* The key of page `id`: the opaque key of the id as 8 bytes, little endian, under a
+ * fixed salt, so that every tool places a trace's pages alike. */
 void kvn_trace_key(kv_keygen_t *gen, uint32_t id, kv_key_t *key_p);
 /* Keys of all ids, in (*keys_p)[nr_ids]; the caller's, until kv_free(). NOMEM. */
 kv_status_t kvn_trace_keys(const struct kvn_trace *trace, kv_key_t **keys_p);

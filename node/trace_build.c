@@ -48,7 +48,8 @@ kv_status_t kvn_build_request(
     return KV_OK;
 }
 
-/* Requests that arrive together stay in the order of the file: `first` grows with it. */
+/* Requests that arrive together stay in the order of the file: `first` grows with
+ * it. */
 static int by_arrival(const void *a, const void *b)
 {
     const struct kvn_request *ra = a;

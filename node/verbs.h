@@ -2,8 +2,10 @@
  *
  *   main ── argv[1] ──► kvn_verb_<name>(argc, argv) ──► exit code
  *
- * argv[0] is the verb's own name. A verb prints its result to stdout (tables for people,
- * JSON with --json) and one line to stderr when it fails.
+ * argv[0] is the verb's own name. A verb prints its result to stdout (tables for
+ * people, JSON with --json) and one line to stderr when it fails.
+ *
+ * Threading: the main thread.
  */
 #ifndef KVN_VERBS_H
 #define KVN_VERBS_H

@@ -417,8 +417,9 @@ kv_status_t kvp_create(
         status = sequences_init(p);
     }
     if (status != KV_OK) {
+        status = kv_fail(detail, status, "pager", 0, p->nr_frames);
         kvp_destroy(p);
-        return kv_fail(detail, status, "pager", 0, p->nr_frames);
+        return status;
     }
     *pager_p = p;
     return KV_OK;

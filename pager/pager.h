@@ -113,9 +113,11 @@ struct kvp_out {
     void *arg;
     void (*order)(void *arg, const struct kvp_order *order);
     /* The node has this copy from now on / no longer: publish, withdraw. `hold` names
-     * the holding and never repeats; a move between tiers keeps it. */
+     * the holding and never repeats; a move between tiers keeps it. `segment` is what
+     * the copy was filed under. */
     void (*listed)(void *arg, struct kvp_ref ref, uint64_t hold);
-    void (*unlisted)(void *arg, const struct kv_copy *copy, uint64_t hold);
+    void (*unlisted)(
+        void *arg, const struct kv_copy *copy, const kv_key_t *segment, uint64_t hold);
     /* The sequence's page now lies in `now`; `was` stays valid until the engine
      * confirms the table's new version. */
     void (*switched)(

@@ -185,7 +185,8 @@ void kvp_unpublish(struct kvp_pager *p, uint32_t i, bool evicted)
             kvp_ghost_add(&p->ghost, ghost_hash(&salt, &f->key));
         }
         kvp_copy_name(p, i, &copy);
-        p->out.unlisted(p->out.arg, &copy, p->cold[i].hold);
+        p->out.unlisted(
+            p->out.arg, &copy, &p->cold[i].segment, p->cold[i].hold);
     }
     f->flags &= (uint8_t)~KVP_F_INDEXED;
     p->cold[i].hold = 0;

@@ -6,7 +6,7 @@
  *
  *   client: GONE ──► ATTACHED ── hung up ──► HUNG_UP ── dead ──► GONE
  *
- * (1) A request ends once: op_finish() answers, op_drop() does not. (2) Whatever a key of
+ * (1) A request ends once: op_finish() answers, kvo_op_drop() does not. (2) Whatever a key of
  * a request holds (a reference, an item, a fill) is given back or handed over before the
  * request ends. (3) What a hung-up client could still write stays fenced until it is
  * dead. (4) A client's tenants come from its attachment, never from its requests.
@@ -21,8 +21,6 @@ const kv_status_t kvo_answer_statuses[] = {
 };
 const unsigned kvo_nr_answer_statuses = KV_COUNT_OF(kvo_answer_statuses);
 
-static void op_drop(kvo_node_t *node, struct kvo_op_obj *op);
-
 /* ------------------------------------------------------------------ answers */
 
 static void count_status(kvo_node_t *node, kv_status_t status)
@@ -30,7 +28,7 @@ static void count_status(kvo_node_t *node, kv_status_t status)
     node->metrics.statuses[kv_status_index(status)]++;
 }
 
-static void answer_now(
+void kvo_answer_now(
     kvo_node_t *node, struct kvo_client_id client, const struct kvo_request *request,
     struct kvo_answer *answer, kv_status_t status, const struct kv_detail *detail)
 {
@@ -399,17 +397,23 @@ static void op_finish(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t why) 
     struct kvo_client_id client = op->client;
     struct kvo_request request = op->request;
     op_give(node, op);
-    answer_now(node, client, &request, &answer, answer.status, NULL);
+    kvo_answer_now(node, client, &request, &answer, answer.status, NULL);
 }
 
 /* The client is gone: everything is given back, nobody is told. */
-static void op_drop(kvo_node_t *node, struct kvo_op_obj *op)
+void kvo_op_drop(kvo_node_t *node, struct kvo_op_obj *op)
 {
     op->busy = true;
     op_close_keys(node, op, KV_ERR_CANCELLED);
     op_leave_state(node, op);
     op_give(node, op);
     node->metrics.answers++;
+}
+
+/* What it worked on has ended. */
+void kvo_op_cancel(kvo_node_t *node, struct kvo_op_obj *op)
+{
+    op_finish(node, op, KV_ERR_STALE);
 }
 
 void kvo_op_timer(kvo_node_t *node, struct kvo_op_obj *op)
@@ -740,4 +744,115 @@ void kvo_ops_work(kvo_node_t *node)
             kvo_op_advance(node, op);
         }
     }
+}
+
+/* ------------------------------------------------------------------ beginning */
+
+/* What is here already: references for GET and SEQ_FETCH, mere knowledge for EXISTS.
+ * Returns how many keys are still wanted. */
+static uint32_t take_local(kvo_node_t *node, struct kvo_op_obj *op)
+{
+    uint16_t tenant = op->request.tenant, variant = op->request.variant;
+    uint32_t n = op->nr_keys, lacking = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        node->keys[i] = op->keys[i].key;
+    }
+    if (op->request.op == KVO_EXISTS) {
+        kvp_lookup(node->pager, tenant, variant, node->keys, n, node->refs);
+    } else {
+        kvp_acquire(
+            node->pager, tenant, variant, node->keys, n, node->refs,
+            node->answer_statuses);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        struct kvo_key *key = &op->keys[i];
+        struct kvp_info info;
+        if (node->refs[i].frame == KVP_NO_FRAME) {
+            lacking += key->phase == KEY_IDLE;
+            continue;
+        }
+        KV_ASSERT(kvp_info(node->pager, node->refs[i], &info) == KV_OK);
+        bool exists = op->request.op == KVO_EXISTS;
+        bool fits = info.n_tokens == key->n_tokens;
+        if (key->phase != KEY_IDLE || !fits) {
+            /* Refused before, or a page of another length under this name. */
+            if (!exists) {
+                kvp_release(node->pager, &node->refs[i], 1);
+            }
+            if (key->phase == KEY_IDLE) {
+                key->phase = KEY_DONE;
+                key->status = KV_ERR_INVALID;
+            }
+            continue;
+        }
+        key->place = info.tier == KVP_DEVICE ? KVO_FROM_DEVICE : KVO_FROM_HOST;
+        if (exists) {
+            key->phase = KEY_DONE;
+            key->status = KV_OK;
+            continue;
+        }
+        key->ref = node->refs[i];
+        key->phase = KEY_HERE;
+        if (node->answer_statuses[i] == KV_INPROGRESS) {
+            key->phase = KEY_CHECK;
+            op->nr_checks++;
+        }
+    }
+    return lacking;
+}
+
+static void start_put(kvo_node_t *node, struct kvo_op_obj *op)
+{
+    KVO_MOVE(node, op, state, OP, NONE, FILL);
+    node->nr_ready++;
+    op->busy = true;
+    for (uint32_t i = 0; i < op->nr_keys; i++) {
+        if (op->keys[i].phase == KEY_IDLE) {
+            fill_begin(node, op, i);
+        }
+    }
+    op->busy = false;
+}
+
+static void start_append(kvo_node_t *node, struct kvo_op_obj *op)
+{
+    struct kvp_seq_info info;
+    KV_ASSERT(kvp_seq_info(node->pager, op->request.seq, &info) == KV_OK);
+    /* From the page that the first new token goes to. */
+    op->run = info.n_tokens /
+              node->config.pager.variants[op->request.variant].page_tokens;
+    KVO_MOVE(node, op, state, OP, NONE, READY);
+    node->nr_ready++;
+    kv_status_t status =
+        kvp_seq_append(node->pager, op->request.seq, op->request.tokens);
+    if (status != KV_OK) {
+        op_finish(node, op, status);
+        return;
+    }
+    kvo_op_advance(node, op);
+}
+
+void kvo_op_start(
+    kvo_node_t *node, struct kvo_client_id client, const struct kvo_request *request)
+{
+    struct kvo_request kept = *request;
+    if (request->op == KVO_SEQ_APPEND) {
+        kept.nr_keys = 0;
+    }
+    struct kvo_op_obj *op = op_take(node, client, &kept);
+    KV_ASSERT(op != NULL);
+    if (request->op == KVO_SEQ_APPEND) {
+        start_append(node, op);
+        return;
+    }
+    if (request->op == KVO_PUT) {
+        start_put(node, op);
+    } else if (take_local(node, op) > 0) {
+        KVO_MOVE(node, op, state, OP, NONE, LOOK);
+        kvo_lookup_start(node, op);
+    } else {
+        KVO_MOVE(node, op, state, OP, NONE, MOVE);
+        plan_moves(node, op);
+    }
+    kvo_op_advance(node, op);
 }

@@ -186,6 +186,8 @@ struct kvo_answer {
     uint32_t nr_hits;             /* SEQ_FETCH: adopted pages */
     struct kvp_seq_id seq;        /* SEQ_OPEN, SEQ_FORK */
     uint64_t version;             /* of the table after the operation */
+    const struct kv_msg_tail *tails; /* SEQ_FETCH: tails known to follow the last key */
+    uint32_t nr_tails;
     uint32_t nr_calls;            /* messages that this request asked peers (look-ups) */
     uint32_t nr_rounds;           /* … and round trips one after another */
 };

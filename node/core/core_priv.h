@@ -8,7 +8,8 @@
  *   grant.c    grants that we gave
  *   data.c     data operations in flight, and the fences that end them
  *   spill.c    what leaves: demotion, offers, takers
- *   client.c   clients, their requests, what they hold
+ *   client.c   requests that take time
+ *   request.c  clients, what they hold, and requests that are answered at once
  *
  * Threading: the loop thread. Every public call is one step: step_begin(), the event,
  * step_end(). Work that several events of a step ask for (publishing, reading, granting)
@@ -520,6 +521,7 @@ static inline uint32_t kvo_node_id(const kvo_node_t *node, uint32_t index)
 {
     return node->view.members[index].id;
 }
+struct kvp_out kvo_pager_hooks(kvo_node_t *node);
 bool kvo_usable(const kvo_node_t *node, uint32_t peer); /* up and not suspect */
 void kvo_part_at(kvo_node_t *node, struct kvp_ref ref, struct kvo_part *part);
 
@@ -599,6 +601,7 @@ void kvo_grant_asked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_ms
 void kvo_grant_ended(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
 void kvo_grant_revoked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
 void kvo_granted_late(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
+void kvo_found_late(kvo_node_t *node, struct kvo_peer *peer, uint64_t grant);
 void kvo_given_timer(kvo_node_t *node, struct kvo_given *given);
 void kvo_givens_fencing(kvo_node_t *node, uint32_t peer);
 void kvo_givens_fenced(kvo_node_t *node, uint32_t peer, uint32_t data_gen);
@@ -635,6 +638,13 @@ void kvo_spill_done_queue(
 void kvo_spill_done_flush(kvo_node_t *node);
 
 /* ------------------------------------------------------------------ client.c */
+void kvo_answer_now(
+    kvo_node_t *node, struct kvo_client_id client, const struct kvo_request *request,
+    struct kvo_answer *answer, kv_status_t status, const struct kv_detail *detail);
+void kvo_op_start(
+    kvo_node_t *node, struct kvo_client_id client, const struct kvo_request *request);
+void kvo_op_drop(kvo_node_t *node, struct kvo_op_obj *op);
+void kvo_op_cancel(kvo_node_t *node, struct kvo_op_obj *op);
 void kvo_op_advance(kvo_node_t *node, struct kvo_op_obj *op);
 void kvo_op_timer(kvo_node_t *node, struct kvo_op_obj *op);
 void kvo_op_key_here(
@@ -649,6 +659,14 @@ void kvo_op_verified(kvo_node_t *node, struct kvp_ref ref, kv_status_t status);
 void kvo_op_sealed(
     kvo_node_t *node, struct kvp_ref ref, struct kvp_ref now, kv_status_t status);
 void kvo_ops_work(kvo_node_t *node);
+
+/* ------------------------------------------------------------------ request.c */
+kv_status_t kvo_request_core(
+    kvo_node_t *node, struct kvo_client_id client, const struct kvo_request *request);
+kv_status_t
+kvo_client_attach_core(kvo_node_t *node, uint64_t tenants, struct kvo_client_id *client_p);
+void kvo_client_hang_up_core(kvo_node_t *node, struct kvo_client_id client);
+void kvo_client_dead_core(kvo_node_t *node, struct kvo_client_id client);
 void kvo_client_switched(
     kvo_node_t *node, struct kvp_seq_id seq, uint32_t page, struct kvp_ref was,
     struct kvp_ref now);

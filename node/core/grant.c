@@ -222,6 +222,23 @@ void kvo_granted_late(kvo_node_t *node, struct kvo_peer *peer, const struct kv_m
     }
 }
 
+/* Likewise a grant that came with a FOUND. Keys of requests may hold it too. */
+void kvo_found_late(kvo_node_t *node, struct kvo_peer *peer, uint64_t grant)
+{
+    uint32_t index = kvo_peer_index(node, peer);
+    for (uint32_t k = 0; k < node->ops.nr; k++) {
+        struct kvo_op_obj *op = kvo_slots_at(&node->ops, k);
+        for (uint32_t j = 0; op != NULL && j < op->nr_keys; j++) {
+            if (op->keys[j].grant.id == grant && op->keys[j].grant_peer == index) {
+                return;
+            }
+        }
+    }
+    if (!held(node, index, grant)) {
+        kvo_release_queue(node, index, peer->link, grant);
+    }
+}
+
 /* The owner wants grants back. Those under which we read are told later, when the read
  * has ended; the rest at once. */
 void kvo_grant_revoked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)

@@ -212,6 +212,34 @@ void kvs_check_read(kvs_world_t *world, const struct kvs_io *io)
     }
 }
 
+static void check_tenant(
+    kvs_world_t *world, uint32_t node, uint32_t peer, struct kvp_ref ref)
+{
+    struct kvp_info info;
+    kvp_frame_at(kvo_pager(world->nodes[node].core), ref.frame, &info);
+    uint32_t tenant = info.copy.tenant - 100;
+    if (tenant < 64 && (world->nodes[peer].tenants >> tenant & 1) == 0) {
+        kvs_fail(
+            world, "I9", "n%u gives n%u a page of tenant %u, which it does not have",
+            node + 1, peer + 1, info.copy.tenant);
+    }
+}
+
+void kvs_check_serve(kvs_world_t *world, const struct kvs_io *io)
+{
+    if (!world->config.checks) {
+        return;
+    }
+    if (world->stale) { /* (I10) */
+        kvs_fail(
+            world, "I10", "n%u serves a READ of n%u that names an ended link",
+            io->node + 1, io->peer + 1);
+        return;
+    }
+    check_tenant(world, io->node, io->peer, io->src); /* (I9) */
+    kvs_check_read(world, io);
+}
+
 static void freed(kvs_world_t *world, uint32_t index, struct kvp_ref ref)
 {
     struct kvs_node *node = &world->nodes[index];
@@ -291,14 +319,7 @@ static void granted(kvs_world_t *world, uint32_t index, const struct kvo_observe
 {
     struct kvs_node *node = &world->nodes[index];
     node->granted[saw->frame.frame]++;
-    struct kvp_info info;
-    kvp_frame_at(kvo_pager(node->core), saw->frame.frame, &info);
-    uint32_t tenant = info.copy.tenant - 100;
-    if (tenant < 64 && (world->nodes[saw->peer].tenants >> tenant & 1) == 0) {
-        kvs_fail(
-            world, "I9", "n%u grants n%u a page of tenant %u, which it does not have",
-            index + 1, saw->peer + 1, info.copy.tenant);
-    }
+    check_tenant(world, index, saw->peer, saw->frame);
 }
 
 static void observe_large(

@@ -527,7 +527,7 @@ static void order_serve(kvs_world_t *world, uint32_t node, const struct kvo_orde
         io->from = kvs_mem_frame(world->nodes[node].mem, part->pool, part->pool_frame);
         io->bounce = kvs_take(io->len);
         kvs_check_touch(world, node, io->src, 1);
-        kvs_check_read(world, io);
+        kvs_check_serve(world, io);
     }
     struct kvs_data_conn *conn = kvs_net_data_conn(
         world, order->peer, node, order->link, order->data_gen, false);

@@ -498,6 +498,22 @@ void kvs_net_send_data(void *arg, uint32_t peer, const struct kv_msg *msg)
     }
 }
 
+bool kvs_net_inject_data(
+    kvs_world_t *world, uint32_t reader, uint32_t owner, const uint8_t *bytes,
+    uint32_t len)
+{
+    uint32_t last = world->data_last[pair_of(world, reader, owner)];
+    if (last == 0 || world->data_conns[last - 1].closed) {
+        return false;
+    }
+    struct kvs_data_conn *conn = &world->data_conns[last - 1];
+    uint64_t at = world->now + kvs_net_latency(world, reader, owner);
+    at = at > conn->last ? at : conn->last;
+    conn->last = at;
+    kvs_push_to(world, at, KVS_EV_READ_MESSAGE, owner, last - 1, pack(bytes, len));
+    return true;
+}
+
 static void read_message(kvs_world_t *world, const struct kvs_event *event)
 {
     struct parcel *parcel = event->p;

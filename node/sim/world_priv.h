@@ -290,6 +290,10 @@ struct kvs_data_conn *kvs_net_data_conn(
 /* Bytes as if the peer had sent them on its newest connection; false: there is none. */
 bool kvs_net_inject(
     kvs_world_t *world, uint32_t from, uint32_t to, const uint8_t *bytes, uint32_t len);
+/* Likewise on the reader's newest data connection to the owner. */
+bool kvs_net_inject_data(
+    kvs_world_t *world, uint32_t reader, uint32_t owner, const uint8_t *bytes,
+    uint32_t len);
 
 /* fabric.c */
 void kvs_fabric_order(void *arg, const struct kvo_order *order);
@@ -324,5 +328,7 @@ void kvs_check_touch(kvs_world_t *world, uint32_t node, struct kvp_ref ref, int 
 /* Bytes are about to be written into / read from a frame. */
 void kvs_check_land(kvs_world_t *world, const struct kvs_io *io);
 void kvs_check_read(kvs_world_t *world, const struct kvs_io *io);
+/* Bytes of a frame are about to go to a peer. */
+void kvs_check_serve(kvs_world_t *world, const struct kvs_io *io);
 
 #endif

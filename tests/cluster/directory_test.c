@@ -28,7 +28,7 @@ enum {
 /* ---- the model ------------------------------------------------------------------- */
 
 struct model_hold {
-    uint64_t hold; /* 0: none */
+    uint64_t hold;   /* 0: none */
     uint64_t listed; /* when, in operations: the newest is named first */
     uint32_t mark;
 };
@@ -362,7 +362,9 @@ static bool model_next_run(
     const struct kv_msg_segment *segment = &lookup->segs[run->seg];
     const struct kv_msg_want *want = &lookup->wants[run->want];
     struct kv_copy copy = {
-        .tenant = lookup->tenant, .layout = want->layout, .group = want->group,
+        .tenant = lookup->tenant,
+        .layout = want->layout,
+        .group = want->group,
         .shard = want->shard};
     uint32_t nodes[KV_MSG_HOLDERS_MAX];
     run->first += run->n;
@@ -371,9 +373,9 @@ static bool model_next_run(
     for (uint32_t page = run->first; page < segment->nr_keys; page++) {
         copy.key = segment->keys[page];
         uint32_t c = model_find(&p->model, &copy);
-        uint32_t nr = c == COPIES ? 0
-                                  : model_list(
-                                      &p->model, c, except, KV_MSG_HOLDERS_MAX, nodes);
+        uint32_t nr = c == COPIES
+                          ? 0
+                          : model_list(&p->model, c, except, KV_MSG_HOLDERS_MAX, nodes);
         if (run->n == 0 && nr > 0) {
             run->first = page;
             run->nr_holders = nr;
@@ -386,8 +388,8 @@ static bool model_next_run(
     return run->n > 0;
 }
 
-static void check_runs(
-    const struct pair *p, const struct kv_msg_lookup *lookup, uint32_t except)
+static void
+check_runs(const struct pair *p, const struct kv_msg_lookup *lookup, uint32_t except)
 {
     uint32_t at = 0;
     for (uint32_t seg = 0; seg < lookup->nr_segs; seg++) {
@@ -403,8 +405,7 @@ static void check_runs(
                 assert_int_equal(got->n, run.n);
                 assert_int_equal(got->nr_holders, run.nr_holders);
                 for (uint32_t i = 0; i < run.nr_holders; i++) {
-                    assert_int_equal(
-                        got->holders[i], p->view.members[holders[i]].id);
+                    assert_int_equal(got->holders[i], p->view.members[holders[i]].id);
                 }
             }
         }
@@ -414,15 +415,15 @@ static void check_runs(
 
 /* Every listed tail is one that follows; none that follows is longer than those listed
  * and missing; they come longest first, each once. */
-static void check_tails(
-    const struct pair *p, const struct kv_msg_lookup *lookup, uint32_t except)
+static void
+check_tails(const struct pair *p, const struct kv_msg_lookup *lookup, uint32_t except)
 {
     uint32_t following = 0, longer = 0;
     const uint32_t nr = p->answer.nr_tails;
     uint32_t shortest = nr == 0 ? 0 : p->answer.tails[nr - 1].n_tokens;
     for (uint32_t c = 0; c < COPIES; c++) {
         const struct kv_msg_entry *item = &p->model.items[c];
-        uint32_t holder, listed = 0, want = 0;
+        uint32_t holder = 0, listed = 0, want = 0;
         while (want < lookup->nr_wants
                && (lookup->wants[want].layout != item->copy.layout
                    || lookup->wants[want].group != item->copy.group)) {
@@ -522,8 +523,7 @@ static void step(struct pair *p)
     } else {
         check_lookup(p);
     }
-    assert_int_equal(
-        kvc_dir_nr_entries(p->dir, node), model_count(&p->model, node));
+    assert_int_equal(kvc_dir_nr_entries(p->dir, node), model_count(&p->model, node));
     uint64_t now_us = below(p, 2 * COLD_US);
     assert_int_equal(kvc_dir_cold(p->dir, now_us), model_cold(&p->model, now_us));
 }
@@ -549,7 +549,9 @@ static void directory__random_operations_agree_with_model(void **state)
 static kvc_dir_t *small_dir(uint32_t entries, uint32_t holdings, uint32_t nodes)
 {
     const struct kvc_dir_config config = {
-        .nr_entries = entries, .nr_holdings = holdings, .nr_nodes = nodes,
+        .nr_entries = entries,
+        .nr_holdings = holdings,
+        .nr_nodes = nodes,
         .cold_us = COLD_US};
     kvc_dir_t *dir = NULL;
     assert_int_equal(kvc_dir_create(&config, 500, &dir, NULL), KV_OK);
@@ -596,8 +598,7 @@ static void directory__full_counts_as_sent_in_a_sync(void **state)
     kvc_dir_sync_begin(dir, 0);
     for (uint32_t i = 0; i < 4; i++) {
         struct kv_msg_entry item = page(i);
-        assert_int_equal(
-            kvc_dir_publish(dir, 0, &item), i < 2 ? KV_OK : KV_ERR_FULL);
+        assert_int_equal(kvc_dir_publish(dir, 0, &item), i < 2 ? KV_OK : KV_ERR_FULL);
     }
     assert_true(kvc_dir_sync_end(dir, 0, 4));
     kvc_dir_sync_begin(dir, 0);
@@ -639,8 +640,8 @@ static void directory__late_withdraw_is_ignored(void **state)
     kvc_dir_destroy(dir);
 }
 
-/* Thousands of short prompts end in tails of one root: a look-up stays bounded, and each
- * of them can still be withdrawn. */
+/* Thousands of short prompts end in tails of one root: a look-up stays bounded, and
+ * each of them can still be withdrawn. */
 static void directory__many_tails_of_one_root(void **state)
 {
     enum { TAILS = 5000 };
@@ -650,7 +651,10 @@ static void directory__many_tails_of_one_root(void **state)
     static struct kvc_dir_answer answer;
     struct kv_msg_want want = {0};
     struct kv_msg_lookup lookup = {
-        .tenant = 1, .wants = &want, .nr_wants = 1, .tails = true,
+        .tenant = 1,
+        .wants = &want,
+        .nr_wants = 1,
+        .tails = true,
         .tail_prev = key_of(1)};
     struct kv_msg_entry item;
     (void)state;
@@ -694,8 +698,8 @@ static void directory__answer_stops_when_full(void **state)
     assert_int_equal(kvc_view_build(&view, 1, &member, 1, NULL), KV_OK);
     kvc_dir_holder_up(dir, 0);
     for (uint32_t s = 0; s < SEGS; s++) {
-        segs[s] = (struct kv_msg_segment){
-            .keys = keys[s], .nr_keys = KV_MSG_SEG_KEYS_MAX};
+        segs[s] =
+            (struct kv_msg_segment){.keys = keys[s], .nr_keys = KV_MSG_SEG_KEYS_MAX};
         for (uint32_t k = 0; k < KV_MSG_SEG_KEYS_MAX; k++) {
             keys[s][k] = key_of(s * KV_MSG_SEG_KEYS_MAX + k);
             for (uint16_t w = 0; w < WANTS; w++) {
@@ -718,7 +722,8 @@ static void directory__answer_stops_when_full(void **state)
 
 static void directory__wrong_config_is_refused(void **state)
 {
-    const struct kvc_dir_config good = {.nr_entries = 1, .nr_holdings = 1, .nr_nodes = 1};
+    const struct kvc_dir_config good = {
+        .nr_entries = 1, .nr_holdings = 1, .nr_nodes = 1};
     struct kvc_dir_config wrong = good;
     struct kv_detail detail = {0};
     kvc_dir_t *dir = NULL;

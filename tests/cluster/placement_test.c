@@ -1,6 +1,6 @@
-/* Goal: homes are those of docs/placement.md, fall by weight, and move as little as they
- * can when the view changes. Method: the page's vectors; 10^5 random segments, counted;
- * properties of the logarithm and of segments against naive versions. */
+/* Goal: homes are those of docs/placement.md, fall by weight, and move as little as
+ * they can when the view changes. Method: the page's vectors; 10^5 random segments,
+ * counted; properties of the logarithm and of segments against naive versions. */
 #include "cluster/placement.h"
 
 #include "base/hash.h"
@@ -99,8 +99,8 @@ static void check_vector(char *line)
     }
 }
 
-/* Other implementations go by the page, so the page must be what we do. Tests run in the
- * source folder. */
+/* Other implementations go by the page, so the page must be what we do. Tests run in
+ * the source folder. */
 static void placement__is_what_the_page_says(void **state)
 {
     char line[1024];
@@ -157,8 +157,9 @@ static void neg_log2__is_close_to_the_library_and_never_rises(void **state)
         double exact = (64 - log2((double)(a == 0 ? 1 : a))) * 0x1p40;
         double got = (double)kvc_neg_log2(a);
         assert_true(fabs(got - exact) <= 2 + 64 * 0x1p40 * 0x1p-50);
-        assert_true(a <= b ? kvc_neg_log2(a) >= kvc_neg_log2(b)
-                           : kvc_neg_log2(a) <= kvc_neg_log2(b));
+        assert_true(
+            a <= b ? kvc_neg_log2(a) >= kvc_neg_log2(b)
+                   : kvc_neg_log2(a) <= kvc_neg_log2(b));
     }
 }
 
@@ -215,7 +216,8 @@ static void homes__equal_weights_agree_with_weighted(void **state)
     }
 }
 
-/* Asking for fewer homes gives the beginning of the whole order, whose members differ. */
+/* Asking for fewer homes gives the beginning of the whole order, whose members
+ * differ. */
 static void homes__are_a_prefix_of_one_order(void **state)
 {
     static const uint32_t weights[] = {5, 1, 1, 7, 2, 65536, 3};
@@ -263,7 +265,8 @@ static void check_movement(const uint32_t *weights, uint32_t nr)
         }
     }
     double share = (double)KVC_HOMES / nr * NR_SEGMENTS;
-    assert_true(weights[0] != weights[nr - 1] || fabs(concerned - share) < 0.05 * share);
+    assert_true(
+        weights[0] != weights[nr - 1] || fabs(concerned - share) < 0.05 * share);
     assert_true(concerned > 0);
 }
 

@@ -65,8 +65,8 @@ static void view__index_finds_members_only(void **state)
     assert_int_equal(kvc_view_index(&view, UINT32_MAX), KVC_NO_NODE);
 }
 
-static void refused(
-    const struct kvc_member *list, uint32_t nr, const char *field, uint64_t value)
+static void
+refused(const struct kvc_member *list, uint32_t nr, const char *field, uint64_t value)
 {
     struct kvc_view view, before;
     struct kv_detail detail = {0};
@@ -103,8 +103,8 @@ static void view__wrong_list_is_refused_and_changes_nothing(void **state)
 static const struct kvc_liveness_config times = {
     .heartbeat_us = 250000, .suspect_us = 1000000, .lost_us = 3000000};
 
-/* Suspicion ends with a word; loss does not: the grants of a lost node are being fenced,
- * and only a new link begins without any. */
+/* Suspicion ends with a word; loss does not: the grants of a lost node are being
+ * fenced, and only a new link begins without any. */
 static void liveness__silence_makes_suspect_then_lost(void **state)
 {
     struct kvc_liveness liveness;

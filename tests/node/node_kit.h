@@ -1,5 +1,5 @@
-/* For tests of node/'s tools: small files, the real traces where they are, and verbs run
- * inside the test with what they print.
+/* For tests of node/'s tools: small files, the real traces where they are, and verbs
+ * run inside the test with what they print.
  *
  * Threading: one thread. Ownership: said at each function.
  */

@@ -1,6 +1,6 @@
 /* Goal: `kvrail placement` counts what its page says, and the placement holds its
- * figures on the real trace. Method: a trace small enough to count by hand; the bounds on
- * the real one where it is at hand. */
+ * figures on the real trace. Method: a trace small enough to count by hand; the bounds
+ * on the real one where it is at hand. */
 #include "node/verbs.h"
 
 #include "tests/node/node_kit.h"
@@ -32,7 +32,8 @@ static void placement_verb__one_node_is_even(void **state)
     struct node_kit_result result;
     (void)state;
     node_kit_file(text, sizeof(text) - 1, false, path);
-    const char *words[] = {"placement", "--trace", path, "--nodes", "1", "--json", NULL};
+    const char *words[] = {"placement", "--trace", path, "--nodes",
+                           "1",         "--json",  NULL};
     node_kit_run(kvn_verb_placement, words, &result);
     assert_int_equal(result.exit_code, KVN_EXIT_OK);
     assert_string_equal(
@@ -67,8 +68,8 @@ static void placement_verb__is_even_on_the_real_trace(void **state)
         skip();
     }
     for (unsigned i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
-        const char *words[] = {"placement", "--trace", path, "--nodes",
-                               known[i].nodes, "--json", NULL};
+        const char *words[] = {"placement",    "--trace", path, "--nodes",
+                               known[i].nodes, "--json",  NULL};
         node_kit_run(kvn_verb_placement, words, &result);
         assert_int_equal(result.exit_code, KVN_EXIT_OK);
         assert_true(number_of(result.out, "\"entries\"") <= known[i].bound);

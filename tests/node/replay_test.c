@@ -87,7 +87,8 @@ naive_coldest(const struct naive *naive, const struct kvn_request *request)
     return coldest;
 }
 
-/* Least recently used, a request's pages kept while it lasts and touched tails first. */
+/* Least recently used, a request's pages kept while it lasts and touched tails
+ * first. */
 static uint64_t naive_lru(const struct kvn_trace *trace, uint32_t pages)
 {
     struct naive naive = naive_make(trace);
@@ -311,7 +312,8 @@ static void replay__conversation_has_its_known_rates(void **state)
 static const char three_chats[] =
     "{\"timestamp\":0,\"input_length\":1024,\"output_length\":1,\"hash_ids\":[0,1]}\n"
     "{\"timestamp\":1,\"input_length\":1024,\"output_length\":1,\"hash_ids\":[0,1]}\n"
-    "{\"timestamp\":2,\"input_length\":1536,\"output_length\":1,\"hash_ids\":[0,1,2]}\n";
+    "{\"timestamp\":2,\"input_length\":1536,\"output_length\":1,"
+    "\"hash_ids\":[0,1,2]}\n";
 
 static void replay_verb__prints_rates(void **state)
 {
@@ -319,8 +321,8 @@ static void replay_verb__prints_rates(void **state)
     struct node_kit_result result;
     (void)state;
     node_kit_file(three_chats, sizeof(three_chats) - 1, false, path);
-    const char *words[] = {"replay", "--trace", path, "--pages", "8",
-                           "--policy", "lru", "--json", NULL};
+    const char *words[] = {"replay",   "--trace", path,     "--pages", "8",
+                           "--policy", "lru",     "--json", NULL};
     node_kit_run(kvn_verb_replay, words, &result);
     assert_int_equal(result.exit_code, KVN_EXIT_OK);
     assert_non_null(strstr(result.out, "\"pages\": 8"));
@@ -382,8 +384,7 @@ static void replay_verb__help_lists_options(void **state)
 {
     struct node_kit_result result;
     (void)state;
-    node_kit_run(
-        kvn_verb_replay, (const char *[]){"replay", "--help", NULL}, &result);
+    node_kit_run(kvn_verb_replay, (const char *[]){"replay", "--help", NULL}, &result);
     assert_int_equal(result.exit_code, KVN_EXIT_OK);
     assert_non_null(strstr(result.out, "--policy NAME"));
     assert_non_null(strstr(result.out, "--trace FILE"));

@@ -1,6 +1,6 @@
 /* Goal: both public formats are read as they are meant, and a file that is wrong
- * anywhere is refused with a line that says where. Method: small files; each field wrong
- * in each way; the real traces' known totals where they are at hand. */
+ * anywhere is refused with a line that says where. Method: small files; each field
+ * wrong in each way; the real traces' known totals where they are at hand. */
 #include "node/trace.h"
 
 #include "base/mem.h"
@@ -61,10 +61,11 @@ static void trace__chats_are_read(void **state)
     struct kvn_trace trace;
     (void)state;
     /* Ids become dense, a last line may lack its end, and arrival decides the order. */
-    load(CHAT("7", "1000", "[50, 9]") "{\"timestamp\": 3, \"input_length\": 1025, "
-                                      "\"output_length\": 8, \"more\": {}, "
-                                      "\"hash_ids\": [50, 7, 6]}",
-         &trace);
+    load(
+        CHAT("7", "1000", "[50, 9]") "{\"timestamp\": 3, \"input_length\": 1025, "
+                                     "\"output_length\": 8, \"more\": {}, "
+                                     "\"hash_ids\": [50, 7, 6]}",
+        &trace);
     assert_int_equal(trace.page_tokens, 512);
     assert_int_equal(trace.nr_requests, 2);
     assert_int_equal(trace.nr_refs, 5);
@@ -82,8 +83,7 @@ static void trace__gzip_is_told_from_its_content(void **state)
     struct kvn_trace trace;
     struct kvn_trace_error error;
     (void)state;
-    assert_int_equal(
-        load_bytes(text, sizeof(text) - 1, true, &trace, &error), KV_OK);
+    assert_int_equal(load_bytes(text, sizeof(text) - 1, true, &trace, &error), KV_OK);
     assert_int_equal(trace.nr_refs, 3);
     assert_int_equal(trace.nr_ids, 2);
     kvn_trace_free(&trace);
@@ -99,18 +99,17 @@ static void trace__agent_sessions_are_folded_into_pages(void **state)
     struct kvn_trace trace;
     (void)state;
     load(
-        AGENT("4", "0.0", "20", "-1", "0")  /* pages 0 1 and 2, of 4 blocks */
-        AGENT("4", "1.5", "24", "0", "20")  /* 0 1 shared, 2 grew: 3 */
-        AGENT("4", "2", "20", "0", "20")    /* all of the first again */
-        AGENT("4", "3", "20", "0", "19")    /* … but for its last block */
-        AGENT("9", "0", "8", "-1", "0")     /* another session shares nothing */
+        AGENT("4", "0.0", "20", "-1", "0") /* pages 0 1 and 2, of 4 blocks */
+        AGENT("4", "1.5", "24", "0", "20") /* 0 1 shared, 2 grew: 3 */
+        AGENT("4", "2", "20", "0", "20")   /* all of the first again */
+        AGENT("4", "3", "20", "0", "19")   /* … but for its last block */
+        AGENT("9", "0", "8", "-1", "0")    /* another session shares nothing */
         AGENT("4", "4", "0", "1", "0"),
         &trace);
     assert_int_equal(trace.nr_requests, 6);
     assert_int_equal(trace.nr_ids, 6);
     /* Session 9 starts at a time of its own: find the requests by their pages. */
-    static const uint32_t expected[][3] = {
-        {0, 1, 2}, {0, 1, 3}, {0, 1, 2}, {0, 1, 4}};
+    static const uint32_t expected[][3] = {{0, 1, 2}, {0, 1, 3}, {0, 1, 2}, {0, 1, 4}};
     uint32_t at = 0;
     for (uint32_t r = 0; r < 6; r++) {
         if (trace.requests[r].nr_pages == 3) {
@@ -207,7 +206,8 @@ static void trace__bad_agent_session_is_refused_with_its_place(void **state)
     refused("{\"s\":1,\"in\":1,\"out\":2,\"p\":-1,\"l\":0}", ":1: t: is missing");
     refused(AGENT("-1", "0", "1", "-1", "0"), ":1: s: -1 is below the minimum 0");
     refused(AGENT("1", "\"a\"", "1", "-1", "0"), ":1: t: is not a number");
-    refused(AGENT("1", "-0.5", "1", "-1", "0"), ":1: t: -0.5 is not within 0 and 1e+09");
+    refused(
+        AGENT("1", "-0.5", "1", "-1", "0"), ":1: t: -0.5 is not within 0 and 1e+09");
     refused(AGENT("1", "1e300", "1", "-1", "0"), ":1: t: 1e+300 is not within 0 and");
     refused(
         AGENT("1", "0", "524289", "-1", "0"),
@@ -265,8 +265,7 @@ static void trace__unreadable_file_is_an_io_error(void **state)
     (void)state;
     assert_int_equal(
         kvn_trace_load("/nonexistent/trace", 1, &trace, &error), KV_ERR_IO);
-    assert_string_equal(
-        error.line, "/nonexistent/trace: No such file or directory");
+    assert_string_equal(error.line, "/nonexistent/trace: No such file or directory");
     assert_int_equal(kvn_trace_load("/", 1, &trace, &error), KV_ERR_IO);
     /* A gzip stream that was cut off must not pass for a shorter trace. */
     node_kit_file(text, sizeof(text) - 1, true, path);

@@ -41,9 +41,11 @@ static void on_listed(void *arg, struct kvp_ref ref, uint64_t hold)
     (void)arg, (void)ref, (void)hold;
 }
 
-static void on_unlisted(void *arg, const struct kv_copy *copy, uint64_t hold)
+static void on_unlisted(
+    void *arg, const struct kv_copy *copy, const kv_key_t *segment, uint64_t hold)
 {
-    (void)arg, (void)copy, (void)hold;
+    (void)arg, (void)copy, (void)segment;
+    (void)hold;
 }
 
 static void on_switched(

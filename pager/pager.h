@@ -202,6 +202,9 @@ kv_status_t kvp_retain(kvp_pager_t *pager, struct kvp_ref ref);
 /* Gives references back, the last page first (tails first). Frames without references,
  * pins and grants become evictable. A stale ref is our bug: asserts. */
 void kvp_release(kvp_pager_t *pager, const struct kvp_ref *refs, uint32_t n);
+/* Gives back one reference that an acquire answered with INPROGRESS, before `verified`
+ * has come for it: the caller waits no longer. */
+void kvp_release_waiting(kvp_pager_t *pager, struct kvp_ref ref);
 
 /* Evicted lately, or never seen? For the reason of a miss. */
 enum kv_miss kvp_miss_reason(

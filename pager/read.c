@@ -217,6 +217,14 @@ void kvp_release(kvp_pager_t *pager, const struct kvp_ref *refs, uint32_t n)
     }
 }
 
+void kvp_release_waiting(kvp_pager_t *pager, struct kvp_ref ref)
+{
+    KV_ASSERT(kvp_ref_valid(pager, ref));
+    KV_ASSERT(pager->cold[ref.frame].waiters > 0);
+    pager->cold[ref.frame].waiters--;
+    kvp_release(pager, &ref, 1);
+}
+
 kv_status_t kvp_pin(kvp_pager_t *pager, struct kvp_ref ref)
 {
     if (!kvp_ref_valid(pager, ref)) {

@@ -144,7 +144,9 @@ static void key_stop(kvo_node_t *node, struct kvo_op_obj *op, uint32_t i)
         break;
     }
     case KEY_CHECK:
-        op->nr_checks--; /* the reference is ours; the check ends by itself */
+        op->nr_checks--;
+        kvp_release_waiting(node->pager, key->ref);
+        key->ref.frame = KVP_NO_FRAME;
         break;
     default:
         break;
@@ -776,7 +778,9 @@ static uint32_t take_local(kvo_node_t *node, struct kvo_op_obj *op)
         bool fits = info.n_tokens == key->n_tokens;
         if (key->phase != KEY_IDLE || !fits) {
             /* Refused before, or a page of another length under this name. */
-            if (!exists) {
+            if (!exists && node->answer_statuses[i] == KV_INPROGRESS) {
+                kvp_release_waiting(node->pager, node->refs[i]);
+            } else if (!exists) {
                 kvp_release(node->pager, &node->refs[i], 1);
             }
             if (key->phase == KEY_IDLE) {

@@ -35,6 +35,9 @@ struct kvs_seq_page {
     enum kvs_want want;
     bool sealed;   /* SEAL was asked for: it may switch, and is never written again */
     bool shared;   /* forked from: not rewritten with anything else */
+    bool begun;    /* RAW: its first half is written */
+    bool copied;   /* RAW: the node copies `from` into it first */
+    enum kvs_want from;
     uint64_t nonce;
     struct kvp_ref ref; /* as last read from the table */
 };
@@ -104,7 +107,7 @@ void kvs_chaos_seq_step(struct kvs_chaos_client *client);
 void kvs_chaos_seq_answer(
     struct kvs_chaos_client *client, uint32_t index, const struct kvo_answer *answer);
 void kvs_chaos_seq_check(struct kvs_chaos_client *client);
-/* The client has hung up and goes on writing where it had been writing, for dead_us. */
+/* The client hangs up and goes on writing where it had been writing, for dead_us. */
 void kvs_chaos_zombie(struct kvs_chaos_client *client, uint64_t dead_us);
 
 #endif

@@ -88,7 +88,8 @@ kv_status_t kvs_attach(
     if (status != KV_OK) {
         return status;
     }
-    struct kvs_client_state *state = &world->clients[free_slot(world)];
+    size_t slot = free_slot(world); /* may move the table */
+    struct kvs_client_state *state = &world->clients[slot];
     *state = (struct kvs_client_state){
         .used = true,
         .up = true,

@@ -810,6 +810,11 @@ kvo_node_t *kvs_node(kvs_world_t *world, uint32_t node)
     return world->nodes[node].core;
 }
 
+uint64_t kvs_life(const kvs_world_t *world, uint32_t node)
+{
+    return world->nodes[node].life;
+}
+
 bool kvs_paused(const kvs_world_t *world, uint32_t node)
 {
     return world->nodes[node].paused_until > world->now;

@@ -190,6 +190,7 @@ bool kvs_content_ok(
 /* ------------------------------------------------------------------ looking in */
 
 kvo_node_t *kvs_node(kvs_world_t *world, uint32_t node); /* NULL while it is down */
+uint64_t kvs_life(const kvs_world_t *world, uint32_t node); /* grows with each start */
 bool kvs_paused(const kvs_world_t *world, uint32_t node);
 /* Every living pair of nodes has a link and no home is cold. */
 bool kvs_linked(kvs_world_t *world);

@@ -143,6 +143,10 @@ struct kv_msg_pong {
     uint32_t nr_entries; /* of yours that I list */
 };
 
+/* Listed as being in this tier: the holder lets it go before anything else (a peer has
+ * read it). A fine source, but no reason for another to drop its own. */
+enum { KV_TIER_COOL = 15 };
+
 /* One copy that its holder lists with a home. */
 struct kv_msg_entry {
     struct kv_copy copy;

@@ -340,6 +340,7 @@ kvc_dir_publish(kvc_dir_t *dir, uint32_t holder, const struct kv_msg_entry *item
     }
     struct kvc_holding *holding = &dir->holdings[h];
     holding->hold = item->gen;
+    holding->tier = item->tier;
     holding->mark = node->mark;
     return KV_OK;
 }

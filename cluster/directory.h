@@ -72,6 +72,10 @@ uint32_t kvc_dir_nr_entries(const kvc_dir_t *dir, uint32_t holder);
 uint32_t kvc_dir_holders(
     const kvc_dir_t *dir, const struct kv_copy *copy, uint32_t except, uint32_t max,
     uint32_t *out);
+/* One node other than `except` that holds this copy and means to keep it (it is not
+ * listed as KV_TIER_COOL); KVC_NO_NODE when there is none. */
+uint32_t
+kvc_dir_keeper(const kvc_dir_t *dir, const struct kv_copy *copy, uint32_t except);
 /* Removes whatever holding `holder` has of this copy (HAVE told to a spiller). */
 bool kvc_dir_forget(kvc_dir_t *dir, uint32_t holder, const struct kv_copy *copy);
 

@@ -35,6 +35,23 @@ uint32_t kvc_dir_holders(
     return entry_holders(dir, kvc_entry_find(dir, copy), except, max, out);
 }
 
+uint32_t
+kvc_dir_keeper(const kvc_dir_t *dir, const struct kv_copy *copy, uint32_t except)
+{
+    uint32_t e = kvc_entry_find(dir, copy);
+    if (e == KVC_NONE) {
+        return KVC_NO_NODE;
+    }
+    uint32_t h = dir->entries[e].holdings;
+    for (; h != KVC_NONE; h = dir->holdings[h].entry_next) {
+        const struct kvc_holding *holding = &dir->holdings[h];
+        if (holding->holder != except && holding->tier != KV_TIER_COOL) {
+            return holding->holder;
+        }
+    }
+    return KVC_NO_NODE;
+}
+
 /* Equal as sets: pages of one prefix are often listed by the same nodes in another
  * order, and one run of ten pages is worth more to the reader than ten of one. */
 static bool

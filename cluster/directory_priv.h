@@ -35,6 +35,7 @@ struct kvc_holding {
     uint32_t entry;
     uint32_t holder;
     uint32_t mark; /* of the sync in which it was last published */
+    uint32_t tier; /* as listed; KV_TIER_COOL: about to go */
     uint32_t entry_next;
     uint32_t node_next, node_prev;
 };

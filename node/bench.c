@@ -39,28 +39,6 @@ static double side_ns(const struct kvn_bench_side *side, void *arg, unsigned sli
     return ns;
 }
 
-/* Sums over one run's slices. */
-static void
-run_once(const struct kvn_bench_case *c, void *arg, double *reference, double *subject)
-{
-    *reference = *subject = 0;
-    if (c->begin != NULL) {
-        c->begin(arg);
-    }
-    for (unsigned slice = 0; slice < c->slices; slice++) {
-        if (slice % 2 == 0) {
-            *reference += side_ns(&c->reference, arg, slice);
-            *subject += side_ns(&c->subject, arg, slice);
-        } else {
-            *subject += side_ns(&c->subject, arg, slice);
-            *reference += side_ns(&c->reference, arg, slice);
-        }
-    }
-    if (c->end != NULL) {
-        c->end(arg);
-    }
-}
-
 static int compare(const void *a, const void *b)
 {
     const double *x = a, *y = b;
@@ -72,6 +50,32 @@ static double median(double *values, unsigned nr)
 {
     qsort(values, nr, sizeof(*values), compare);
     return nr % 2 == 1 ? values[nr / 2] : (values[nr / 2 - 1] + values[nr / 2]) / 2;
+}
+
+/* Nanoseconds of the run's usual slice, on either side. */
+static void
+run_once(const struct kvn_bench_case *c, void *arg, double *reference, double *subject)
+{
+    double references[KVN_BENCH_SLICES_MAX], subjects[KVN_BENCH_SLICES_MAX];
+
+    KV_ASSERT(c->slices > 0 && c->slices <= KVN_BENCH_SLICES_MAX);
+    if (c->begin != NULL) {
+        c->begin(arg);
+    }
+    for (unsigned slice = 0; slice < c->slices; slice++) {
+        if (slice % 2 == 0) {
+            references[slice] = side_ns(&c->reference, arg, slice);
+            subjects[slice] = side_ns(&c->subject, arg, slice);
+        } else {
+            subjects[slice] = side_ns(&c->subject, arg, slice);
+            references[slice] = side_ns(&c->reference, arg, slice);
+        }
+    }
+    if (c->end != NULL) {
+        c->end(arg);
+    }
+    *reference = median(references, c->slices);
+    *subject = median(subjects, c->slices);
 }
 
 static bool is_rate(const struct kvn_bench_desc *desc)
@@ -91,7 +95,7 @@ void kvn_bench_measure(
         return;
     }
     KV_ASSERT(bench->runs > 0 && bench->runs <= KVN_BENCH_RUNS_MAX);
-    const double nr = c->nr_per_slice * c->slices;
+    const double nr = c->nr_per_slice;
     double reference, subject;
     run_once(c, arg, &reference, &subject);
     for (unsigned i = 0; i < bench->runs; i++) {

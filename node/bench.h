@@ -1,12 +1,13 @@
 /* Figures of one machine, each beside what the machine can do at best: `kvrail bench`.
  *
  *   bench_cmd ──► bench_base, bench_pager, bench_cluster, bench_core ──► bench.c
- *                 set up, and give both sides of each figure             measures, keeps
+ *                 set up, and give both sides of each figure           measures
  *
  * Order: a run is cut into slices, and in every slice reference and subject take turns
- *   in who goes first, so that a neighbour's load falls on both. A run's ratio is the sum
- *   of the subject's time over the sum of the reference's; what is reported is the median
- *   of the runs' ratios and their least and greatest. One run before them is not counted.
+ *   in who goes first, so that a neighbour's load falls on both. A side's time in a run
+ *   is that of its median slice: one in which another process had the core says nothing.
+ *   What is reported is the median of the runs' ratios and their least and greatest. One
+ *   run before them is not counted.
  * Threading: one thread, kept on one core by the caller.
  * Ownership: a suite owns what it sets up and frees it before it returns.
  */
@@ -15,7 +16,7 @@
 
 #include "base/status.h"
 
-enum { KVN_BENCH_RUNS_MAX = 99 };
+enum { KVN_BENCH_RUNS_MAX = 99, KVN_BENCH_SLICES_MAX = 512 };
 
 /* What the design asks of a ratio. */
 enum kvn_bench_goal { KVN_BENCH_ANY, KVN_BENCH_AT_MOST, KVN_BENCH_AT_LEAST };
@@ -94,8 +95,8 @@ struct kvn_bench_side {
 
 struct kvn_bench_case {
     enum kvn_bench_name name;
-    unsigned slices;     /* of one run */
-    double nr_per_slice; /* pages, keys, bytes: what the unit counts */
+    unsigned slices;          /* of one run */
+    double nr_per_slice;      /* pages, keys, bytes: what the unit counts */
     void (*begin)(void *arg); /* of a run; NULL: nothing to do */
     void (*end)(void *arg);
     struct kvn_bench_side reference, subject;

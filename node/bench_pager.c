@@ -1,8 +1,8 @@
 /* What the pager adds to the memory accesses that nobody can save.
  *
  * The pool holds about a million pages, far more than any cache, in an order that has
- * nothing to do with the prefixes: a pool that has been in use looks like that, and the
- * processor's own prefetching of neighbours cannot help either side. Floor and pager have
+ * nothing to do with the prefixes: a pool that has been in use looks like that, and no
+ * prefetching of neighbours by the processor can help either side. Floor and pager have
  * tables of one size and load, the same pages in the same places, and keys in cache,
  * where an engine that has just derived them has them; each side gets prefixes that the
  * other has not just touched. */
@@ -15,15 +15,16 @@
 #include <string.h>
 
 enum {
-    PREFIX_PAGES = 64,  /* of one call */
+    PREFIX_PAGES = 64,   /* of one call */
     SLICE_PREFIXES = 16, /* their keys and answers fit the nearest caches */
     SLICE_PAGES = SLICE_PREFIXES * PREFIX_PAGES,
     PAGE_TOKENS = 16,
     PAGE_BYTES = 256,
     FRAMES = 1 << 20,
     FREE_FRAMES = 1 << 13, /* so that nothing is ever evicted */
-    SLICES = 256,
-    QUICK_DIVISOR = 1 << 8,
+    SLICES = 496,          /* of one run: nearly half of the pages on either side */
+    QUICK_FRAMES = 1 << 12,
+    QUICK_FREE_FRAMES = 1 << 8,
     ALLOC_PAGES = 64,
     ALLOC_LOOPS = 64,
     VERIFY_SAMPLE = 64, /* the preset of pager.verify_local */
@@ -90,7 +91,7 @@ static inline uint32_t floor_tag(const kv_key_t *key)
     return (uint32_t)(kv_key_word(key) >> 32);
 }
 
-static kv_status_t floor_init(struct floor *floor, uint32_t nr_lines)
+static kv_status_t floor_init(struct floor *floor, uint32_t nr_lines, uint32_t nr_free)
 {
     uint32_t bits = 4;
     while (UINT64_C(1) << bits < 2 * (uint64_t)nr_lines) {
@@ -113,7 +114,7 @@ static kv_status_t floor_init(struct floor *floor, uint32_t nr_lines)
         floor->slots[i].line = NO_LINE;
     }
     floor->nodes[nr_lines] = (struct floor_node){.older = nr_lines, .newer = nr_lines};
-    for (uint32_t i = nr_lines; i-- > nr_lines - FREE_FRAMES / QUICK_DIVISOR;) {
+    for (uint32_t i = nr_lines; i-- > nr_lines - nr_free;) {
         floor->lines[i].next = floor->free_line;
         floor->free_line = i;
     }
@@ -133,7 +134,8 @@ static inline void floor_unlink(struct floor_node *nodes, uint32_t i)
     nodes[nodes[i].newer].older = nodes[i].older;
 }
 
-static inline void floor_link_newest(struct floor_node *nodes, uint32_t head, uint32_t i)
+static inline void
+floor_link_newest(struct floor_node *nodes, uint32_t head, uint32_t i)
 {
     const uint32_t newest = nodes[head].older;
     nodes[i] = (struct floor_node){.older = newest, .newer = head};
@@ -144,6 +146,7 @@ static inline void floor_link_newest(struct floor_node *nodes, uint32_t head, ui
 static void floor_add(struct floor *floor, const kv_key_t *key, uint32_t line)
 {
     uint32_t slot = floor_tag(key) >> floor->shift;
+    KV_ASSERT(line != floor->free_line && line < floor->nr_lines);
     while (floor->slots[slot].line != NO_LINE) {
         slot = (slot + 1) & floor->mask;
     }
@@ -152,7 +155,8 @@ static void floor_add(struct floor *floor, const kv_key_t *key, uint32_t line)
     floor_link_newest(floor->nodes, floor->nr_lines, line);
 }
 
-static inline uint32_t floor_walk(const struct floor *floor, uint32_t slot, uint32_t tag)
+static inline uint32_t
+floor_walk(const struct floor *floor, uint32_t slot, uint32_t tag)
 {
     while (floor->slots[slot].line != NO_LINE && floor->slots[slot].tag != tag) {
         slot = (slot + 1) & floor->mask;
@@ -181,7 +185,8 @@ floor_settle(const struct floor *floor, const kv_key_t *key, uint32_t slot)
 }
 
 /* PREFIX_PAGES keys: all slots on their way, then all lines, then the compares. */
-static void floor_probe(const struct floor *floor, const kv_key_t *keys, uint32_t *lines)
+static void
+floor_probe(const struct floor *floor, const kv_key_t *keys, uint32_t *lines)
 {
     uint32_t slots[PREFIX_PAGES];
 
@@ -213,9 +218,10 @@ static void on_listed(void *arg, struct kvp_ref ref, uint64_t hold)
     (void)arg, (void)ref, (void)hold;
 }
 
-static void on_unlisted(void *arg, const struct kv_copy *copy, uint64_t hold)
+static void on_unlisted(
+    void *arg, const struct kv_copy *copy, const kv_key_t *segment, uint64_t hold)
 {
-    (void)arg, (void)copy, (void)hold;
+    (void)arg, (void)copy, (void)segment, (void)hold;
 }
 
 static void on_switched(
@@ -267,8 +273,8 @@ static kv_status_t pager_create(struct pager_bench *b, enum kvp_verify verify)
         return KV_ERR_NOMEM;
     }
     *config = (struct kvp_config){
-        .pools = {{.tier = KVP_HOST, .frame_bytes = PAGE_BYTES,
-                   .nr_frames = b->nr_frames}},
+        .pools =
+            {{.tier = KVP_HOST, .frame_bytes = PAGE_BYTES, .nr_frames = b->nr_frames}},
         .nr_pools = 1,
         .tenants = {{.id = 1}},
         .nr_tenants = 1,
@@ -311,8 +317,7 @@ static void page_fill(struct pager_bench *b, const kv_key_t *key, struct kvp_ref
     const struct kvp_place place = {.segment = *key};
     struct kvp_ref existing;
     KV_ASSERT(kvp_fill_begin(b->pager, 0, 0, KVP_HOST, PAGE_TOKENS, ref_p) == KV_OK);
-    KV_ASSERT(
-        kvp_fill_seal(b->pager, *ref_p, key, &place, &existing) == KV_SEALING);
+    KV_ASSERT(kvp_fill_seal(b->pager, *ref_p, key, &place, &existing) == KV_SEALING);
     orders_done(b);
     kvp_release(b->pager, ref_p, 1);
 }
@@ -368,7 +373,7 @@ static kv_status_t fill(struct pager_bench *b, bool with_floor)
     return KV_OK;
 }
 
-/* ------------------------------------------------------------------ acquire, release */
+/* ------------------------------------------------------------------ acquire */
 
 static const kv_key_t *keys_of(const struct pager_bench *b, uint32_t at)
 {
@@ -409,10 +414,11 @@ static void floor_keep(void *arg, unsigned slice)
         b->floor.lines[b->hot_lines[i]].refs++;
     }
     memcpy(
-        b->lines_held + (size_t)slice * SLICE_PAGES, b->hot_lines, sizeof(b->hot_lines));
+        b->lines_held + (size_t)slice * SLICE_PAGES, b->hot_lines,
+        sizeof(b->hot_lines));
 }
 
-static void floor_forget(void *arg, unsigned slice)
+static void floor_check(void *arg, unsigned slice)
 {
     struct pager_bench *b = arg;
     (void)slice;
@@ -495,7 +501,8 @@ static void recency_ready(void *arg, unsigned slice)
 {
     struct pager_bench *b = arg;
     memcpy(
-        b->hot_lines, b->lines_held + (size_t)slice * SLICE_PAGES, sizeof(b->hot_lines));
+        b->hot_lines, b->lines_held + (size_t)slice * SLICE_PAGES,
+        sizeof(b->hot_lines));
 }
 
 /* Tails first, as the pager does; whoever is unreferenced becomes the newest. */
@@ -525,7 +532,7 @@ static void recency_run(void *arg, unsigned slice)
     kvn_bench_use(nodes);
 }
 
-/* ------------------------------------------------------------------ the dependent probe */
+/* ------------------------------------------------------------------ one by one */
 
 static void dependent_run(void *arg, unsigned slice)
 {
@@ -581,8 +588,7 @@ static void alloc_run(void *arg, unsigned slice)
     for (unsigned loop = 0; loop < ALLOC_LOOPS; loop++) {
         for (unsigned i = 0; i < ALLOC_PAGES; i++) {
             KV_ASSERT(
-                kvp_fill_begin(
-                    b->pager, 0, 0, KVP_HOST, PAGE_TOKENS, &b->alloc_refs[i])
+                kvp_fill_begin(b->pager, 0, 0, KVP_HOST, PAGE_TOKENS, &b->alloc_refs[i])
                 == KV_OK);
         }
         for (unsigned i = 0; i < ALLOC_PAGES; i++) {
@@ -595,7 +601,7 @@ static void alloc_run(void *arg, unsigned slice)
 
 static void measure(struct kvn_bench *bench, struct pager_bench *b)
 {
-    const struct kvn_bench_side floor = {floor_ready, floor_run, floor_forget};
+    const struct kvn_bench_side floor = {floor_ready, floor_run, floor_check};
     const struct kvn_bench_case alloc = {
         .name = KVN_BENCH_PAGE_ALLOC_FREE,
         .slices = bench->quick ? 2 : 64,
@@ -608,7 +614,7 @@ static void measure(struct kvn_bench *bench, struct pager_bench *b)
         .slices = b->slices,
         .nr_per_slice = SLICE_PAGES,
         .begin = acquire_begin,
-        .reference = {other_half_ready, dependent_run, floor_forget},
+        .reference = {other_half_ready, dependent_run, floor_check},
         .subject = floor,
     };
     const struct kvn_bench_case acquire = {
@@ -643,7 +649,7 @@ static kv_status_t measure_sample(struct kvn_bench *bench, struct pager_bench *b
         .nr_per_slice = SLICE_PAGES,
         .begin = acquire_begin,
         .end = acquire_end,
-        .reference = {floor_ready, floor_run, floor_forget},
+        .reference = {floor_ready, floor_run, floor_check},
         .subject = {acquire_ready, acquire_run, acquire_keep},
     };
     if (!kvn_bench_wants(bench, KVN_BENCH_ACQUIRE_SAMPLE)) {
@@ -663,9 +669,9 @@ static kv_status_t measure_sample(struct kvn_bench *bench, struct pager_bench *b
 
 static kv_status_t bench_init(struct pager_bench *b, bool quick)
 {
-    const uint32_t divisor = quick ? QUICK_DIVISOR : 1;
-    b->nr_frames = FRAMES / divisor;
-    b->nr_prefixes = (b->nr_frames - FREE_FRAMES / divisor) / PREFIX_PAGES;
+    const uint32_t nr_free = quick ? QUICK_FREE_FRAMES : FREE_FRAMES;
+    b->nr_frames = quick ? QUICK_FRAMES : FRAMES;
+    b->nr_prefixes = (b->nr_frames - nr_free) / PREFIX_PAGES;
     b->slices = b->nr_prefixes / 2 / SLICE_PREFIXES;
     b->slices = b->slices < SLICES ? b->slices : SLICES;
     const size_t nr_pages = (size_t)b->nr_prefixes * PREFIX_PAGES;
@@ -683,7 +689,7 @@ static kv_status_t bench_init(struct pager_bench *b, bool quick)
     for (uint32_t i = 0; i < b->nr_prefixes; i++) {
         b->order[i] = i;
     }
-    kv_status_t status = floor_init(&b->floor, b->nr_frames);
+    kv_status_t status = floor_init(&b->floor, b->nr_frames, nr_free);
     return status == KV_OK ? keys_make(b) : status;
 }
 

@@ -2,7 +2,8 @@
  * is in flight has an index of its own a tier, so that one copy is brought once. */
 #include "pager/pager_priv.h"
 
-static struct kvp_index_salt salt_of(const struct kvp_pager *p, const struct kvp_frame *f)
+static struct kvp_index_salt
+salt_of(const struct kvp_pager *p, const struct kvp_frame *f)
 {
     return kvp_index_salt(p->salt, f->tenant, f->variant);
 }
@@ -39,8 +40,8 @@ static void overwrite(struct kvp_frame_cold *cold, uint16_t tenant)
     }
 }
 
-kv_status_t kvp_arrive_start(
-    struct kvp_pager *p, const struct kvp_arrival *a, uint32_t *i_p)
+kv_status_t
+kvp_arrive_start(struct kvp_pager *p, const struct kvp_arrival *a, uint32_t *i_p)
 {
     const uint32_t page_tokens = p->config.variants[a->variant].page_tokens;
     struct kvp_pool *pool;
@@ -174,8 +175,7 @@ kv_status_t kvp_arrive_done(
     return KV_OK;
 }
 
-kv_status_t
-kvp_arrive_copy(kvp_pager_t *pager, struct kvp_ref ref, struct kvp_ref src)
+kv_status_t kvp_arrive_copy(kvp_pager_t *pager, struct kvp_ref ref, struct kvp_ref src)
 {
     struct kvp_pager *p = pager;
 

@@ -11,9 +11,9 @@ void kvp_check_quick(const kvp_pager_t *pager)
         }
         KV_ASSERT(sum == pool->config.nr_frames); /* (10) */
         KV_ASSERT(
-            pool->in_class[KVP_CLASS_LIMBO]
-            >= pool->in_state[KVP_LEAVING] + pool->in_state[KVP_ARRIVING]
-                   + pool->in_state[KVP_QUARANTINE]);
+            pool->in_class[KVP_CLASS_LIMBO] >= pool->in_state[KVP_LEAVING]
+                                                   + pool->in_state[KVP_ARRIVING]
+                                                   + pool->in_state[KVP_QUARANTINE]);
         KV_ASSERT(pool->in_class[KVP_CLASS_IDLE] <= pool->in_state[KVP_SEALED]);
     }
     KV_ASSERT(pager->nr_orders <= pager->nr_frames);
@@ -62,9 +62,8 @@ static void check_pair(const struct kvp_pager *p, uint32_t i)
     KV_ASSERT(f->tenant == g->tenant && f->variant == g->variant);
     KV_ASSERT(kv_key_equal(&f->key, &g->key));
     KV_ASSERT(p->cold[i].hold == p->cold[f->twin].hold);
-    KV_ASSERT(
-        KV_IMPLIES(
-            kvp_tier_of(p, i) == KVP_HOST && f->state == KVP_SEALED, p->cold[i].first));
+    KV_ASSERT(KV_IMPLIES(
+        kvp_tier_of(p, i) == KVP_HOST && f->state == KVP_SEALED, p->cold[i].first));
 }
 
 static void check_frame(const struct kvp_pager *p, uint32_t i)

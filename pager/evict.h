@@ -3,9 +3,9 @@
  *
  *   pager ── insert, touch, remove ──► policy state ── victim ──► pager
  *
- * A policy is pure data over slots 0 .. nr_slots - 1 of one pool, without clock or heap,
- * so a trace file replays it. Recency is tails first: the pager touches the deepest page
- * of a run first, so that a chain loses its end before its beginning.
+ * A policy is pure data over slots 0 .. nr_slots - 1 of one pool, without clock or
+ * heap, so a trace file replays it. Recency is tails first: the pager touches the
+ * deepest page of a run first, so that a chain loses its end before its beginning.
  *
  * Threading: the loop thread. Ownership: the pager owns the state's memory.
  */
@@ -44,9 +44,10 @@ struct kvp_evict_ops {
     void (*remove)(void *self, uint32_t slot);
 
     /* The best slot of `tenant` (or of any) for which ok(arg, slot) holds, or
-     * KVP_NO_SLOT. A slot for which ok() is false may be parked: it is not offered again
-     * before its next touch(), which the pager promises when it becomes evictable. So a
-     * tier full of referenced frames costs each of them once, not once a call. */
+     * KVP_NO_SLOT. A slot for which ok() is false may be parked: it is not offered
+     * again before its next touch(), which the pager promises when it becomes
+     * evictable. So a tier full of referenced frames costs each of them once, not once
+     * a call. */
     uint32_t (*victim)(
         void *self, uint16_t tenant, bool (*ok)(void *arg, uint32_t slot), void *arg);
 

@@ -1,8 +1,8 @@
 #include "base/assert.h"
 #include "pager/evict_priv.h"
 
-/* How far an aged slot looks for its place. Spills come in batches of one age, so a few
- * steps find it; past the bound it is a little too young, which costs nothing. */
+/* How far an aged slot looks for its place when no list ends before it; past the bound
+ * it is a little too young. */
 enum { AGED_STEPS_MAX = 32 };
 
 size_t kvp_lanes_size(uint32_t nr_slots, uint16_t nr_tenants)
@@ -82,10 +82,44 @@ void kvp_lanes_unlink(struct kvp_lanes *lanes, uint32_t slot)
     node->lane = KVP_LANE_PARKED;
 }
 
+/* The aged list that an arrival of this stamp continues: the one that ends closest
+ * before it, else an empty one, else the one that ends first. Demotions, and the spills
+ * of each peer, come in the order of their age, so each stream finds a list of its own
+ * and every list stays sorted (patience sorting: Mallows 1963). */
+static enum kvp_lane
+aged_lane(const struct kvp_lanes *lanes, const struct kvp_lane_node *node)
+{
+    enum kvp_lane best = KVP_LANE_MAIN, empty = KVP_LANE_MAIN, first = KVP_LANE_AGED;
+    uint64_t best_us = 0, first_us = UINT64_MAX;
+
+    for (enum kvp_lane lane = KVP_LANE_AGED; lane < KVP_LANE_MAIN; lane++) {
+        const uint32_t newest = lanes->lists[lane][node->tenant].newest;
+        if (newest == KVP_NO_SLOT) {
+            empty = lane;
+            continue;
+        }
+        const uint64_t newest_us = lanes->nodes[newest].stamp_us;
+        if (newest_us <= node->stamp_us
+            && (best == KVP_LANE_MAIN || newest_us > best_us)) {
+            best = lane;
+            best_us = newest_us;
+        }
+        if (newest_us < first_us) {
+            first = lane;
+            first_us = newest_us;
+        }
+    }
+    if (best != KVP_LANE_MAIN) {
+        return best;
+    }
+    return empty != KVP_LANE_MAIN ? empty : first;
+}
+
 static void link_aged(struct kvp_lanes *lanes, uint32_t slot)
 {
     const struct kvp_lane_node *node = node_at(lanes, slot);
-    uint32_t older = lanes->lists[KVP_LANE_AGED][node->tenant].newest;
+    const enum kvp_lane lane = aged_lane(lanes, node);
+    uint32_t older = lanes->lists[lane][node->tenant].newest;
 
     for (unsigned i = 0; i < AGED_STEPS_MAX && older != KVP_NO_SLOT; i++) {
         if (lanes->nodes[older].stamp_us <= node->stamp_us) {
@@ -93,7 +127,7 @@ static void link_aged(struct kvp_lanes *lanes, uint32_t slot)
         }
         older = lanes->nodes[older].older;
     }
-    link_behind(lanes, slot, older, KVP_LANE_AGED);
+    link_behind(lanes, slot, older, lane);
 }
 
 void kvp_lanes_link_by_stamp(struct kvp_lanes *lanes, uint32_t slot, uint64_t stamp_us)
@@ -201,9 +235,11 @@ static uint32_t oldest_of(const struct kvp_lanes *lanes, uint64_t tenants)
     if (first != KVP_NO_SLOT) {
         return first;
     }
-    return older_of(
-        lanes, oldest_in(lanes, KVP_LANE_AGED, tenants, true),
-        oldest_in(lanes, KVP_LANE_MAIN, tenants, true), true);
+    uint32_t best = oldest_in(lanes, KVP_LANE_MAIN, tenants, true);
+    for (enum kvp_lane lane = KVP_LANE_AGED; lane < KVP_LANE_MAIN; lane++) {
+        best = older_of(lanes, best, oldest_in(lanes, lane, tenants, true), true);
+    }
+    return best;
 }
 
 uint32_t kvp_lanes_victim(
@@ -251,7 +287,8 @@ void kvp_lanes_check(const void *self)
             uint32_t older = KVP_NO_SLOT;
 
             KV_ASSERT(filled == (list->oldest != KVP_NO_SLOT));
-            for (uint32_t s = list->oldest; s != KVP_NO_SLOT; s = lanes->nodes[s].newer) {
+            for (uint32_t s = list->oldest; s != KVP_NO_SLOT;
+                 s = lanes->nodes[s].newer) {
                 KV_ASSERT(lanes->nodes[s].lane == lane && lanes->nodes[s].tenant == t);
                 KV_ASSERT(lanes->nodes[s].older == older);
                 KV_ASSERT(nr > 0);

@@ -1,14 +1,15 @@
 /* Lanes: the lists that both policies order their slots in.
  *
  *   tenant 0   FIRST: oldest … newest    wanted least, in the order they became so
- *              AGED:  oldest … newest    came with a stamp of their own
+ *              AGED:  oldest … newest    came with a stamp of their own; several lists,
+ *                                        each sorted, one a stream of arrivals
  *              MAIN:  oldest … newest    in the order of use (lru) or sealing (fifo)
  *   tenant 1   …
  *
- * The next victim is the oldest head: of the FIRST lanes if any has one, else of all the
- * others by (stamp, serial). One list a tenant makes "the coldest of this tenant" O(1),
- * and a bit a tenant makes "the coldest of all" a look at the lanes that are not empty.
- * A parked slot is inserted but in no lane.
+ * The next victim is the oldest head: of the FIRST lanes if any has one, else of all
+ * the others by (stamp, serial). One list a tenant makes "the coldest of this tenant"
+ * O(1), and a bit a tenant makes "the coldest of all" a look at the lanes that are not
+ * empty. A parked slot is inserted but in no lane.
  *
  * Threading: the loop thread. Ownership: the pager's memory, see evict.h.
  */
@@ -22,7 +23,7 @@ enum { KVP_LANE_TENANTS = 64 };
 enum kvp_lane {
     KVP_LANE_FIRST,
     KVP_LANE_AGED,
-    KVP_LANE_MAIN,
+    KVP_LANE_MAIN = KVP_LANE_AGED + 8,
     KVP_NR_LANES,
     KVP_LANE_PARKED = KVP_NR_LANES,
     KVP_LANE_ABSENT,

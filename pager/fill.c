@@ -53,7 +53,8 @@ void kvp_seal_begin(
     cold->last_use_us = p->now_us;
     kvp_frame_move(p, i, KVP_SEALING);
     if (KV_PLANTED(KV_PLANT_VISIBLE_EARLY)) {
-        const struct kvp_index_salt salt = kvp_index_salt(p->salt, f->tenant, f->variant);
+        const struct kvp_index_salt salt =
+            kvp_index_salt(p->salt, f->tenant, f->variant);
         kvp_index_add(&p->index, kvp_index_tag(&salt, key), i);
         f->flags |= KVP_F_INDEXED;
     }
@@ -151,7 +152,8 @@ void kvp_seal_done(
         return;
     }
     if ((f->flags & KVP_F_INDEXED) != 0) { /* KV_PLANT_VISIBLE_EARLY */
-        const struct kvp_index_salt salt = kvp_index_salt(p->salt, f->tenant, f->variant);
+        const struct kvp_index_salt salt =
+            kvp_index_salt(p->salt, f->tenant, f->variant);
         kvp_index_remove(&p->index, kvp_index_tag(&salt, &f->key), i);
         f->flags &= (uint8_t)~KVP_F_INDEXED;
     }
@@ -182,7 +184,8 @@ void kvp_seal_done(
 }
 
 static kv_status_t seq_exists(
-    struct kvp_pager *p, struct kvp_seq *seq, uint32_t page, uint32_t own, uint32_t equal)
+    struct kvp_pager *p, struct kvp_seq *seq, uint32_t page, uint32_t own,
+    uint32_t equal)
 {
     if (p->nr_retired_free == 0) {
         p->metrics.again++;
@@ -199,8 +202,7 @@ static kv_status_t seq_exists(
     } else {
         kvp_retire(p, seq, own, seq->version);
     }
-    p->out.switched(
-        p->out.arg, kvp_seq_id_of(p, seq), page, was, kvp_ref_of(p, equal));
+    p->out.switched(p->out.arg, kvp_seq_id_of(p, seq), page, was, kvp_ref_of(p, equal));
     return KV_EXISTS;
 }
 
@@ -268,6 +270,7 @@ void kvp_seq_switch(struct kvp_pager *p, uint32_t was, uint32_t now)
         } else {
             kvp_retire(p, seq, was, seq->version);
         }
-        p->out.switched(p->out.arg, kvp_seq_id_of(p, seq), page, old, kvp_ref_of(p, now));
+        p->out.switched(
+            p->out.arg, kvp_seq_id_of(p, seq), page, old, kvp_ref_of(p, now));
     }
 }

@@ -41,11 +41,11 @@ void kvp_frame_check(const struct kvp_pager *p, uint32_t i)
 
     switch ((enum kvp_frame_state)f->state) {
     case KVP_FREE:
-        KV_ASSERT(untouched(f)); /* (1) */
+        KV_ASSERT(untouched(f));                             /* (1) */
         KV_ASSERT(f->flags == 0 && f->twin == KVP_NO_FRAME); /* (1) */
         return;
     case KVP_FILLING:
-        KV_ASSERT(f->refs == 1); /* (2) */
+        KV_ASSERT(f->refs == 1);                           /* (2) */
         KV_ASSERT(!indexed && (f->pins | f->grants) == 0); /* (2) */
         return;
     case KVP_SEALING:
@@ -57,13 +57,13 @@ void kvp_frame_check(const struct kvp_pager *p, uint32_t i)
         return;
     case KVP_LEAVING:
         KV_ASSERT((f->refs | f->pins) == 0); /* (5) */
-        KV_ASSERT(indexed); /* (5) */
+        KV_ASSERT(indexed);                  /* (5) */
         return;
     case KVP_ARRIVING:
         KV_ASSERT(!indexed && unheld(f)); /* (6) */
         return;
     case KVP_QUARANTINE:
-        KV_ASSERT(!indexed); /* (7) */
+        KV_ASSERT(!indexed);                 /* (7) */
         KV_ASSERT((f->refs | f->pins) == 0); /* (7) */
         return;
     case KVP_NR_STATES:
@@ -95,7 +95,7 @@ void kvp_frame_quarantine(struct kvp_pager *p, uint32_t i)
 {
     struct kvp_frame *f = &p->frames[i];
 
-    KV_ASSERT((f->flags & KVP_F_INDEXED) == 0); /* (7) */
+    KV_ASSERT((f->flags & KVP_F_INDEXED) == 0);               /* (7) */
     KV_ASSERT(KV_IMPLIES(f->state == KVP_SEALED, unheld(f))); /* (9) */
     f->refs = 0;
     kvp_frame_move(p, i, KVP_QUARANTINE);
@@ -126,7 +126,11 @@ void kvp_settle(struct kvp_pager *p, uint32_t i)
             kvp_frame_quarantine(p, i);
         } else if (
             (f->flags & KVP_F_PARKED) != 0 && kvp_frame_class(f) == KVP_CLASS_IDLE) {
-            policy_touch(p, i, p->cold[i].last_use_us);
+            if (p->cold[i].first) {
+                kvp_policy_first(p, i);
+            } else {
+                policy_touch(p, i, p->cold[i].last_use_us);
+            }
         }
         return;
     case KVP_SEALING:
@@ -150,6 +154,7 @@ void kvp_settle_used(struct kvp_pager *p, uint32_t i)
 
     if (kvp_in_policy(f) && unheld(f)) {
         p->cold[i].last_use_us = p->now_us;
+        p->cold[i].cool = false;
         policy_touch(p, i, p->now_us);
         return;
     }

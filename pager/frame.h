@@ -23,8 +23,8 @@
  *                  ios and fences are all 0.
  *  always      (8) gen grows on every entry to FREE, so that (frame, gen) never names
  *                  two different contents.
- *              (9) a frame with refs, pins or grants is never LEAVING's end: it does not
- *                  become FREE, whatever the clock says.
+ *              (9) a frame with refs, pins or grants is never LEAVING's end: it does
+ *                  not become FREE, whatever the clock says.
  *             (10) per pool: free + filling + sealing + sealed + leaving + arriving +
  *                  quarantine == nr_frames.
  *
@@ -49,7 +49,7 @@ enum kvp_frame_state {
 #define X(symbol, name) symbol,
     KVP_FRAME_STATES(X)
 #undef X
-    KVP_NR_STATES
+        KVP_NR_STATES
 };
 
 /* Every edge that frame_move() allows: X(from, to). Counted, so that a simulation can
@@ -98,8 +98,8 @@ struct kvp_frame {
     uint16_t variant; /* index in the config */
     uint16_t grants;  /* of peers */
     uint16_t pins;
-    uint16_t ios;     /* orders in flight that touch the bytes */
-    uint16_t fences;  /* engine events and client deaths that must come first */
+    uint16_t ios;    /* orders in flight that touch the bytes */
+    uint16_t fences; /* engine events and client deaths that must come first */
     uint8_t state;
     uint8_t flags;
     uint8_t pool;

@@ -1,6 +1,7 @@
-/* How a sequence's table changes: adopt, append, truncate. Nothing that another sequence
- * or a queued kernel may read is ever written: a page that is not this sequence's own
- * FILLING frame is copied first, and what leaves the table is retired. */
+/* How a sequence's table changes: adopt, append, truncate. Nothing that another
+ * sequence or a queued kernel may read is ever written: a page that is not this
+ * sequence's own FILLING frame is copied first, and what leaves the table is
+ * retired. */
 #include "pager/pager_priv.h"
 
 static uint32_t page_tokens_of(const struct kvp_pager *p, const struct kvp_seq *seq)
@@ -100,7 +101,8 @@ plan(const struct kvp_pager *p, const struct kvp_seq *seq, uint32_t n, struct gr
     return KV_OK;
 }
 
-/* A table whose own pages fill its pool can never grow: that is no matter of waiting. */
+/* A table whose own pages fill its pool can never grow: that is no matter of
+ * waiting. */
 static bool never_fits(
     const struct kvp_pager *p, const struct kvp_seq *seq, const struct growth *g,
     const struct kvp_pool *pool)
@@ -116,7 +118,8 @@ static bool never_fits(
 }
 
 static uint32_t new_page(
-    struct kvp_pager *p, const struct kvp_seq *seq, struct kvp_pool *pool, uint32_t page)
+    struct kvp_pager *p, const struct kvp_seq *seq, struct kvp_pool *pool,
+    uint32_t page)
 {
     const uint32_t i = kvp_frame_alloc(p, pool, seq->tenant, seq->variant, KVP_FILLING);
 
@@ -169,7 +172,8 @@ kv_status_t kvp_seq_append(kvp_pager_t *pager, struct kvp_seq_id id, uint32_t n_
         return status;
     }
     if ((g.replace && p->nr_retired_free == 0)
-        || kvp_leaves_of(g.nr_pages) - kvp_leaves_of(seq->nr_pages) > p->nr_leaves_free) {
+        || kvp_leaves_of(g.nr_pages) - kvp_leaves_of(seq->nr_pages)
+               > p->nr_leaves_free) {
         p->metrics.again++;
         return KV_ERR_AGAIN;
     }

@@ -45,7 +45,7 @@ void kvp_ungrant(kvp_pager_t *pager, struct kvp_ref ref, uint32_t peer)
     f->grants--;
     pool->of_peer[peer]--;
     kvp_account(pager, f, was);
-    kvp_settle_used(pager, ref.frame);
+    kvp_settle(pager, ref.frame); /* a peer's use is none of ours */
 }
 
 kv_status_t kvp_io_begin(kvp_pager_t *pager, struct kvp_ref ref)

@@ -112,8 +112,8 @@ void kvp_index_remove(struct kvp_index *index, uint32_t tag, uint32_t frame)
     index->nr--;
 }
 
-void
-kvp_index_replace(struct kvp_index *index, uint32_t tag, uint32_t was, uint32_t now)
+void kvp_index_replace(
+    struct kvp_index *index, uint32_t tag, uint32_t was, uint32_t now)
 {
     KV_ASSERT(now != KVP_NO_FRAME);
     KV_ASSERT(was != now);

@@ -55,9 +55,8 @@ static inline uint64_t kvp_index_word(const kv_key_t *key, unsigned i)
 static inline uint32_t
 kvp_index_tag(const struct kvp_index_salt *salt, const kv_key_t *key)
 {
-    const unsigned __int128 m =
-        (unsigned __int128)(kvp_index_word(key, 0) ^ salt->w[0])
-        * (kvp_index_word(key, 1) ^ salt->w[1]);
+    const unsigned __int128 m = (unsigned __int128)(kvp_index_word(key, 0) ^ salt->w[0])
+                                * (kvp_index_word(key, 1) ^ salt->w[1]);
     return (uint32_t)(((uint64_t)m ^ (uint64_t)(m >> 64)) >> 32);
 }
 
@@ -105,8 +104,8 @@ uint32_t kvp_index_find(
 void kvp_index_add(struct kvp_index *index, uint32_t tag, uint32_t frame);
 void kvp_index_remove(struct kvp_index *index, uint32_t tag, uint32_t frame);
 /* The copy's head frame is another one now. */
-void
-kvp_index_replace(struct kvp_index *index, uint32_t tag, uint32_t was, uint32_t now);
+void kvp_index_replace(
+    struct kvp_index *index, uint32_t tag, uint32_t was, uint32_t now);
 /* Every entry can be reached from its home; asserts. */
 void kvp_index_check(const struct kvp_index *index);
 

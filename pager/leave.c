@@ -1,15 +1,25 @@
 /* Leaving: what goes before room is short, so that it can be kept somewhere colder. */
 #include "pager/pager_priv.h"
 
+/* A share of the pool, but enough for a burst of demands where the pool is small. */
+uint32_t kvp_free_target(const struct kvp_pager *p, const struct kvp_pool *pool)
+{
+    const uint32_t divisor = p->config.free_target_divisor, nr = pool->config.nr_frames;
+    const uint32_t floor = nr / 8 < KVP_FREE_TARGET_MIN ? nr / 8 : KVP_FREE_TARGET_MIN;
+
+    KV_ASSERT(nr > 0);
+    if (divisor == 0) {
+        return 0;
+    }
+    return nr / divisor > floor ? nr / divisor : floor;
+}
+
 uint32_t kvp_pressure(const kvp_pager_t *pager, uint32_t pool)
 {
     KV_ASSERT(pool < pager->config.nr_pools);
     const struct kvp_pool *from = &pager->pools[pool];
 
-    if (pager->config.free_target_divisor == 0) {
-        return 0;
-    }
-    const uint32_t target = from->config.nr_frames / pager->config.free_target_divisor;
+    const uint32_t target = kvp_free_target(pager, from);
     const uint32_t coming = from->in_state[KVP_FREE] + from->in_state[KVP_LEAVING];
     const uint32_t limbo =
         from->in_class[KVP_CLASS_LIMBO] + from->in_class[KVP_CLASS_SOON];
@@ -87,7 +97,8 @@ kv_status_t kvp_leave_cancel(kvp_pager_t *pager, struct kvp_ref ref, uint32_t to
 }
 
 kv_status_t kvp_demote(
-    kvp_pager_t *pager, struct kvp_ref ref, uint32_t token, enum kvp_tier tier)
+    kvp_pager_t *pager, struct kvp_ref ref, uint32_t token, enum kvp_tier tier,
+    bool may_drop)
 {
     struct kvp_pager *p = pager;
     uint32_t dst;
@@ -98,6 +109,10 @@ kv_status_t kvp_demote(
     const struct kvp_frame *f = &p->frames[ref.frame];
     const struct kvp_frame_cold *cold = &p->cold[ref.frame];
     KV_ASSERT(kvp_tier_of(p, ref.frame) != tier);
+    /* While this tier still has some, the reserve below is kept for when it has not:
+     * fetches wait for room, a demand does not. */
+    const struct kvp_pool *from = &p->pools[f->pool];
+    const bool spare = from->in_state[KVP_FREE] > kvp_free_target(p, from) / 2;
     const struct kvp_arrival arrival = {
         .tenant = f->tenant,
         .variant = f->variant,
@@ -106,7 +121,8 @@ kv_status_t kvp_demote(
         .n_tokens = cold->n_tokens,
         .place = {.segment = cold->segment, .index = cold->index, .prev = cold->prev},
         .peer = KVP_OWN,
-        .may_drop = true,
+        .may_drop = may_drop,
+        .keep_reserve = spare,
         .by_age = true, /* a warmer copy does not go for a colder one */
         .last_use_us = cold->last_use_us,
     };
@@ -134,14 +150,13 @@ void kvp_demote_done(
 {
     struct kvp_frame *f = &p->frames[dst];
     const uint64_t digest = p->cold[src].digest;
-    const bool leaving =
-        leaves(p, kvp_ref_of(p, src), p->cold[dst].copy_token);
+    const bool leaving = leaves(p, kvp_ref_of(p, src), p->cold[dst].copy_token);
     const bool good = status == KV_OK && computed == digest;
 
     KV_ASSERT(f->state == KVP_ARRIVING);
     KV_ASSERT(f->tenant == p->frames[src].tenant);
-    const uint32_t same =
-        kvp_in_tier(p, kvp_find(p, f->tenant, f->variant, &f->key), kvp_tier_of(p, dst));
+    const uint32_t same = kvp_in_tier(
+        p, kvp_find(p, f->tenant, f->variant, &f->key), kvp_tier_of(p, dst));
     const bool have =
         same != KVP_NO_FRAME && (p->frames[same].flags & KVP_F_VERIFYING) == 0;
     if (!good || have || (f->flags & KVP_F_LOST) != 0) {
@@ -158,16 +173,39 @@ void kvp_demote_done(
     }
 }
 
-void kvp_cool(kvp_pager_t *pager, struct kvp_ref ref)
+bool kvp_cool(kvp_pager_t *pager, struct kvp_ref ref)
 {
     KV_ASSERT(ref.frame == KVP_NO_FRAME || ref.frame < pager->nr_frames);
-    if (kvp_ref_valid(pager, ref) && kvp_in_policy(&pager->frames[ref.frame])) {
-        kvp_policy_first(pager, ref.frame);
+    if (!kvp_ref_valid(pager, ref) || !kvp_in_policy(&pager->frames[ref.frame])
+        || pager->cold[ref.frame].first) {
+        return false;
     }
+    kvp_policy_first(pager, ref.frame);
+    pager->cold[ref.frame].cool = true;
+    const uint32_t twin = pager->frames[ref.frame].twin;
+    if (twin != KVP_NO_FRAME) {
+        pager->cold[twin].cool = true;
+    }
+    return true;
 }
 
-uint64_t kvp_coldest_us(
-    kvp_pager_t *pager, uint16_t tenant, enum kvp_tier tier, uint32_t len)
+void kvp_warm(kvp_pager_t *pager, struct kvp_ref ref, uint64_t last_use_us)
+{
+    KV_ASSERT(last_use_us <= pager->now_us);
+    if (!kvp_ref_valid(pager, ref) || !kvp_in_policy(&pager->frames[ref.frame])) {
+        return; /* held, and so used later than that */
+    }
+    struct kvp_frame_cold *cold = &pager->cold[ref.frame];
+    if (cold->last_use_us < last_use_us) {
+        cold->last_use_us = last_use_us;
+    }
+    cold->cool = false;
+    kvp_policy_remove(pager, ref.frame);
+    kvp_policy_insert(pager, ref.frame, KVP_EVICT_AGED, cold->last_use_us);
+}
+
+uint64_t
+kvp_coldest_us(kvp_pager_t *pager, uint16_t tenant, enum kvp_tier tier, uint32_t len)
 {
     struct kvp_pool *pool = kvp_pool_fit(pager, tenant, tier, len);
 

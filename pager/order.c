@@ -17,7 +17,8 @@ void kvp_order_give(
 {
     struct kvp_frame_cold *cold = &p->cold[dst];
     const bool copies = kind_of[work] == KVP_ORDER_COPY;
-    struct kvp_order order = {.kind = kind_of[work], .dst = kvp_ref_of(p, dst), .len = len};
+    struct kvp_order order = {
+        .kind = kind_of[work], .dst = kvp_ref_of(p, dst), .len = len};
 
     KV_ASSERT(cold->work == KVP_WORK_NONE && work != KVP_WORK_NONE);
     KV_ASSERT(copies == (src != KVP_NO_FRAME));
@@ -113,14 +114,15 @@ static void work_done(
     KV_ASSERT(false && "known work");
 }
 
-kv_status_t kvp_order_done(
-    kvp_pager_t *pager, uint64_t id, kv_status_t status, uint64_t computed)
+kv_status_t
+kvp_order_done(kvp_pager_t *pager, uint64_t id, kv_status_t status, uint64_t computed)
 {
     struct kvp_pager *p = pager;
     const uint32_t i = (uint32_t)id;
 
     if (i >= p->nr_frames || p->cold[i].work == KVP_WORK_NONE
-        || (p->cold[i].order_gen != id >> 32 && !KV_PLANTED(KV_PLANT_LATE_COMPLETION))) {
+        || (p->cold[i].order_gen != id >> 32
+            && !KV_PLANTED(KV_PLANT_LATE_COMPLETION))) {
         p->metrics.stale_orders++;
         return KV_ERR_STALE;
     }

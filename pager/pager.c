@@ -49,8 +49,7 @@ uint32_t kvp_copy_len(const kvp_pager_t *pager, uint16_t variant, uint32_t n_tok
 
 /* ------------------------------------------------------------------ looking in */
 
-static void
-info_of(const struct kvp_pager *p, uint32_t i, struct kvp_info *info)
+static void info_of(const struct kvp_pager *p, uint32_t i, struct kvp_info *info)
 {
     const struct kvp_frame *f = &p->frames[i];
     const struct kvp_frame_cold *cold = &p->cold[i];
@@ -73,6 +72,7 @@ info_of(const struct kvp_pager *p, uint32_t i, struct kvp_info *info)
         .tail = (f->flags & KVP_F_TAIL) != 0,
         .prev = cold->prev,
         .spilled = (f->flags & KVP_F_SPILLED) != 0,
+        .cool = cold->cool,
         .failed = (f->flags & KVP_F_FAILED) != 0,
         .pool = f->pool,
         .pool_frame = i - pool->base,
@@ -88,7 +88,8 @@ info_of(const struct kvp_pager *p, uint32_t i, struct kvp_info *info)
     }
 }
 
-kv_status_t kvp_info(const kvp_pager_t *pager, struct kvp_ref ref, struct kvp_info *info)
+kv_status_t
+kvp_info(const kvp_pager_t *pager, struct kvp_ref ref, struct kvp_info *info)
 {
     KV_ASSERT(info != NULL);
     if (!kvp_ref_valid(pager, ref)) {
@@ -123,13 +124,15 @@ static kv_status_t check_pools(const struct kvp_config *c, struct kv_detail *det
     uint64_t nr_frames = 0;
 
     if (c->nr_pools == 0 || c->nr_pools > KVP_POOLS_MAX) {
-        return kv_fail(detail, KV_ERR_CONFIG, "pager.pools", KVP_POOLS_MAX, c->nr_pools);
+        return kv_fail(
+            detail, KV_ERR_CONFIG, "pager.pools", KVP_POOLS_MAX, c->nr_pools);
     }
     for (uint32_t i = 0; i < c->nr_pools; i++) {
         const struct kvp_pool_config *pool = &c->pools[i];
         if ((unsigned)pool->tier >= KVP_NR_TIERS) {
             return kv_fail(
-                detail, KV_ERR_CONFIG, "pager.pools.tier", KVP_NR_TIERS - 1, pool->tier);
+                detail, KV_ERR_CONFIG, "pager.pools.tier", KVP_NR_TIERS - 1,
+                pool->tier);
         }
         if (pool->frame_bytes == 0 || pool->frame_bytes % KVP_ALIGN != 0) {
             return kv_fail(
@@ -155,8 +158,7 @@ static kv_status_t check_pools(const struct kvp_config *c, struct kv_detail *det
 }
 
 /* Largest frame of that domain and tier; 0 without pools. */
-static uint32_t
-largest(const struct kvp_config *c, uint32_t domain, enum kvp_tier tier)
+static uint32_t largest(const struct kvp_config *c, uint32_t domain, enum kvp_tier tier)
 {
     uint32_t bytes = 0;
 
@@ -219,7 +221,8 @@ static kv_status_t check_variants(const struct kvp_config *c, struct kv_detail *
         }
         if (v->page_bytes > most) {
             return kv_fail(
-                detail, KV_ERR_CONFIG, "pager.variants.page_bytes", most, v->page_bytes);
+                detail, KV_ERR_CONFIG, "pager.variants.page_bytes", most,
+                v->page_bytes);
         }
         for (uint32_t j = 0; j < i; j++) {
             if (c->variants[j].layout == v->layout && c->variants[j].group == v->group

@@ -1,6 +1,6 @@
 /* The pager: which copy lies in which frame, who holds it, and what leaves when room is
- * short. It decides about frames and never touches a byte: bytes move by the orders that
- * it gives out.
+ * short. It decides about frames and never touches a byte: bytes move by the orders
+ * that it gives out.
  *
  *   node/core ──calls──► pager ──► kvp_out: copy, zero and digest orders, listings,
  *                                  switch notices
@@ -11,9 +11,9 @@
  * Ownership: all memory is taken in kvp_create(). A kvp_ref is a name, not a reference;
  *   references are what acquire, sequences and fills hold.
  * Time: kvp_now() sets the clock of the calls that follow; it never goes back.
- * Errors: a typed status; out-arguments are written only on success. A call with several
- *   pages does all or nothing unless it has one status a page.
- *   AGAIN      no frame at this moment (all referenced, or the 1/8 rule); nothing changed
+ * Errors: a typed status; out-arguments are written only on success. A call with
+ *   several pages does all or nothing unless it has one status a page.
+ *   AGAIN      no frame at this moment (all in use, or the 1/8 rule); nothing changed
  *   TOO_LARGE  more than the tenant's pools of that tier will ever hold
  *   QUOTA      the tenant's ceiling in that tier, and nothing of its own can leave
  *   STALE      a handle whose generation moved on
@@ -30,12 +30,13 @@
 enum kvp_tier { KVP_DEVICE = 0, KVP_HOST = 1, KVP_NR_TIERS };
 
 enum {
-    KVP_ALIGN = 256,          /* of a copy in its arena, and of frame_bytes */
+    KVP_ALIGN = 256, /* of a copy in its arena, and of frame_bytes */
     KVP_POOLS_MAX = 32,
     KVP_TENANTS_MAX = 64,
     KVP_VARIANTS_MAX = 256,
     KVP_LIMBO_DIVISOR = 8,    /* the 1/8 rule */
     KVP_LIMBO_MIN = 8,        /* … never under 8 frames */
+    KVP_FREE_TARGET_MIN = 16, /* frames kept free, in a pool of 128 or more */
     KVP_SEQ_LEAF_PAGES = 256, /* pages of one second-level table */
     KVP_SEQ_LEAVES_MAX = 256, /* … so a sequence has at most 65,536 pages */
     KVP_PEERS_MAX = 1024,     /* a `peer` is below: a place in the view, not an id */
@@ -64,7 +65,7 @@ struct kvp_variant_config {
     uint16_t group;
     uint16_t shard;
     uint32_t page_tokens;
-    uint32_t page_bytes; /* of a full page; a tail's are in proportion, see kvp_copy_len */
+    uint32_t page_bytes; /* of a full page; of a tail, see kvp_copy_len */
 };
 
 enum kvp_verify { KVP_VERIFY_OFF, KVP_VERIFY_SAMPLE, KVP_VERIFY_ALWAYS };
@@ -78,12 +79,14 @@ struct kvp_config {
     uint32_t nr_variants;
     const struct kvp_evict_ops *evict; /* kvp_evict_lru */
     enum kvp_verify verify_local;
-    uint32_t verify_sample;      /* one acquire in so many; > 0 for SAMPLE */
-    uint32_t nr_sequences;       /* at once */
-    uint32_t nr_leaves;          /* second-level tables of all sequences */
-    uint32_t nr_retired;         /* references that wait for an engine's confirm */
-    uint32_t free_target_divisor; /* kvp_pressure aims at nr_frames / this free; 0: none */
-    uint64_t seed;               /* of the verification sample */
+    uint32_t verify_sample;       /* one acquire in so many; > 0 for SAMPLE */
+    uint32_t nr_sequences;        /* at once */
+    uint32_t nr_leaves;           /* second-level tables of all sequences */
+    uint32_t nr_retired;          /* references that wait for an engine's confirm */
+    /* kvp_pressure aims at nr_frames / this free, at KVP_FREE_TARGET_MIN at least;
+     * 0: at none. */
+    uint32_t free_target_divisor;
+    uint64_t seed;                /* of the verification sample */
 };
 
 /* ------------------------------------------------------------------ what comes out */
@@ -167,21 +170,23 @@ struct kvp_info {
     uint16_t tenant, variant;
     uint32_t n_tokens, len;
     uint64_t digest;
-    uint64_t hold;        /* 0 when it is not listed */
+    uint64_t hold; /* 0 when it is not listed */
     uint64_t last_use_us;
     kv_key_t segment;
     uint32_t index;
     bool tail;
     kv_key_t prev;
-    bool spilled;         /* came by spill */
-    bool failed;          /* FILLING, and a ZERO or COPY into it failed: end it */
-    uint32_t pool;        /* and where its bytes lie: */
-    uint32_t pool_frame;  /* frame number inside the pool */
+    bool spilled;        /* came by spill */
+    bool cool;           /* a peer has read it, and nobody here has used it since */
+    bool failed;         /* FILLING, and a ZERO or COPY into it failed: end it */
+    uint32_t pool;       /* and where its bytes lie: */
+    uint32_t pool_frame; /* frame number inside the pool */
     uint32_t refs, pins, grants, ios, fences;
     uint32_t twin;
 };
 /* STALE when gen has moved on. */
-kv_status_t kvp_info(const kvp_pager_t *pager, struct kvp_ref ref, struct kvp_info *info);
+kv_status_t
+kvp_info(const kvp_pager_t *pager, struct kvp_ref ref, struct kvp_info *info);
 
 /* Looks the pages up without taking anything. refs[i].frame is KVP_NO_FRAME for a miss.
  * Prefers the device's copy. Returns how many were found. */
@@ -217,8 +222,8 @@ void kvp_unpin(kvp_pager_t *pager, struct kvp_ref ref);
 /* Takes the copy out of the index at once, in all tiers; frames follow when their last
  * holder ends. What is arriving under this name will end as a MISS. MISS when it was
  * not there; a page that is still SEALING is not there yet. */
-kv_status_t kvp_drop(
-    kvp_pager_t *pager, uint16_t tenant, uint16_t variant, const kv_key_t *key);
+kv_status_t
+kvp_drop(kvp_pager_t *pager, uint16_t tenant, uint16_t variant, const kv_key_t *key);
 
 /* ------------------------------------------------------------------ filling */
 
@@ -236,9 +241,9 @@ kv_status_t kvp_fill_begin(
     kvp_pager_t *pager, uint16_t tenant, uint16_t variant, enum kvp_tier tier,
     uint32_t n_tokens, struct kvp_ref *ref_p);
 /* SEALING: a digest order is out, `sealed` will tell. EXISTS (in any tier): *existing_p
- * has one reference for the caller, the fill has ended and its frame is free. AGAIN: not
- * kvp_writable() yet. IO: it never will be, abort it. A copy that is being re-checked is
- * no EXISTS; the new one takes its place. */
+ * has one reference for the caller, the fill has ended and its frame is free. AGAIN:
+ * not kvp_writable() yet. IO: it never will be, abort it. A copy that is being
+ * re-checked is no EXISTS; the new one takes its place. */
 kv_status_t kvp_fill_seal(
     kvp_pager_t *pager, struct kvp_ref ref, const kv_key_t *key,
     const struct kvp_place *place, struct kvp_ref *existing_p);
@@ -259,28 +264,30 @@ kv_status_t kvp_seq_open(
     kvp_pager_t *pager, uint16_t tenant, uint16_t variant, struct kvp_seq_id *seq_p);
 /* Appends sealed full pages (then at most one tail) that the caller holds references
  * on; the sequence owns those references from now on. The sequence must end on a page
- * boundary. AGAIN while one of them is being re-checked. The frames may lie in any tier:
- * an engine whose kernels read the device alone fetches them there first. */
+ * boundary. AGAIN while one of them is being re-checked. The frames may lie in any
+ * tier: an engine whose kernels read the device alone fetches them there first. */
 kv_status_t kvp_seq_adopt(
     kvp_pager_t *pager, struct kvp_seq_id seq, const struct kvp_ref *refs, uint32_t n);
 /* Room for n_tokens more: new FILLING frames on the device (in host memory, if the
  * tenant's domain has no device pools), all or nothing. Appending
  * behind a sealed tail, or into a page that fork or truncate left shared, gives a new
- * frame and a COPY order of what is in it; the old reference is retired until confirm. */
+ * frame and a COPY order of what is in it; the old reference is retired until
+ * confirm. */
 kv_status_t
 kvp_seq_append(kvp_pager_t *pager, struct kvp_seq_id seq, uint32_t n_tokens);
-/* Page `page` is complete (or, if it is the last, a tail). SEALING, or EXISTS: the table
- * now has the existing copy (see `switched`), the own frame is retired until confirm.
- * EXISTS needs a copy in the table's own tier; one in the other becomes a twin. AGAIN
- * and IO as kvp_fill_seal; AGAIN also when nothing more can be retired. If a copy wins
- * only later and nothing can be retired then, the sequence keeps its page unlisted. */
+/* Page `page` is complete (or, if it is the last, a tail). SEALING, or EXISTS: the
+ * table now has the existing copy (see `switched`), the own frame is retired until
+ * confirm. EXISTS needs a copy in the table's own tier; one in the other becomes a
+ * twin. AGAIN and IO as kvp_fill_seal; AGAIN also when nothing more can be retired. If
+ * a copy wins only later and nothing can be retired then, the sequence keeps its page
+ * unlisted. */
 kv_status_t kvp_seq_seal(
     kvp_pager_t *pager, struct kvp_seq_id seq, uint32_t page, const kv_key_t *key,
     const struct kvp_place *place);
-/* A second sequence with the same content: sealed and sealing pages are shared, the page
- * being filled is copied (COPY order). All or nothing. */
-kv_status_t kvp_seq_fork(
-    kvp_pager_t *pager, struct kvp_seq_id seq, struct kvp_seq_id *child_p);
+/* A second sequence with the same content: sealed and sealing pages are shared, the
+ * page being filled is copied (COPY order). All or nothing. */
+kv_status_t
+kvp_seq_fork(kvp_pager_t *pager, struct kvp_seq_id seq, struct kvp_seq_id *child_p);
 /* Keeps the first n_tokens. Pages that fall off are retired until confirm. */
 kv_status_t
 kvp_seq_truncate(kvp_pager_t *pager, struct kvp_seq_id seq, uint32_t n_tokens);
@@ -300,7 +307,7 @@ struct kvp_seq_info {
     uint16_t tenant, variant;
     uint32_t nr_pages;
     uint32_t n_tokens;
-    uint64_t version;   /* of the table; grows with every change of a frame in it */
+    uint64_t version; /* of the table; grows with every change of a frame in it */
     uint32_t nr_retired;
     bool ending;
 };
@@ -319,20 +326,21 @@ struct kvp_arrival {
     kv_key_t key;
     uint32_t n_tokens;
     struct kvp_place place;
-    uint32_t peer;       /* whose spill this is (< KVP_PEERS_MAX), or KVP_OWN */
-    bool may_drop;       /* drop the coldest copy when no frame is free */
-    bool by_age;         /* … but only one that was last used before last_use_us */
+    uint32_t peer;        /* whose spill this is (< KVP_PEERS_MAX), or KVP_OWN */
+    bool may_drop;        /* drop the coldest copy when no frame is free */
+    bool keep_reserve;    /* leave half the free target to those that cannot wait */
+    bool by_age;          /* … but only one that was last used before last_use_us */
     uint64_t last_use_us; /* of the copy at its owner, on our clock */
 };
-/* FREE → ARRIVING, with one io for the mover. EXISTS: *ref_p names the frame of that tier
- * that is sealed or arriving already. AGAIN: no frame or the 1/8 rule. */
+/* FREE → ARRIVING, with one io for the mover. EXISTS: *ref_p names the frame of that
+ * tier that is sealed or arriving already. AGAIN: no frame or the 1/8 rule. */
 kv_status_t kvp_arrive_begin(
     kvp_pager_t *pager, const struct kvp_arrival *arrival, struct kvp_ref *ref_p);
 
 enum kvp_arrive_how {
-    KVP_ARRIVE_USED,  /* somebody waits for it: one reference goes to the caller */
-    KVP_ARRIVE_AGED,  /* a spill: takes its place by last_use_us, marked spilled */
-    KVP_ARRIVE_TWIN,  /* a demotion: takes its place by last_use_us */
+    KVP_ARRIVE_USED, /* somebody waits for it: one reference goes to the caller */
+    KVP_ARRIVE_AGED, /* a spill: takes its place by last_use_us, marked spilled */
+    KVP_ARRIVE_TWIN, /* a demotion: takes its place by last_use_us */
 };
 /* The mover is done (the io ends). OK with equal digests → SEALED; equal copy sealed
  * here meanwhile: EXISTS, and *ref_p names it (with the reference, if USED). Anything
@@ -344,17 +352,17 @@ kv_status_t kvp_arrive_done(
 /* The bytes come from another tier of this node (a promotion): a COPY order from `src`,
  * SEALED or LEAVING, to `ref`, ARRIVING. When it ends `copied` tells the digest of what
  * landed, and the caller goes on with kvp_arrive_done. STALE when src is not readable.
- * The order has an io of its own on both frames: `copied` comes also for an arrival that
- * was abandoned, whose kvp_io_end() may come before or after. */
-kv_status_t
-kvp_arrive_copy(kvp_pager_t *pager, struct kvp_ref ref, struct kvp_ref src);
+ * The order has an io of its own on both frames: `copied` comes also for an arrival
+ * that was abandoned, whose kvp_io_end() may come before or after. */
+kv_status_t kvp_arrive_copy(kvp_pager_t *pager, struct kvp_ref ref, struct kvp_ref src);
 /* The operation is given up while its mover may still write: → QUARANTINE, the io stays
  * until kvp_io_end(). */
 void kvp_arrive_abandon(kvp_pager_t *pager, struct kvp_ref ref);
 
 /* ------------------------------------------------------------------ leaving */
 
-/* How many frames of `pool` should leave now: up to the free target and the 1/8 rule. */
+/* How many frames of `pool` should leave now: up to the free target and the 1/8
+ * rule. */
 uint32_t kvp_pressure(const kvp_pager_t *pager, uint32_t pool);
 /* The pool's next victim: SEALED → LEAVING. Copies that another tier holds too are
  * dropped on the way, as long as kvp_pressure() asks for more; *dropped_p (always set)
@@ -370,25 +378,30 @@ kv_status_t kvp_leave_done(kvp_pager_t *pager, struct kvp_ref ref, uint32_t toke
 kv_status_t kvp_leave_cancel(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token);
 /* A demotion: COPY order from the leaving frame to a new ARRIVING frame of `tier`, then
  * verified against its digest, sealed as its twin, and the leaving frame freed; all
- * inside the pager. It takes room only from copies last used before it. EXISTS: that
- * tier has it, the leaving frame is freed already. AGAIN as kvp_arrive_begin. Wanted
- * again meanwhile: both stay. A COPY that fails costs the copy, if it still leaves. */
+ * inside the pager. With may_drop it takes room from copies last used before it.
+ * EXISTS: that tier has it, the leaving frame is freed already. AGAIN as
+ * kvp_arrive_begin. Wanted again meanwhile: both stay. A COPY that fails costs the
+ * copy, if it still leaves. */
 kv_status_t kvp_demote(
-    kvp_pager_t *pager, struct kvp_ref ref, uint32_t token, enum kvp_tier tier);
-/* A peer has it now: first to go here. */
-void kvp_cool(kvp_pager_t *pager, struct kvp_ref ref);
+    kvp_pager_t *pager, struct kvp_ref ref, uint32_t token, enum kvp_tier tier,
+    bool may_drop);
+/* A peer has it now: first to go here. True when that changed its place. */
+bool kvp_cool(kvp_pager_t *pager, struct kvp_ref ref);
+/* A peer relies on it now: it takes its place as if last used at last_use_us, unless it
+ * was used later. */
+void kvp_warm(kvp_pager_t *pager, struct kvp_ref ref, uint64_t last_use_us);
 /* Last use of the coldest evictable copy of that tier for `tenant`'s domain and a frame
  * of len bytes (of the tenant's own at its ceiling); UINT64_MAX when none. 0 when a
  * frame is free, or that copy is wanted least anyway. */
-uint64_t kvp_coldest_us(
-    kvp_pager_t *pager, uint16_t tenant, enum kvp_tier tier, uint32_t len);
+uint64_t
+kvp_coldest_us(kvp_pager_t *pager, uint16_t tenant, enum kvp_tier tier, uint32_t len);
 
 /* ------------------------------------------------------------------ others' hands */
 
 /* A peer may read the frame one-sidedly / may no longer, proved. STALE unless it is to
- * be found (SEALED, or LEAVING, which goes on). AGAIN: the 1/8 rule for that peer or for
- * all. A granted frame counts even while references keep it too, because nobody could
- * refuse it once they end; a peer's share counts its grants and its arrivals. */
+ * be found (SEALED, or LEAVING, which goes on). AGAIN: the 1/8 rule for that peer or
+ * for all. A granted frame counts even while references keep it too, because nobody
+ * could refuse it once they end; a peer's share counts its grants and its arrivals. */
 kv_status_t kvp_grant(kvp_pager_t *pager, struct kvp_ref ref, uint32_t peer);
 void kvp_ungrant(kvp_pager_t *pager, struct kvp_ref ref, uint32_t peer);
 /* A transport sends or receives these bytes. Begin: STALE unless SEALED or LEAVING. */
@@ -399,15 +412,15 @@ void kvp_fence_end(kvp_pager_t *pager, struct kvp_ref ref);
 
 /* An order has ended. `computed` is the digest of DIGEST's bytes, or of what COPY
  * landed. KV_ERR_STALE for an id that is not out (counted, ignored). */
-kv_status_t kvp_order_done(
-    kvp_pager_t *pager, uint64_t id, kv_status_t status, uint64_t computed);
+kv_status_t
+kvp_order_done(kvp_pager_t *pager, uint64_t id, kv_status_t status, uint64_t computed);
 
 /* ------------------------------------------------------------------ looking in */
 
 struct kvp_pool_stats {
     uint32_t nr_frames;
     uint32_t in_state[KVP_NR_STATES];
-    uint32_t limbo;       /* leaving, arriving, quarantine, kept only by grants */
+    uint32_t limbo; /* leaving, arriving, quarantine, kept only by grants */
     uint32_t limbo_max;
 };
 void kvp_pool_stats(
@@ -419,8 +432,10 @@ void kvp_frame_at(const kvp_pager_t *pager, uint32_t frame, struct kvp_info *inf
 uint64_t kvp_orders_out(const kvp_pager_t *pager);
 
 #define KVP_METRICS(X)                                                                 \
-    X(COUNTER, hits_device, "kvrail_pager_hits_device_total", "pages acquired on the device") \
-    X(COUNTER, hits_host, "kvrail_pager_hits_host_total", "pages acquired in host memory") \
+    X(COUNTER, hits_device, "kvrail_pager_hits_device_total",                          \
+      "pages acquired on the device")                                                  \
+    X(COUNTER, hits_host, "kvrail_pager_hits_host_total",                              \
+      "pages acquired in host memory")                                                 \
     X(COUNTER, misses, "kvrail_pager_misses_total", "pages looked for and not here")   \
     X(COUNTER, sealed, "kvrail_pager_sealed_total", "copies sealed")                   \
     X(COUNTER, dedup, "kvrail_pager_dedup_total", "seals that found an equal copy")    \
@@ -429,11 +444,12 @@ uint64_t kvp_orders_out(const kvp_pager_t *pager);
     X(COUNTER, wanted_again, "kvrail_pager_wanted_again_total", "evictions cancelled") \
     X(COUNTER, verified, "kvrail_pager_verified_total", "re-checks that passed")       \
     X(COUNTER, verify_failed, "kvrail_pager_verify_failed_total",                      \
-      "copies dropped because their bytes had changed")                               \
+      "copies dropped because their bytes had changed")                                \
     X(COUNTER, zeroed, "kvrail_pager_zeroed_total", "frames zeroed between tenants")   \
     X(COUNTER, again, "kvrail_pager_again_total", "calls that found no room")          \
     X(COUNTER, quota, "kvrail_pager_quota_total", "calls that met a ceiling")          \
-    X(COUNTER, stale_orders, "kvrail_pager_stale_orders_total", "orders that ended twice")
+    X(COUNTER, stale_orders, "kvrail_pager_stale_orders_total",                        \
+      "orders that ended twice")
 
 struct kvp_metrics {
 #define X(kind, field, name, help) uint64_t field;

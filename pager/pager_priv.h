@@ -22,10 +22,12 @@
 #define KVP_NO_SEQ UINT32_MAX
 #define KVP_NO_LEAF UINT32_MAX
 #define KVP_NO_RETIRED UINT32_MAX
-#define KVP_BYTES_NOBODYS UINT16_MAX        /* as the system gave it: zero */
-#define KVP_BYTES_MIXED (UINT16_MAX - 1)    /* of more than one tenant */
+#define KVP_BYTES_NOBODYS UINT16_MAX     /* as the system gave it: zero */
+#define KVP_BYTES_MIXED (UINT16_MAX - 1) /* of more than one tenant */
 
-enum { KVP_BATCH = 64 }; /* pages probed together; what fits the line-fill buffers' queue */
+enum {
+    KVP_BATCH = 64
+}; /* pages probed together; what fits the line-fill buffers' queue */
 
 /* What the one order into a frame is for. */
 enum kvp_work {
@@ -61,6 +63,7 @@ struct kvp_frame_cold {
     uint16_t bytes_of;   /* tenant whose bytes lie here, also when it is FREE */
     uint8_t work;        /* enum kvp_work: the order that is out */
     bool first;          /* in the policy's FIRST lane */
+    bool cool;           /* a peer has read it, and nobody here has used it since */
 };
 
 /* What a frame counts as. */
@@ -273,6 +276,8 @@ kv_status_t kvp_room(
     struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, uint32_t len, uint32_t n,
     struct kvp_pool **pool_p);
 /* One frame for an arrival, by its rules about dropping. */
+/* Free frames that kvp_pressure() aims at. */
+uint32_t kvp_free_target(const struct kvp_pager *p, const struct kvp_pool *pool);
 kv_status_t kvp_room_arrival(
     struct kvp_pager *p, const struct kvp_arrival *arrival, uint32_t len,
     struct kvp_pool **pool_p);
@@ -288,13 +293,12 @@ uint64_t kvp_victim_age(const struct kvp_pager *p, uint32_t i);
 bool kvp_limbo_room(const struct kvp_pool *pool, uint32_t peer);
 
 /* How many frames too many n more would be. */
-uint32_t
-kvp_quota_over(const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, uint32_t n);
+uint32_t kvp_quota_over(
+    const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, uint32_t n);
 /* Could n frames ever be within the ceiling? */
 bool kvp_quota_ever(
     const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, uint32_t n);
-uint32_t
-kvp_quota_idle(const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier);
+uint32_t kvp_quota_idle(const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier);
 /* The tenant's own next victim in that tier, in `pool` if it has any there. */
 uint32_t kvp_quota_victim(
     struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, struct kvp_pool *pool);
@@ -330,7 +334,7 @@ void kvp_order_give(
  * of len bytes. */
 void kvp_prepare(struct kvp_pager *p, uint32_t i, uint32_t src, uint32_t len);
 
-/* ------------------------------------------------------------------ the callers' ends */
+/* ------------------------------------------------------------------ callers' ends */
 
 /* fill.c */
 void kvp_seal_begin(
@@ -349,8 +353,8 @@ void kvp_demote_done(
     struct kvp_pager *p, uint32_t dst, uint32_t src, kv_status_t status,
     uint64_t computed);
 /* arrive.c */
-kv_status_t kvp_arrive_start(
-    struct kvp_pager *p, const struct kvp_arrival *arrival, uint32_t *i_p);
+kv_status_t
+kvp_arrive_start(struct kvp_pager *p, const struct kvp_arrival *arrival, uint32_t *i_p);
 /* ARRIVING → QUARANTINE. */
 void kvp_arrive_fail(struct kvp_pager *p, uint32_t i);
 /* ARRIVING → SEALED, published, in its place. */
@@ -358,10 +362,13 @@ void kvp_arrive_seal(
     struct kvp_pager *p, uint32_t i, uint64_t digest, enum kvp_arrive_how how);
 
 /* sequence.c */
-bool kvp_seq_find(const struct kvp_pager *p, struct kvp_seq_id id, struct kvp_seq **seq_p);
+bool kvp_seq_find(
+    const struct kvp_pager *p, struct kvp_seq_id id, struct kvp_seq **seq_p);
 struct kvp_seq_id kvp_seq_id_of(const struct kvp_pager *p, const struct kvp_seq *seq);
-uint32_t kvp_seq_get(const struct kvp_pager *p, const struct kvp_seq *seq, uint32_t page);
-void kvp_seq_put(struct kvp_pager *p, struct kvp_seq *seq, uint32_t page, uint32_t frame);
+uint32_t
+kvp_seq_get(const struct kvp_pager *p, const struct kvp_seq *seq, uint32_t page);
+void kvp_seq_put(
+    struct kvp_pager *p, struct kvp_seq *seq, uint32_t page, uint32_t frame);
 /* Leaves for nr_pages in all; false: none left, nothing changed. */
 bool kvp_seq_reach(struct kvp_pager *p, struct kvp_seq *seq, uint32_t nr_pages);
 void kvp_seq_shrink(struct kvp_pager *p, struct kvp_seq *seq, uint32_t nr_pages);

@@ -7,7 +7,8 @@
  * last, so a move between tiers withdraws nothing. */
 #include "pager/pager_priv.h"
 
-static struct kvp_index_salt salt_of(const struct kvp_pager *p, const struct kvp_frame *f)
+static struct kvp_index_salt
+salt_of(const struct kvp_pager *p, const struct kvp_frame *f)
 {
     return kvp_index_salt(p->salt, f->tenant, f->variant);
 }
@@ -162,7 +163,9 @@ static void part(struct kvp_pager *p, uint32_t i)
     }
     if (kvp_in_policy(g)) {
         kvp_policy_remove(p, twin);
-        kvp_policy_insert(p, twin, KVP_EVICT_AGED, p->cold[twin].last_use_us);
+        kvp_policy_insert(
+            p, twin, p->cold[twin].cool ? KVP_EVICT_FIRST : KVP_EVICT_AGED,
+            p->cold[twin].last_use_us);
     }
 }
 
@@ -185,8 +188,7 @@ void kvp_unpublish(struct kvp_pager *p, uint32_t i, bool evicted)
             kvp_ghost_add(&p->ghost, ghost_hash(&salt, &f->key));
         }
         kvp_copy_name(p, i, &copy);
-        p->out.unlisted(
-            p->out.arg, &copy, &p->cold[i].segment, p->cold[i].hold);
+        p->out.unlisted(p->out.arg, &copy, &p->cold[i].segment, p->cold[i].hold);
     }
     f->flags &= (uint8_t)~KVP_F_INDEXED;
     p->cold[i].hold = 0;
@@ -208,6 +210,7 @@ void kvp_wanted_again(struct kvp_pager *p, uint32_t i)
 {
     KV_ASSERT(p->frames[i].state == KVP_LEAVING);
     kvp_frame_move(p, i, KVP_SEALED);
+    p->cold[i].cool = false;
     kvp_policy_insert(p, i, KVP_EVICT_HOT, p->now_us);
     p->metrics.wanted_again++;
     KV_ASSERT(kvp_in_policy(&p->frames[i]));
@@ -230,5 +233,5 @@ enum kv_miss kvp_miss_reason(
     KV_ASSERT(tenant < pager->config.nr_tenants);
     KV_ASSERT(variant < pager->config.nr_variants);
     return kvp_ghost_has(&pager->ghost, ghost_hash(&salt, key)) ? KV_MISS_EVICTED
-                                                               : KV_MISS_NOT_FOUND;
+                                                                : KV_MISS_NOT_FOUND;
 }

@@ -2,7 +2,8 @@
  * counts, so what arrives, leaves or waits in QUARANTINE is paid for too. */
 #include "pager/pager_priv.h"
 
-static uint32_t ceiling_of(const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier)
+static uint32_t
+ceiling_of(const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier)
 {
     KV_ASSERT(tenant < p->config.nr_tenants);
     KV_ASSERT(tier < KVP_NR_TIERS);
@@ -16,8 +17,8 @@ bool kvp_quota_ever(
     return n <= ceiling_of(p, tenant, tier);
 }
 
-uint32_t
-kvp_quota_over(const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, uint32_t n)
+uint32_t kvp_quota_over(
+    const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, uint32_t n)
 {
     const uint64_t want = (uint64_t)p->used[tenant][tier] + n;
     const uint32_t ceiling = ceiling_of(p, tenant, tier);
@@ -26,8 +27,7 @@ kvp_quota_over(const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, u
     return want > ceiling ? (uint32_t)(want - ceiling) : 0;
 }
 
-uint32_t
-kvp_quota_idle(const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier)
+uint32_t kvp_quota_idle(const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier)
 {
     const struct kvp_shelf *shelf = &p->shelves[tenant][tier];
     uint32_t nr = 0;

@@ -3,9 +3,10 @@
  * way before the first is looked at, and then all frame lines. */
 #include "pager/pager_priv.h"
 
-/* Finds up to KVP_BATCH pages: four short loops, each with independent steps, so that the
- * processor has as many misses under way as it can. (One loop that works some pages
- * behind its prefetches was a quarter slower: the walk's branches wait for each slot.) */
+/* Finds up to KVP_BATCH pages: four short loops, each with independent steps, so that
+ * the processor has as many misses under way as it can. (One loop that works some pages
+ * behind its prefetches was a quarter slower: the walk's branches wait for each
+ * slot.) */
 static inline void probe(
     const struct kvp_pager *p, const struct kvp_index_salt *salt, const kv_key_t *keys,
     uint32_t n, uint32_t *frames)
@@ -259,8 +260,8 @@ void kvp_unpin(kvp_pager_t *pager, struct kvp_ref ref)
     kvp_settle_used(pager, ref.frame);
 }
 
-kv_status_t kvp_drop(
-    kvp_pager_t *pager, uint16_t tenant, uint16_t variant, const kv_key_t *key)
+kv_status_t
+kvp_drop(kvp_pager_t *pager, uint16_t tenant, uint16_t variant, const kv_key_t *key)
 {
     struct kvp_pager *p = pager;
     const struct kvp_index_salt salt = kvp_index_salt(p->salt, tenant, variant);

@@ -4,7 +4,8 @@
 
 /* ------------------------------------------------------------------ tables */
 
-bool kvp_seq_find(const struct kvp_pager *p, struct kvp_seq_id id, struct kvp_seq **seq_p)
+bool kvp_seq_find(
+    const struct kvp_pager *p, struct kvp_seq_id id, struct kvp_seq **seq_p)
 {
     if (id.index >= p->config.nr_sequences) {
         return false;
@@ -23,7 +24,8 @@ struct kvp_seq_id kvp_seq_id_of(const struct kvp_pager *p, const struct kvp_seq 
     return (struct kvp_seq_id){.index = (uint32_t)(seq - p->seqs), .gen = seq->gen};
 }
 
-uint32_t kvp_seq_get(const struct kvp_pager *p, const struct kvp_seq *seq, uint32_t page)
+uint32_t
+kvp_seq_get(const struct kvp_pager *p, const struct kvp_seq *seq, uint32_t page)
 {
     KV_ASSERT(page < seq->nr_pages);
     const uint32_t leaf = seq->leaves[page / KVP_SEQ_LEAF_PAGES];
@@ -32,7 +34,8 @@ uint32_t kvp_seq_get(const struct kvp_pager *p, const struct kvp_seq *seq, uint3
     return frame;
 }
 
-void kvp_seq_put(struct kvp_pager *p, struct kvp_seq *seq, uint32_t page, uint32_t frame)
+void kvp_seq_put(
+    struct kvp_pager *p, struct kvp_seq *seq, uint32_t page, uint32_t frame)
 {
     const uint32_t leaf = seq->leaves[page / KVP_SEQ_LEAF_PAGES];
 
@@ -80,13 +83,13 @@ enum kvp_tier kvp_seq_tier(const struct kvp_pager *p, uint16_t tenant)
 
 /* ------------------------------------------------------------------ retired */
 
-void kvp_retire(struct kvp_pager *p, struct kvp_seq *seq, uint32_t frame, uint64_t version)
+void kvp_retire(
+    struct kvp_pager *p, struct kvp_seq *seq, uint32_t frame, uint64_t version)
 {
     const uint32_t r = p->retired_free;
 
     KV_ASSERT(r != KVP_NO_RETIRED && p->nr_retired_free > 0);
-    KV_ASSERT(
-        seq->nr_retired == 0 || p->retired[seq->retired_tail].version <= version);
+    KV_ASSERT(seq->nr_retired == 0 || p->retired[seq->retired_tail].version <= version);
     p->retired_free = p->retired[r].next;
     p->nr_retired_free--;
     p->retired[r] = (struct kvp_retired){
@@ -136,8 +139,7 @@ void kvp_seq_ref_end(struct kvp_pager *p, uint32_t frame)
     }
 }
 
-kv_status_t
-kvp_seq_confirm(kvp_pager_t *pager, struct kvp_seq_id id, uint64_t version)
+kv_status_t kvp_seq_confirm(kvp_pager_t *pager, struct kvp_seq_id id, uint64_t version)
 {
     struct kvp_seq *seq;
 
@@ -147,7 +149,8 @@ kvp_seq_confirm(kvp_pager_t *pager, struct kvp_seq_id id, uint64_t version)
     if (version > seq->version) {
         return KV_ERR_INVALID;
     }
-    while (seq->nr_retired > 0 && pager->retired[seq->retired_head].version <= version) {
+    while (seq->nr_retired > 0
+           && pager->retired[seq->retired_head].version <= version) {
         kvp_seq_ref_end(pager, unretire(pager, seq));
     }
     KV_ASSERT(KV_IMPLIES(version == seq->version, seq->nr_retired == 0));
@@ -236,8 +239,8 @@ kv_status_t kvp_seq_fenced(kvp_pager_t *pager, struct kvp_seq_id id)
     return KV_OK;
 }
 
-kv_status_t kvp_seq_info(
-    const kvp_pager_t *pager, struct kvp_seq_id id, struct kvp_seq_info *info)
+kv_status_t
+kvp_seq_info(const kvp_pager_t *pager, struct kvp_seq_id id, struct kvp_seq_info *info)
 {
     struct kvp_seq *seq;
 
@@ -323,8 +326,8 @@ static void fork_page(
         kvp_copy_len(p, seq->variant, behind < page_tokens ? behind : page_tokens));
 }
 
-kv_status_t kvp_seq_fork(
-    kvp_pager_t *pager, struct kvp_seq_id id, struct kvp_seq_id *child_p)
+kv_status_t
+kvp_seq_fork(kvp_pager_t *pager, struct kvp_seq_id id, struct kvp_seq_id *child_p)
 {
     struct kvp_pager *p = pager;
     struct kvp_pool *pool = NULL;

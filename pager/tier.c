@@ -104,8 +104,8 @@ kv_status_t kvp_room(
 }
 
 /* May this one go for the arrival? */
-static bool gives_way(
-    const struct kvp_pager *p, const struct kvp_arrival *arrival, uint32_t victim)
+static bool
+gives_way(const struct kvp_pager *p, const struct kvp_arrival *arrival, uint32_t victim)
 {
     KV_ASSERT(arrival->tenant < p->config.nr_tenants);
     if (victim == KVP_NO_FRAME || !arrival->may_drop) {
@@ -135,8 +135,10 @@ kv_status_t kvp_room_arrival(
             return refuse(p, KV_ERR_QUOTA);
         }
     }
-    const bool own_is_here = own != KVP_NO_FRAME && &p->pools[p->frames[own].pool] == pool;
-    if (pool->in_state[KVP_FREE] == 0 && !own_is_here) {
+    const bool own_is_here =
+        own != KVP_NO_FRAME && &p->pools[p->frames[own].pool] == pool;
+    const uint32_t reserve = arrival->keep_reserve ? kvp_free_target(p, pool) / 2 : 0;
+    if (pool->in_state[KVP_FREE] <= reserve && !own_is_here) {
         other = kvp_victim(p, pool, KVP_ANY_TENANT);
         if (!gives_way(p, arrival, other)) {
             return refuse(p, KV_ERR_AGAIN);

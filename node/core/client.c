@@ -420,6 +420,9 @@ void kvo_op_cancel(kvo_node_t *node, struct kvo_op_obj *op)
 
 void kvo_op_timer(kvo_node_t *node, struct kvo_op_obj *op)
 {
+    if (op->state == OP_OUT) {
+        return; /* movers still write to the client's buffers: they end it, and soon */
+    }
     op_finish(node, op, KV_ERR_DEADLINE);
 }
 

@@ -220,6 +220,7 @@ static void step_end(kvo_node_t *node)
         }
     }
     node->frames_freed = node->arrived = false;
+    kvo_spill_work(node, false);
     kvo_spill_flush(node);
     drain_events(node);
     kvo_publish_flush(node);
@@ -236,7 +237,7 @@ static void step_end(kvo_node_t *node)
 static void work(kvo_node_t *node)
 {
     kvo_sync_work(node);
-    kvo_spill_work(node);
+    kvo_spill_work(node, true);
     if (node->waiting.nr > 0) {
         kvo_items_work(node, true);
     }

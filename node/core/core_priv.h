@@ -40,6 +40,7 @@ enum {
     KVO_TARGETS_MAX = 2,     /* nodes that a spill is offered to */
     KVO_PINS_MAX = 65536,    /* pins of all clients */
     KVO_SYNC_SCAN = 4096,    /* frames looked at per tick and home while syncing */
+    KVO_SPILL_BATCH = 8,     /* so many are worth a message before the next tick */
     KVO_SPILL_BURST = 64,    /* copies made to leave in one step */
     KVO_PATIENCE_TICKS = 4,  /* a fetch waits so long for a frame before it drops one */
     KVO_STEP_ROUNDS = 64,    /* of step_end(): each must bring progress */
@@ -212,7 +213,8 @@ struct kvo_peer {
     uint32_t sync_cursor;
     uint32_t nr_syncs; /* begun on this link and those before */
     uint32_t listed;   /* own listed copies that it is a home of */
-    uint32_t owed;     /* of its entries: refused or forgotten by us since its sync */
+    uint32_t owed;     /* of its entries: denied or forgotten by us since its sync */
+    uint32_t owed_full; /* … and those that found the directory full */
     uint64_t out_pos;  /* our stream to it */
     uint64_t in_pos;   /* its stream to us */
     uint64_t ping_seq;
@@ -548,6 +550,7 @@ void kvo_link_pong(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg 
 void kvo_listed(kvo_node_t *node, const struct kv_msg_entry *entry);
 void kvo_unlisted(kvo_node_t *node, const struct kv_msg_entry *entry);
 void kvo_list_again(kvo_node_t *node, uint32_t peer, const struct kvp_info *info);
+void kvo_cooled(kvo_node_t *node, struct kvp_ref ref);
 void kvo_publish_flush(kvo_node_t *node);
 void kvo_sync_start(kvo_node_t *node, struct kvo_peer *peer);
 void kvo_sync_work(kvo_node_t *node);
@@ -624,7 +627,7 @@ void kvo_data_pause(kvo_node_t *node);
 void kvo_data_timer(kvo_node_t *node, struct kvo_data_op *data);
 
 /* ------------------------------------------------------------------ spill.c */
-void kvo_spill_work(kvo_node_t *node);
+void kvo_spill_work(kvo_node_t *node, bool tick);
 void kvo_spill_flush(kvo_node_t *node);
 void kvo_spill_asked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
 void kvo_spill_answered(

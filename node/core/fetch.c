@@ -329,6 +329,7 @@ bool kvo_fetch_start(
         .key = key->key,
         .n_tokens = key->n_tokens,
         .peer = KVP_OWN,
+        .keep_reserve = true,
         .last_use_us = node->now,
     };
     kvo_op_place(node, op, index, &item->arrival.place);

@@ -72,7 +72,7 @@ static void given_end(kvo_node_t *node, struct kvo_given *given, bool read)
         node, KVO_SAW_GRANT_ENDED, NULL, given->ref, given->peer,
         kvo_slots_id(&node->givens, given));
     if (read && !given->spill) {
-        kvp_cool(node->pager, given->ref); /* a peer has it now */
+        kvo_cooled(node, given->ref); /* a peer has it now */
     }
     kvp_ungrant(node->pager, given->ref, given->peer);
     kvo_timer_stop(&node->timers, &given->timer);

@@ -7,7 +7,7 @@
  * (1) peer.listed counts our listed copies that the peer is a home of, sent or not.
  * (2) Every message of the stream has the number after the one before it.
  * (3) owed counts entries that the holder believes listed and we do not have: refused
- *     (FULL) or forgotten (HAVE); a WITHDRAW of such a one lowers it.
+ *     (owed_full: FULL) or forgotten (HAVE); a WITHDRAW of such a one lowers it.
  */
 #include "node/core/core_priv.h"
 
@@ -71,6 +71,28 @@ void kvo_list_again(kvo_node_t *node, uint32_t peer, const struct kvp_info *info
     kvo_entry_of(info, &entry);
     if (node->peers[peer].state == LINK_UP) {
         queue_pub(node, peer, false, &entry);
+    }
+}
+
+/* A peer has read it: it goes first here, and its homes know. */
+void kvo_cooled(kvo_node_t *node, struct kvp_ref ref)
+{
+    struct kvp_info info;
+    if (!kvp_cool(node->pager, ref) || kvp_info(node->pager, ref, &info) != KV_OK ||
+        info.hold == 0) {
+        return;
+    }
+    struct kv_msg_entry entry;
+    kvo_entry_of(&info, &entry);
+    entry.tier = KV_TIER_COOL;
+    uint32_t homes[KVC_HOMES];
+    uint32_t nr = kvc_homes(&node->view, &entry.segment, KVC_HOMES, homes);
+    for (uint32_t i = 0; i < nr; i++) {
+        if (homes[i] == node->self) {
+            (void)kvc_dir_publish(node->dir, node->self, &entry);
+        } else if (node->peers[homes[i]].state == LINK_UP) {
+            queue_pub(node, homes[i], false, &entry);
+        }
     }
 }
 
@@ -268,9 +290,8 @@ static void take_publish(kvo_node_t *node, struct kvo_peer *peer, const struct k
         } else {
             status = kvc_dir_publish(node->dir, index, item);
         }
-        if (status != KV_OK) {
-            peer->owed++; /* (3) */
-        }
+        peer->owed += status != KV_OK && status != KV_ERR_FULL; /* (3) */
+        peer->owed_full += status == KV_ERR_FULL;
         node->msg_statuses[i] = status;
     }
     struct kv_msg answer = {.type = KV_MSG_PUBLISHED, .req = msg->req};
@@ -290,9 +311,13 @@ static void take_withdraw(
     }
     for (uint32_t i = 0; i < withdraw->nr_items; i++) {
         if (!kvc_dir_withdraw(
-                node->dir, kvo_peer_index(node, peer), &withdraw->items[i]) &&
-            peer->owed > 0) {
-            peer->owed--; /* (3) */
+                node->dir, kvo_peer_index(node, peer), &withdraw->items[i])) {
+            /* (3) Which of the two it was does not matter for the sum. */
+            if (peer->owed > 0) {
+                peer->owed--;
+            } else if (peer->owed_full > 0) {
+                peer->owed_full--;
+            }
         }
     }
 }
@@ -303,6 +328,7 @@ static void take_sync_end(
     if (!in_order(node, peer, end->pos)) {
         return;
     }
+    /* The directory allows for what it refused itself. */
     uint32_t count = end->count > peer->owed ? end->count - peer->owed : 0;
     bool equal = kvc_dir_sync_end(node->dir, kvo_peer_index(node, peer), count);
     kvo_trace(
@@ -319,13 +345,13 @@ static void take_sync_end(
 static void take_sync_begin(
     kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg_sync_begin *begin)
 {
-    if (begin->pos <= peer->in_pos) {
+    if (begin->pos <= peer->in_pos && !peer->in_lost) {
         node->metrics.messages_stale++;
         return;
     }
     peer->in_pos = begin->pos;
     peer->in_lost = false;
-    peer->owed = 0;
+    peer->owed = peer->owed_full = 0;
     peer->mismatches = 0;
     kvc_dir_sync_begin(node->dir, kvo_peer_index(node, peer));
 }

@@ -77,14 +77,14 @@ static void find_targets(kvo_node_t *node, struct kvo_spill *spill, const kv_key
     }
 }
 
-/* (2) where we are the first home ourselves: does another living node list it? Then our
- * own entry goes, and the copy with it. */
+/* (2) where we are the first home ourselves: does another living node mean to keep it?
+ * Then our own entry goes, and the copy with it. */
 static bool have_elsewhere(
     kvo_node_t *node, const struct kvp_info *info, struct kvp_ref ref)
 {
-    uint32_t first, other;
+    uint32_t first;
     if (kvc_homes(&node->view, &info->segment, 1, &first) != 1 || first != node->self ||
-        kvc_dir_holders(node->dir, &info->copy, node->self, 1, &other) == 0) {
+        kvc_dir_keeper(node->dir, &info->copy, node->self) == KVC_NO_NODE) {
         return false;
     }
     if (!KV_PLANTED(KV_PLANT_HAVE_TO_BOTH)) {
@@ -95,23 +95,17 @@ static bool have_elsewhere(
     return true;
 }
 
-/* One victim of the lowest tier: offered, or dropped. False when nothing could leave. */
-static bool spill_one(kvo_node_t *node, uint32_t pool)
+/* A leaving copy that no tier here will keep: offered, or dropped. */
+static bool spill_away(kvo_node_t *node, struct kvp_ref ref, uint32_t token)
 {
-    struct kvp_ref ref;
-    uint32_t token, dropped = 0;
-    kv_status_t status = kvp_leave_begin(node->pager, pool, &ref, &token, &dropped);
-    if (status != KV_OK) {
-        return dropped > 0;
-    }
     struct kvp_info info;
     KV_ASSERT(kvp_info(node->pager, ref, &info) == KV_OK);
     if (have_elsewhere(node, &info, ref)) {
         (void)kvp_leave_done(node->pager, ref, token);
         return true;
     }
-    struct kvo_spill *spill =
-        info.spilled ? NULL : kvo_slots_take(&node->spills); /* (3) */
+    bool offer = node->config.spill && !info.spilled; /* (3) */
+    struct kvo_spill *spill = offer ? kvo_slots_take(&node->spills) : NULL;
     if (spill == NULL) {
         node->metrics.spills_dropped++;
         (void)kvp_leave_done(node->pager, ref, token);
@@ -142,8 +136,8 @@ static bool spill_one(kvo_node_t *node, uint32_t pool)
     return true;
 }
 
-/* One victim of a tier with another below it. */
-static bool demote_one(kvo_node_t *node, uint32_t pool)
+/* One victim of the lowest tier. False when nothing could leave. */
+static bool spill_one(kvo_node_t *node, uint32_t pool)
 {
     struct kvp_ref ref;
     uint32_t token, dropped = 0;
@@ -151,15 +145,33 @@ static bool demote_one(kvo_node_t *node, uint32_t pool)
     if (status != KV_OK) {
         return dropped > 0;
     }
-    if (kvp_demote(node->pager, ref, token, KVP_HOST) != KV_OK) {
-        /* No room below at this moment: it stays until there is. */
+    return spill_away(node, ref, token);
+}
+
+/* One victim of a tier with another below it. */
+static bool demote_one(kvo_node_t *node, uint32_t pool)
+{
+    struct kvp_ref ref;
+    struct kvp_info info;
+    uint32_t token, dropped = 0;
+    kv_status_t status = kvp_leave_begin(node->pager, pool, &ref, &token, &dropped);
+    if (status != KV_OK) {
+        return dropped > 0;
+    }
+    KV_ASSERT(kvp_info(node->pager, ref, &info) == KV_OK);
+    if (info.cool) {
+        return spill_away(node, ref, token); /* no use in keeping it a tier lower */
+    }
+    /* Where copies below are spilled before they go, none is dropped for this one: it
+     * stays until there is room. */
+    if (kvp_demote(node->pager, ref, token, KVP_HOST, !node->config.spill) != KV_OK) {
         (void)kvp_leave_cancel(node->pager, ref, token);
         return false;
     }
     return true;
 }
 
-void kvo_spill_work(kvo_node_t *node)
+void kvo_spill_work(kvo_node_t *node, bool tick)
 {
     const struct kvp_config *pager = &node->config.pager;
     for (uint32_t pool = 0; pool < pager->nr_pools; pool++) {
@@ -168,6 +180,9 @@ void kvo_spill_work(kvo_node_t *node)
             continue; /* the demand that needs room drops the coldest */
         }
         uint32_t n = kvp_pressure(node->pager, pool);
+        if (lowest && !tick && n < KVO_SPILL_BATCH) {
+            continue; /* a few more make one message */
+        }
         for (uint32_t i = 0; i < n && i < KVO_SPILL_BURST; i++) {
             if (lowest ? !spill_one(node, pool) : !demote_one(node, pool)) {
                 break;
@@ -356,6 +371,27 @@ void kvo_spill_peer_lost(kvo_node_t *node, uint32_t peer)
 
 /* ------------------------------------------------------------------ the taker */
 
+/* Does a living node but the asker mean to keep this copy? Only the segment's first home
+ * says so (2). Our own copy is kept from now on as long as the asker's would have been. */
+static bool another_keeps(
+    kvo_node_t *node, uint32_t asker, uint16_t tenant, uint16_t variant,
+    const struct kv_msg_offer *offer, uint64_t last_use_us)
+{
+    uint32_t first;
+    if (kvc_homes(&node->view, &offer->segment, 1, &first) != 1 || first != node->self) {
+        return false;
+    }
+    struct kvp_ref ref;
+    struct kvp_info info;
+    if (kvp_lookup(node->pager, tenant, variant, &offer->copy.key, 1, &ref) == 1 &&
+        kvp_info(node->pager, ref, &info) == KV_OK && info.state == KVP_SEALED) {
+        kvp_warm(node->pager, ref, last_use_us);
+        return true;
+    }
+    uint32_t keeper = kvc_dir_keeper(node->dir, &offer->copy, asker);
+    return keeper != KVC_NO_NODE && keeper != node->self;
+}
+
 static kv_status_t
 take_offer(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg_offer *offer)
 {
@@ -370,10 +406,8 @@ take_offer(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg_offer *o
         offer->len != kvp_copy_len(node->pager, variant, offer->n_tokens)) {
         return KV_ERR_REFUSED;
     }
-    uint32_t first, other;
-    bool living = kvc_homes(&node->view, &offer->segment, 1, &first) == 1 &&
-                  first == node->self &&
-                  kvc_dir_holders(node->dir, &offer->copy, asker, 1, &other) > 0;
+    uint64_t last_use_us = node->now > offer->age_us ? node->now - offer->age_us : 0;
+    bool living = another_keeps(node, asker, tenant, variant, offer, last_use_us);
     if (living) {
         /* (2) Otherwise the other holder would hear the same of the asker. */
         if (!KV_PLANTED(KV_PLANT_HAVE_TO_BOTH) &&
@@ -394,8 +428,9 @@ take_offer(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg_offer *o
         .place = {.segment = offer->segment, .index = offer->index, .prev = offer->prev},
         .peer = asker,
         .may_drop = true,
+        .keep_reserve = true,
         .by_age = true,
-        .last_use_us = node->now > offer->age_us ? node->now - offer->age_us : 0,
+        .last_use_us = last_use_us,
     };
     struct kvp_ref ref;
     kv_status_t status = kvp_arrive_begin(node->pager, &arrival, &ref);

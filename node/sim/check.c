@@ -200,8 +200,8 @@ void kvs_check_read(kvs_world_t *world, const struct kvs_io *io)
     }
     unsigned state = state_of(world, node, ref);
     bool good = state == KVP_SEALED || state == KVP_LEAVING || state == KVP_QUARANTINE;
-    if (io->kind == KVO_ORDER_LOCAL) {
-        good = good || state == KVP_FILLING;
+    if (io->kind == KVO_ORDER_LOCAL) { /* of a sequence's own page */
+        good = good || state == KVP_FILLING || state == KVP_SEALING;
     }
     if (!good) {
         bool early = state == KVP_SEALING || state == KVP_FILLING;
@@ -246,6 +246,13 @@ static void freed(kvs_world_t *world, uint32_t index, struct kvp_ref ref)
     if (node->touched == NULL) {
         return; /* its first frames, while it is being made */
     }
+    if (ref.gen < node->freed_gen[ref.frame]) { /* (8) of pager/frame.h */
+        kvs_fail(
+            world, "I5", "n%u frees frame %u gen %llu again: the name has two contents",
+            index + 1, ref.frame, (unsigned long long)ref.gen);
+        return;
+    }
+    node->freed_gen[ref.frame] = ref.gen + 1;
     if (node->touched[ref.frame] != 0 || node->granted[ref.frame] != 0) {
         kvs_fail(
             world, "I5", "n%u frees frame %u gen %llu with %u operations and %u grants",
@@ -333,6 +340,22 @@ static void observe_large(
     }
 }
 
+static void say(kvs_world_t *world, uint32_t index, const struct kvo_observed *saw)
+{
+    static const char *const names[] = {
+        "listed", "unlisted", "freed", "drops, told HAVE", "link up", "link end",
+        "grant given", "grant ended", "accepted",
+    };
+    if (world->trace == NULL || saw->event == KVO_SAW_ACCEPTED) {
+        return;
+    }
+    unsigned long long key = saw->copy != NULL ? kv_key_word(&saw->copy->key) : 0;
+    kvs_say(
+        world, true, "n%u . %s key %016llx frame %d gen %llu", index + 1,
+        names[saw->event], key, (int)saw->frame.frame,
+        (unsigned long long)saw->frame.gen);
+}
+
 void kvs_check_observe(void *arg, const struct kvo_observed *saw)
 {
     struct kvs_port *port = arg;
@@ -340,6 +363,7 @@ void kvs_check_observe(void *arg, const struct kvo_observed *saw)
     uint32_t index = port->node;
     kvs_hash_word(world, (uint64_t)saw->event << 32 | index);
     observe_large(world, index, saw);
+    say(world, index, saw);
     if (!world->config.checks || world->config.nr_nodes > COPY_NODES_MAX) {
         return;
     }

@@ -144,7 +144,6 @@ void kvs_hang_up(kvs_world_t *world, struct kvs_client client, uint64_t dead_us)
     if (state == NULL || !state->up) {
         return;
     }
-    drop_requests(world, state);
     state->up = false;
     kvs_push_to(world, world->now, KVS_EV_HUNG_UP, client.node, client.slot, NULL);
     kvs_push_to(
@@ -461,6 +460,7 @@ static void hung_up(kvs_world_t *world, const struct kvs_event *event)
     kvo_node_t *core = kvs_enter(world, event->node);
     uint64_t now = kvs_node_now(world, event->node);
     if (event->kind == KVS_EV_HUNG_UP) {
+        drop_requests(world, state); /* what it had asked ends unanswered */
         kvo_client_hung_up(core, now, state->id);
         kvs_leave(world, event->node);
         return;
@@ -509,7 +509,7 @@ void kvs_client_overdue(kvs_world_t *world)
 {
     for (size_t i = 0; i < world->nr_pending; i++) {
         const struct kvs_pending *pending = &world->pending[i];
-        if (!pending->used) {
+        if (!pending->used || !world->clients[pending->client].up) {
             continue;
         }
         uint32_t index = world->clients[pending->client].node;

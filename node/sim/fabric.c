@@ -179,8 +179,8 @@ static void plan(kvs_world_t *world, struct kvs_io *io, uint32_t owner)
     const struct kvs_config *config = &world->config;
     uint64_t us = config->fabric_us + io->len / config->fabric_bytes_us;
     us += kv_rng_below(&world->fabric_rng, us + 1);
-    us *= fabric_times(world, owner);
     if (io->kind == KVO_ORDER_READ_GRANT || io->kind == KVO_ORDER_SERVE) {
+        us *= fabric_times(world, owner);
         if (kvs_roll(world, KVS_F_SLOW_FABRIC, ONE_IN_CRAWL)) {
             us += kv_rng_below(&world->fault_rng, 2 * config->core.grant_us);
         }

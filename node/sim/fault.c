@@ -281,6 +281,11 @@ static bool hostile(kvs_world_t *world, uint32_t from, uint32_t to)
     } else {
         shape_other(world, h, which - 8);
     }
+    if (world->trace != NULL) {
+        char line[300];
+        kv_msg_format(&h->msg, line, sizeof(line));
+        kvs_say(world, true, "n%u > n%u forged %s", from + 1, to + 1, line);
+    }
     size_t len = 0;
     struct kv_detail detail;
     kv_status_t status =

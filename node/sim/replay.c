@@ -1,6 +1,7 @@
 #include "node/sim/replay.h"
 
 #include "base/assert.h"
+#include "base/hash.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -60,7 +61,8 @@ struct run {
     uint32_t next; /* request to admit */
     uint32_t ended;
     uint32_t nr_flying;
-    uint64_t nonce;
+    uint64_t nonce; /* of the last page written */
+    uint64_t drawn; /* chance, from the seed */
     kv_key_t *scratch; /* keys of one request, KVO_BATCH_KEYS_MAX */
     struct flight flights[KVS_REPLAY_IN_FLIGHT_MAX];
 };
@@ -361,13 +363,21 @@ static void fetched(struct flight *flight, const struct kvo_answer *answer)
     flight_next(flight);
 }
 
+/* No two engines' steps are in step for long: three to five quarters of CHUNK_US, drawn,
+ * so that nodes are not asked for all frames of a round in the same microsecond. */
+static uint64_t chunk_us(struct run *run)
+{
+    run->drawn = kv_mix64(run->drawn + KV_GOLDEN64);
+    return CHUNK_US * 3 / 4 + run->drawn % (CHUNK_US / 2);
+}
+
 static void appended(struct flight *flight, const struct kvo_answer *answer)
 {
     if (answer->status == KV_OK) {
         flight->version = answer->version;
         flight->tries = 0;
         flight->step = STEP_COMPUTE;
-        wait_then_next(flight, CHUNK_US);
+        wait_then_next(flight, chunk_us(flight->run));
         return;
     }
     if (answer->status == KV_ERR_AGAIN && ++flight->tries < AGAIN_MAX) {
@@ -648,6 +658,7 @@ kv_status_t kvs_replay_run(
         run->device_frames = frames;
         run->room = frames * 3 / 4;
         run->scratch = scratch;
+        run->drawn = config->seed;
         status = run_with_world(run, detail);
     }
     free(scratch);

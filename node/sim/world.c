@@ -338,6 +338,7 @@ static kv_status_t node_create(
     node->nr_frames = kvp_nr_frames(kvo_pager(node->core));
     node->touched = kvs_take(node->nr_frames * sizeof(*node->touched));
     node->granted = kvs_take(node->nr_frames * sizeof(*node->granted));
+    node->freed_gen = kvs_take(node->nr_frames * sizeof(*node->freed_gen));
     node->heard_life = kvs_take(world->config.nr_nodes * sizeof(*node->heard_life));
     node->tick_at = UINT64_MAX;
     node->paused_until = 0;
@@ -345,18 +346,53 @@ static kv_status_t node_create(
     return KV_OK;
 }
 
+/* Both are structs of uint64_t alone, filled by tables. */
+static void add_words(void *to, const void *from, size_t bytes)
+{
+    uint64_t *sum = to;
+    const uint64_t *add = from;
+    for (size_t i = 0; i < bytes / sizeof(uint64_t); i++) {
+        sum[i] += add[i];
+    }
+}
+
+static void add_counts(struct kvs_counts *counts, kvo_node_t *core)
+{
+    add_words(&counts->metrics, kvo_metrics(core), sizeof(counts->metrics));
+    add_words(&counts->pager, kvp_metrics(kvo_pager(core)), sizeof(counts->pager));
+    struct kvo_edge edge;
+    for (unsigned i = 0; i < KVS_EDGES_MAX && kvo_edge_at(core, i, &edge); i++) {
+        edge.count += counts->edges[i].count;
+        counts->edges[i] = edge;
+        counts->nr_edges = i + 1 > counts->nr_edges ? i + 1 : counts->nr_edges;
+    }
+}
+
+void kvs_counts(kvs_world_t *world, struct kvs_counts *counts)
+{
+    *counts = world->gone;
+    for (uint32_t i = 0; i < world->config.nr_nodes; i++) {
+        if (world->nodes[i].core != NULL) {
+            add_counts(counts, world->nodes[i].core);
+        }
+    }
+}
+
 static void node_destroy(kvs_world_t *world, uint32_t index)
 {
     struct kvs_node *node = &world->nodes[index];
+    add_counts(&world->gone, node->core);
     kvo_destroy(node->core);
     node->core = NULL;
     free(node->port);
     free(node->touched);
     free(node->granted);
+    free(node->freed_gen);
     free(node->heard_life);
     node->port = NULL;
     node->touched = NULL;
     node->granted = NULL;
+    node->freed_gen = NULL;
     node->heard_life = NULL;
 }
 
@@ -475,7 +511,7 @@ void kvs_preset(struct kvs_config *config)
                 .redial_us = 100000,
                 .spill = true,
                 .nr_clients = 16,
-                .nr_ops = 64,
+                .nr_ops = 24,
                 .nr_items = 128,
                 .nr_calls = 128,
                 .nr_reads = 256,
@@ -900,8 +936,5 @@ void kvs_faults(kvs_world_t *world, uint32_t faults)
         struct kvs_node *node = &world->nodes[i];
         node->slow_until = 0;
         node->fabric_times = 1;
-        if (node->core != NULL && node->paused_until != 0) {
-            resume(world, i);
-        }
     }
 }

@@ -210,6 +210,16 @@ struct kvs_stats {
     uint64_t torn;                 /* reads that landed a mix of two contents */
 };
 const struct kvs_stats *kvs_stats(const kvs_world_t *world);
+
+/* What all lives of all nodes counted, those that were killed too. */
+enum { KVS_EDGES_MAX = 128 };
+struct kvs_counts {
+    struct kvo_metrics metrics; /* sums */
+    struct kvp_metrics pager;   /* sums */
+    uint32_t nr_edges;
+    struct kvo_edge edges[KVS_EDGES_MAX];
+};
+void kvs_counts(kvs_world_t *world, struct kvs_counts *counts);
 /* Rolling 64 bits over every event: time, kind, node, ids and message bytes. */
 uint64_t kvs_hash(const kvs_world_t *world);
 
@@ -240,8 +250,8 @@ void kvs_cut(kvs_world_t *world, uint32_t a, uint32_t b, bool both, uint64_t for
 void kvs_break(kvs_world_t *world, uint32_t a, uint32_t b); /* control connections */
 /* Reads of this node's memory take `times` as long from now on. */
 void kvs_slow_fabric(kvs_world_t *world, uint32_t node, uint32_t times);
-/* Which of config.faults may happen from now on; 0 ends them all, heals cuts and lets
- * paused processes go on. */
+/* Which of config.faults may happen from now on; 0 ends them all and heals cuts. A pause
+ * under way still ends when it was to end. */
 void kvs_faults(kvs_world_t *world, uint32_t faults);
 
 #endif

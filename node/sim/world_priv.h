@@ -94,6 +94,7 @@ struct kvs_node {
     uint32_t nr_frames;
     uint16_t *touched;    /* [frame] operations that may still touch its bytes */
     uint16_t *granted;    /* [frame] grants given and not proved over */
+    uint64_t *freed_gen;  /* [frame] generation + 1 that was freed last */
     uint64_t *heard_life; /* [peer] newest life whose message was acted on */
     uint64_t tenants;     /* bit i: it has tenant i */
 };
@@ -193,6 +194,7 @@ struct kvs_world {
     size_t nr_events, heap_cap;
     uint64_t hash;
     struct kvs_stats stats;
+    struct kvs_counts gone; /* of nodes that were killed */
     struct kvs_failure failure;
     int64_t allocations_before; /* of others, when the world was made */
     bool in_core; /* a call into a node is running */

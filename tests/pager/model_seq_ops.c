@@ -85,10 +85,10 @@ static void op_append(struct mw *w, struct mw_seq *seq)
         expect = KV_ERR_AGAIN;
     } else if (nr_new > 0) {
         expect = mw_expect_room(
-            w, seq->tenant, seq_tier(seq),
-            w->config.variants[seq->variant].page_bytes, nr_new);
+            w, seq->tenant, seq_tier(seq), w->config.variants[seq->variant].page_bytes,
+            nr_new);
     }
-    w->may_evict = true;
+    w->may_unlist = true;
     MW_MUST(w, kvp_seq_append(w->pager, seq->id, n) == expect);
     if (expect != KV_OK) {
         return;
@@ -102,15 +102,13 @@ static void op_append(struct mw *w, struct mw_seq *seq)
     fetch_new_pages(w, seq, replace ? had - 1 : had);
 }
 
-static bool equal_copy_in(
+bool mw_equal_copy_in(
     struct mw *w, uint16_t tenant, uint16_t variant, uint32_t number, unsigned tiers)
 {
-    kv_key_t key;
     struct kvp_ref ref;
     struct kvp_info info;
 
-    mw_key(number, &key);
-    if (kvp_lookup(w->pager, tenant, variant, &key, 1, &ref) == 0) {
+    if (kvp_lookup(w->pager, tenant, variant, &w->keys[number], 1, &ref) == 0) {
         return false;
     }
     MW_MUST(w, kvp_info(w->pager, ref, &info) == KV_OK);
@@ -128,7 +126,6 @@ static void op_seal(struct mw *w, struct mw_seq *seq)
 {
     const struct kvp_place place = {.index = mw_below(w, 100)};
     const uint32_t number = mw_below(w, MW_KEYS);
-    kv_key_t key;
 
     if (seq->nr_pages == 0) {
         return;
@@ -137,7 +134,6 @@ static void op_seal(struct mw *w, struct mw_seq *seq)
     const struct kvp_ref own = seq->pages[page];
     struct kvp_info info;
     MW_MUST(w, kvp_info(w->pager, own, &info) == KV_OK);
-    mw_key(number, &key);
     kv_status_t expect = KV_SEALING;
     if (info.state != KVP_FILLING) {
         expect = KV_ERR_INVALID;
@@ -145,7 +141,7 @@ static void op_seal(struct mw *w, struct mw_seq *seq)
         expect = KV_ERR_IO;
     } else if (info.ios != 0) {
         expect = KV_ERR_AGAIN;
-    } else if (equal_copy_in(
+    } else if (mw_equal_copy_in(
                    w, seq->tenant, seq->variant, number, 1u << seq_tier(seq))) {
         expect = retired_free(w) > 0 ? KV_EXISTS : KV_ERR_AGAIN;
     }
@@ -156,7 +152,8 @@ static void op_seal(struct mw *w, struct mw_seq *seq)
         MW_MUST(w, word == 0 || mw_word_tenant(word) == seq->tenant);
         w->words[own.frame] = mw_word(w, seq->tenant, seq->variant, number);
     }
-    MW_MUST(w, kvp_seq_seal(w->pager, seq->id, page, &key, &place) == expect);
+    MW_MUST(
+        w, kvp_seq_seal(w->pager, seq->id, page, &w->keys[number], &place) == expect);
 }
 
 static void op_truncate(struct mw *w, struct mw_seq *seq)
@@ -166,8 +163,7 @@ static void op_truncate(struct mw *w, struct mw_seq *seq)
     const uint32_t gone = seq->nr_pages - keep;
     const bool room = gone <= retired_free(w);
 
-    MW_MUST(
-        w, kvp_seq_truncate(w->pager, seq->id, n) == (room ? KV_OK : KV_ERR_AGAIN));
+    MW_MUST(w, kvp_seq_truncate(w->pager, seq->id, n) == (room ? KV_OK : KV_ERR_AGAIN));
     MW_MUST(
         w, kvp_seq_truncate(w->pager, seq->id, seq->n_tokens + 1) == KV_ERR_INVALID);
     if (!room) {
@@ -192,8 +188,7 @@ static void op_confirm(struct mw *w, struct mw_seq *seq)
         }
     }
     seq->nr_retired = kept;
-    MW_MUST(
-        w, kvp_seq_confirm(w->pager, seq->id, seq->version + 1) == KV_ERR_INVALID);
+    MW_MUST(w, kvp_seq_confirm(w->pager, seq->id, seq->version + 1) == KV_ERR_INVALID);
     MW_MUST(w, kvp_seq_confirm(w->pager, seq->id, version) == KV_OK);
 }
 
@@ -221,11 +216,10 @@ static kv_status_t expect_fork(struct mw *w, const struct mw_seq *seq)
     if (seq->nr_pages > 0 && leaves_free(w) == 0) {
         return KV_ERR_AGAIN;
     }
-    return nr_filling == 0
-               ? KV_OK
-               : mw_expect_room(
-                     w, seq->tenant, seq_tier(seq),
-                     w->config.variants[seq->variant].page_bytes, nr_filling);
+    return nr_filling == 0 ? KV_OK
+                           : mw_expect_room(
+                               w, seq->tenant, seq_tier(seq),
+                               w->config.variants[seq->variant].page_bytes, nr_filling);
 }
 
 static void op_fork(struct mw *w, struct mw_seq *seq)
@@ -237,7 +231,7 @@ static void op_fork(struct mw *w, struct mw_seq *seq)
         return;
     }
     const kv_status_t expect = expect_fork(w, seq);
-    w->may_evict = true;
+    w->may_unlist = true;
     MW_MUST(w, kvp_seq_fork(w->pager, seq->id, &id) == expect);
     if (expect != KV_OK) {
         return;

@@ -19,13 +19,15 @@ bool mw_chance(struct mw *w, uint32_t percent)
     return mw_below(w, 100) < percent;
 }
 
-void mw_key(uint32_t number, kv_key_t *key)
+static void make_keys(struct mw *w)
 {
-    struct kv_rng rng = kv_rng_seed(number);
+    struct kv_rng rng = kv_rng_seed(w->seed + 1000);
 
-    for (unsigned i = 0; i < KV_KEY_BYTES / 8; i++) {
-        const uint64_t word = kv_rng_next(&rng);
-        memcpy(key->b + 8 * i, &word, sizeof(word));
+    for (uint32_t k = 0; k < MW_KEYS; k++) {
+        for (unsigned i = 0; i < KV_KEY_BYTES / 8; i++) {
+            const uint64_t word = kv_rng_next(&rng);
+            memcpy(w->keys[k].b + 8 * i, &word, sizeof(word));
+        }
     }
 }
 
@@ -38,8 +40,7 @@ uint64_t mw_word(struct mw *w, uint16_t tenant, uint16_t variant, uint32_t key)
 
 bool mw_word_is(uint64_t word, uint16_t tenant, uint16_t variant, uint32_t key)
 {
-    return word >> 32
-           == ((uint64_t)(tenant + 1) << 24 | (uint64_t)variant << 16 | key);
+    return word >> 32 == ((uint64_t)(tenant + 1) << 24 | (uint64_t)variant << 16 | key);
 }
 
 uint16_t mw_word_tenant(uint64_t word)
@@ -84,14 +85,13 @@ bool mw_recheck_out(const struct mw *w, uint32_t frame)
 
 bool mw_any_copy(struct mw *w, struct mw_hold *hold)
 {
-    kv_key_t key;
     *hold = (struct mw_hold){
         .tenant = (uint16_t)mw_below(w, MW_TENANTS),
         .variant = (uint16_t)mw_below(w, MW_VARIANTS),
         .key = mw_below(w, MW_KEYS),
     };
-    mw_key(hold->key, &key);
-    return kvp_lookup(w->pager, hold->tenant, hold->variant, &key, 1, &hold->ref) == 1;
+    const kv_key_t *key = &w->keys[hold->key];
+    return kvp_lookup(w->pager, hold->tenant, hold->variant, key, 1, &hold->ref) == 1;
 }
 
 static bool evictable(const struct kvp_info *info)
@@ -197,6 +197,7 @@ struct mw *mw_create(uint64_t seed)
     w->seed = seed;
     w->rng = kv_rng_seed(seed);
     configure(w);
+    make_keys(w);
     out.arg = w;
     MW_MUST(w, kvp_create(&w->config, &out, &w->pager, NULL) == KV_OK);
     w->nr_frames = kvp_nr_frames(w->pager);
@@ -208,6 +209,72 @@ void mw_destroy(struct mw *w)
 {
     kvp_destroy(w->pager);
     free(w);
+}
+
+/* ------------------------------------------------------------------ draining */
+
+static void drain_holds(struct mw *w)
+{
+    while (w->refs.nr > 0) {
+        const struct mw_hold hold = mw_take(&w->refs, w->refs.nr - 1);
+        kvp_release(w->pager, &hold.ref, 1);
+    }
+    while (w->pins.nr > 0) {
+        kvp_unpin(w->pager, mw_take(&w->pins, 0).ref);
+    }
+    while (w->grants.nr > 0) {
+        const struct mw_hold hold = mw_take(&w->grants, 0);
+        kvp_ungrant(w->pager, hold.ref, hold.peer);
+    }
+    while (w->ios.nr > 0) {
+        kvp_io_end(w->pager, mw_take(&w->ios, 0).ref);
+    }
+    while (w->fences.nr > 0) {
+        kvp_fence_end(w->pager, mw_take(&w->fences, 0).ref);
+    }
+    while (w->movers.nr > 0) {
+        kvp_io_end(w->pager, mw_take(&w->movers, 0).ref);
+    }
+    while (w->leavings.nr > 0) {
+        const struct mw_hold hold = mw_take(&w->leavings, 0);
+        kvp_leave_done(w->pager, hold.ref, hold.token);
+    }
+}
+
+void mw_drain(struct mw *w)
+{
+    w->may_unlist = true;
+    w->may_list = true;
+    for (uint32_t s = 0; s < MW_SEQS; s++) {
+        struct mw_seq *seq = &w->seqs[s];
+        if (!seq->open) {
+            continue;
+        }
+        seq->open = false;
+        MW_MUST(
+            w, (seq->ending ? kvp_seq_fenced(w->pager, seq->id)
+                            : kvp_seq_end(w->pager, seq->id, false))
+                   == KV_OK);
+    }
+    while (w->fills.nr > 0) {
+        kvp_fill_abort(w->pager, mw_take(&w->fills, 0).ref, false);
+    }
+    while (w->arrivals.nr > 0) {
+        const struct mw_hold hold = mw_take(&w->arrivals, 0);
+        mw_put(w, &w->movers, hold);
+        kvp_arrive_abandon(w->pager, hold.ref);
+    }
+    while (w->nr_orders > 0) {
+        mw_op_order(w);
+    }
+    drain_holds(w);
+    mw_compare(w);
+    for (uint32_t i = 0; i < w->nr_frames; i++) {
+        struct kvp_info info;
+        kvp_frame_at(w->pager, i, &info);
+        MW_MUST(w, info.state == KVP_FREE || info.state == KVP_SEALED);
+        MW_MUST(w, (info.refs | info.pins | info.grants | info.ios | info.fences) == 0);
+    }
 }
 
 /* ------------------------------------------------------------------ comparing */
@@ -276,15 +343,11 @@ static void compare_frames(struct mw *w)
 /* A page is found exactly when it is listed, by its own tenant alone. */
 static void compare_index(struct mw *w)
 {
-    kv_key_t keys[MW_KEYS];
     struct kvp_ref refs[MW_KEYS];
 
-    for (uint32_t k = 0; k < MW_KEYS; k++) {
-        mw_key(k, &keys[k]);
-    }
     for (uint16_t t = 0; t < MW_TENANTS; t++) {
         for (uint16_t v = 0; v < MW_VARIANTS; v++) {
-            kvp_lookup(w->pager, t, v, keys, MW_KEYS, refs);
+            kvp_lookup(w->pager, t, v, w->keys, MW_KEYS, refs);
             for (uint32_t k = 0; k < MW_KEYS; k++) {
                 struct kvp_info info;
                 MW_MUST(
@@ -313,8 +376,7 @@ static void compare_seqs(struct mw *w)
         MW_MUST(w, info.nr_pages == seq->nr_pages && info.n_tokens == seq->n_tokens);
         MW_MUST(w, info.version == seq->version && info.ending == seq->ending);
         MW_MUST(w, info.nr_retired == seq->nr_retired);
-        MW_MUST(
-            w, kvp_seq_table(w->pager, seq->id, 0, seq->nr_pages, refs) == KV_OK);
+        MW_MUST(w, kvp_seq_table(w->pager, seq->id, 0, seq->nr_pages, refs) == KV_OK);
         for (uint32_t i = 0; i < seq->nr_pages; i++) {
             MW_MUST(w, refs[i].frame == seq->pages[i].frame);
             MW_MUST(w, refs[i].gen == seq->pages[i].gen);
@@ -351,8 +413,7 @@ void mw_step(struct mw *w)
     w->step++;
     w->now_us += mw_below(w, 3);
     kvp_now(w->pager, w->now_us);
-    w->may_evict = false;
-    w->may_drop = false;
+    w->may_unlist = false;
     w->may_list = false;
     if (roll < 30) {
         mw_op_order(w);

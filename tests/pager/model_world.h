@@ -3,10 +3,10 @@
  *   random operation ──► pager ──callbacks──► world: is that allowed now?
  *                          └── status ──────► world: was that the right answer?
  *
- * The bytes of a frame are one word here: whose page it is and a serial number. The word
- * of a page is its digest too. So a reader of the wrong bytes is caught by looking, a
- * frame that is written while somebody reads it changes its word, and a digest can be
- * made wrong at will.
+ * The bytes of a frame are one word here: whose page it is and a serial number. The
+ * word of a page is its digest too. So a reader of the wrong bytes is caught by
+ * looking, a frame that is written while somebody reads it changes its word, and a
+ * digest can be made wrong at will.
  *
  * Threading: none. A broken rule prints seed and step and aborts.
  */
@@ -36,13 +36,16 @@ enum {
 /* Something we hold on a frame. */
 struct mw_hold {
     struct kvp_ref ref;
-    uint32_t peer;  /* grants; arrivals */
-    uint32_t token; /* leavings */
-    uint64_t word;  /* arrivals: the bytes that will land */
+    uint32_t peer;   /* grants; arrivals */
+    uint32_t token;  /* leavings */
+    uint64_t word;   /* arrivals: the bytes that will land */
     uint64_t digest; /* arrivals: of the bytes that the sender has */
     uint16_t tenant, variant;
     uint32_t key;
     bool copying; /* arrivals: a COPY order is the mover */
+    bool landed;  /* … and has ended, with `status` */
+    bool dropped; /* arrivals: kvp_drop() named it */
+    kv_status_t status;
     bool waiting; /* references: a re-check is out */
 };
 
@@ -87,8 +90,7 @@ struct mw {
     /* what is listed: hold by copy */
     uint64_t listed[MW_TENANTS][MW_VARIANTS][MW_KEYS];
     uint64_t hold_last;
-    bool may_evict, may_drop; /* allowed in the call that runs now */
-    bool may_list;
+    bool may_unlist, may_list; /* in the call that runs now */
 
     struct mw_list refs, pins, grants, ios, fences, fills, sealing, arrivals, movers,
         leavings;
@@ -97,6 +99,7 @@ struct mw {
     uint32_t nr_orders;
     uint64_t old_orders[MW_OLD_ORDERS];
     uint32_t nr_old_orders;
+    kv_key_t keys[MW_KEYS];
 };
 
 /* `rule` is what must hold; it is printed when it does not. */
@@ -123,7 +126,6 @@ void mw_drain(struct mw *w);
 
 uint32_t mw_below(struct mw *w, uint32_t bound);
 bool mw_chance(struct mw *w, uint32_t percent);
-void mw_key(uint32_t number, kv_key_t *key);
 uint64_t mw_word(struct mw *w, uint16_t tenant, uint16_t variant, uint32_t key);
 bool mw_word_is(uint64_t word, uint16_t tenant, uint16_t variant, uint32_t key);
 uint16_t mw_word_tenant(uint64_t word);
@@ -139,6 +141,9 @@ kv_status_t mw_expect_room(
     struct mw *w, uint16_t tenant, enum kvp_tier tier, uint32_t len, uint32_t n);
 void mw_retire(struct mw *w, struct mw_seq *seq, struct kvp_ref ref);
 struct mw_seq *mw_any_seq(struct mw *w);
+/* Is there a copy in one of the tiers (bits) that is not being re-checked? */
+bool mw_equal_copy_in(
+    struct mw *w, uint16_t tenant, uint16_t variant, uint32_t number, unsigned tiers);
 
 /* model_ops.c, model_seq_ops.c */
 extern const struct kvp_out mw_out;

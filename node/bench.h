@@ -5,9 +5,9 @@
  *
  * Order: a run is cut into slices, and in every slice reference and subject take turns
  *   in who goes first, so that a neighbour's load falls on both. A side's time in a run
- *   is that of its median slice: one in which another process had the core says nothing.
- *   What is reported is the median of the runs' ratios and their least and greatest. One
- *   run before them is not counted.
+ *   is its median slice's: one in which another process had the core says nothing. What
+ *   is reported is the median of the runs' ratios and their least and greatest. One run
+ *   before them is not counted.
  * Threading: one thread, kept on one core by the caller.
  * Ownership: a suite owns what it sets up and frees it before it returns.
  */

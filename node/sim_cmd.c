@@ -1,6 +1,6 @@
-/* kvrail sim: many seeds of a faulty cluster, one seed as a trace to read, or look-ups in
- * a large cluster. With --trace or --workload: a trace file through the cluster
- * (node/sim_trace.h).
+/* kvrail sim: many seeds of a faulty cluster, one seed as a trace to read, or look-
+ * ups in a large cluster. With --trace or --workload: a trace file through the
+ * cluster (node/sim_trace.h).
  *
  *   seeds ──fork──► kvs_run_seed ──pipe──► merged in seed order ──► text or JSON
  *
@@ -63,10 +63,11 @@ static const struct kvn_flag flags[] = {
 
 static const struct kvn_cli cli = {
     .verb = "sim",
-    .summary = "Runs node/core unchanged on a virtual clock, with faults drawn from a "
-               "seed, and checks\nevery invariant. Faults: delay, loss, kill, pause, "
-               "flip … (--faults help lists them).\nWith --trace FILE or --workload NAME "
-               "the cluster serves a trace instead.",
+    .summary =
+        "Runs node/core unchanged on a virtual clock, with faults drawn from a "
+        "seed, and checks\nevery invariant. Faults: delay, loss, kill, pause, "
+        "flip … (--faults help lists them).\nWith --trace FILE or --workload NAME "
+        "the cluster serves a trace instead.",
     .flags = flags,
     .nr_flags = NR_FLAGS,
 };
@@ -292,7 +293,8 @@ struct names {
     bool first;
 };
 
-static void count_row(struct names *names, const char *group, const char *name, uint64_t n)
+static void
+count_row(struct names *names, const char *group, const char *name, uint64_t n)
 {
     printf("%s\n      \"%s\": %" PRIu64, names->first ? "" : ",", name, n);
     names->first = false;
@@ -409,7 +411,8 @@ static void replay_line(const struct options *o, uint64_t seed, char *out, size_
     snprintf(
         out, cap,
         "kvrail sim --seed %" PRIu64 " --nodes %" PRIu64 " --faults %s --ops-per-seed "
-        "%" PRIu64 "%s%s%s --trace-out -", seed, o->nodes, o->faults_text, o->ops,
+        "%" PRIu64 "%s%s%s --trace-out -",
+        seed, o->nodes, o->faults_text, o->ops,
         o->plant != KV_NR_PLANTS ? " --plant " : "",
         o->plant != KV_NR_PLANTS ? kv_plant_name(o->plant) : "",
         o->digest_off ? " --digest-off" : "");
@@ -421,14 +424,16 @@ static void print_json(const struct options *o, const struct totals *t)
     names = (struct names){.first = true};
     printf(
         "{\n  \"nodes\": %" PRIu64 ",\n  \"first_seed\": %" PRIu64 ",\n  \"seeds\": "
-        "%" PRIu64 ",\n  \"operations\": %" PRIu64 ",\n  \"violations\": %" PRIu64 ",\n",
+        "%" PRIu64 ",\n  \"operations\": %" PRIu64 ",\n  \"violations\": %" PRIu64
+        ",\n",
         o->nodes, o->first_seed, t->seeds, t->operations, t->violations);
     printf(
         "  \"hash\": \"%016" PRIx64 "\",\n  \"virtual_seconds\": %.3f,\n"
         "  \"wall_seconds\": %.3f,\n  \"pages_checked\": %" PRIu64 ",\n"
         "  \"hits\": %" PRIu64 ",\n  \"misses\": %" PRIu64 ",\n"
-        "  \"torn_reads\": %" PRIu64 ",\n", t->hash, (double)t->virtual_us / 1e6,
-        t->wall_s, t->pages_checked, t->hits, t->misses, t->torn);
+        "  \"torn_reads\": %" PRIu64 ",\n",
+        t->hash, (double)t->virtual_us / 1e6, t->wall_s, t->pages_checked, t->hits,
+        t->misses, t->torn);
     if (o->plant == KV_PLANT_COLD_BELIEVED) {
         printf("  \"hits_without_the_bug\": %" PRIu64 ",\n", t->twin_hits);
     }
@@ -440,7 +445,8 @@ static void print_json(const struct options *o, const struct totals *t)
         replay_line(o, f->seed, line, sizeof(line));
         printf(
             "%s\n    {\"seed\": %" PRIu64 ", \"at_us\": %" PRIu64 ", \"invariant\": "
-            "\"%s\", \"what\": ", i > 0 ? "," : "", f->seed, f->at_us, f->invariant);
+            "\"%s\", \"what\": ",
+            i > 0 ? "," : "", f->seed, f->at_us, f->invariant);
         json_text(f->what);
         printf(", \"replay\": ");
         json_text(line);
@@ -465,16 +471,17 @@ static void print_text(const struct options *o, const struct totals *t)
     }
     printf(
         "%" PRIu64 " seeds, %" PRIu64 " operations, %" PRIu64 " pages checked, %.0f "
-        "virtual s, %.1f s, hash %016" PRIx64 "\n", t->seeds, t->operations,
-        t->pages_checked, (double)t->virtual_us / 1e6, t->wall_s, t->hash);
+        "virtual s, %.1f s, hash %016" PRIx64 "\n",
+        t->seeds, t->operations, t->pages_checked, (double)t->virtual_us / 1e6,
+        t->wall_s, t->hash);
     uint64_t faults = 0;
     for (unsigned i = 0; i < KVS_NR_FAULTS; i++) {
         faults += t->sum.stats.faults[i];
     }
     printf(
         "%" PRIu64 " faults, %" PRIu64 " hits, %" PRIu64 " misses, %" PRIu64
-        " torn reads, %" PRIu64 " violations\n", faults, t->hits, t->misses, t->torn,
-        t->violations);
+        " torn reads, %" PRIu64 " violations\n",
+        faults, t->hits, t->misses, t->torn, t->violations);
 }
 
 /* ------------------------------------------------------------------ the modes */
@@ -591,8 +598,9 @@ static int lookups(const struct options *o)
     double n = r.lookups > 0 ? (double)r.lookups : 1;
     printf(
         o->json
-            ? "{\"nodes\": %" PRIu64 ", \"lookups\": %" PRIu64 ", \"hit_pages\": %" PRIu64
-              ", \"pages\": %" PRIu64 ", \"messages_per_lookup\": %.3f, "
+            ? "{\"nodes\": %" PRIu64 ", \"lookups\": %" PRIu64
+              ", \"hit_pages\": %" PRIu64 ", \"pages\": %" PRIu64
+              ", \"messages_per_lookup\": %.3f, "
               "\"round_trips_per_lookup\": %.3f, \"round_trips_max\": %" PRIu64
               ", \"mean_us\": %.1f, \"failed\": %" PRIu64 ", \"wall_seconds\": %.3f, "
               "\"peak_memory_bytes\": %.0f}\n"
@@ -600,8 +608,8 @@ static int lookups(const struct options *o)
               " pages found, %.3f messages and %.3f round trips each (at most %" PRIu64
               "), %.1f virtual us, %" PRIu64 " failed; %.3f s, %.0f bytes at most\n",
         o->nodes, r.lookups, r.hits, r.pages, (double)r.messages / n,
-        (double)r.rounds / n, r.round_trips_max, (double)r.virtual_us / n, r.failed, wall,
-        (double)usage.ru_maxrss * 1024.0);
+        (double)r.rounds / n, r.round_trips_max, (double)r.virtual_us / n, r.failed,
+        wall, (double)usage.ru_maxrss * 1024.0);
     return r.failed == 0 ? KVN_EXIT_OK : KVN_EXIT_FAILED;
 }
 
@@ -626,7 +634,8 @@ static bool parse_faults(const char *text, uint32_t *faults)
             i++;
         }
         if (i == KVS_NR_FAULTS) {
-            kvn_cli_refuse(&cli, "--faults: %.*s is none; all, none, or:", (int)len, text);
+            kvn_cli_refuse(
+                &cli, "--faults: %.*s is none; all, none, or:", (int)len, text);
             for (i = 0; i < KVS_NR_FAULTS; i++) {
                 fprintf(stderr, "%s%s", i > 0 ? "," : "  ", kvs_fault_name(i));
             }
@@ -643,7 +652,8 @@ static bool parse_plant(const char *text, enum kv_plant *plant)
 {
     *plant = kv_plant_find(text);
     if (*plant == KV_NR_PLANTS) {
-        kvn_cli_refuse(&cli, "--plant: no bug is named %s; see docs/planted-bugs.md", text);
+        kvn_cli_refuse(
+            &cli, "--plant: no bug is named %s; see docs/planted-bugs.md", text);
         return false;
     }
 #ifndef KV_TEST_HOOKS

@@ -79,14 +79,14 @@ struct kvp_config {
     uint32_t nr_variants;
     const struct kvp_evict_ops *evict; /* kvp_evict_lru */
     enum kvp_verify verify_local;
-    uint32_t verify_sample;       /* one acquire in so many; > 0 for SAMPLE */
-    uint32_t nr_sequences;        /* at once */
-    uint32_t nr_leaves;           /* second-level tables of all sequences */
-    uint32_t nr_retired;          /* references that wait for an engine's confirm */
+    uint32_t verify_sample; /* one acquire in so many; > 0 for SAMPLE */
+    uint32_t nr_sequences;  /* at once */
+    uint32_t nr_leaves;     /* second-level tables of all sequences */
+    uint32_t nr_retired;    /* references that wait for an engine's confirm */
     /* kvp_pressure aims at nr_frames / this free, at KVP_FREE_TARGET_MIN at least;
      * 0: at none. */
     uint32_t free_target_divisor;
-    uint64_t seed;                /* of the verification sample */
+    uint64_t seed; /* of the verification sample */
 };
 
 /* ------------------------------------------------------------------ what comes out */

@@ -192,6 +192,14 @@ kvp_account(struct kvp_pager *p, const struct kvp_frame *f, enum kvp_class was)
     }
 }
 
+/* So many of the tenant's idle frames got their first reference. */
+static inline void kvp_idle_drop(struct kvp_pool *pool, uint16_t tenant, uint32_t nr)
+{
+    KV_ASSERT(nr <= pool->idle_of[tenant]);
+    pool->in_class[KVP_CLASS_IDLE] -= nr;
+    pool->idle_of[tenant] -= nr;
+}
+
 static inline void kvp_ref_take(struct kvp_pager *p, uint32_t i)
 {
     struct kvp_frame *f = &p->frames[i];

@@ -21,13 +21,17 @@ static inline void probe(
     }
     for (uint32_t i = 0; i < n; i++) {
         slots[i] = kvp_index_walk(index, tags[i] >> index->shift, tags[i]);
-        const uint32_t frame = index->slots[slots[i]].frame;
+        frames[i] = index->slots[slots[i]].frame;
         /* An empty slot prefetches frame 0: cheaper than a branch. */
-        __builtin_prefetch(&p->frames[frame == KVP_NO_FRAME ? 0 : frame], 1);
+        __builtin_prefetch(&p->frames[frames[i] == KVP_NO_FRAME ? 0 : frames[i]], 1);
     }
     for (uint32_t i = 0; i < n; i++) {
-        frames[i] =
-            kvp_index_settle(index, p->frames, salt, &keys[i], slots[i], tags[i]);
+        if (frames[i] != KVP_NO_FRAME
+            && !kvp_index_same(&p->frames[frames[i]], salt, &keys[i])) {
+            /* Another key's tag: one in 2^32 / slots. */
+            frames[i] =
+                kvp_index_settle(index, p->frames, salt, &keys[i], slots[i], tags[i]);
+        }
     }
 }
 
@@ -109,19 +113,68 @@ recheck(struct kvp_pager *p, uint32_t i, bool drawn)
     return KV_INPROGRESS;
 }
 
-static inline kv_status_t take(struct kvp_pager *p, uint32_t i)
+/* Any frame that the index leads to. */
+static __attribute__((noinline)) kv_status_t take(struct kvp_pager *p, uint32_t i)
 {
     struct kvp_frame *f = &p->frames[i];
 
-    if (__builtin_expect(f->state == KVP_LEAVING, 0)) {
+    if (f->state == KVP_LEAVING) {
         kvp_wanted_again(p, i);
     }
     kvp_ref_take(p, i);
     const bool drawn = --p->verify_left == 0;
-    if (__builtin_expect(drawn || (f->flags & KVP_F_VERIFYING) != 0, 0)) {
+    if (drawn || (f->flags & KVP_F_VERIFYING) != 0) {
         return recheck(p, i, drawn);
     }
     return KV_OK;
+}
+
+/* Sealed, held by references alone, not being re-checked: nearly all that is acquired.
+ * Taking one then changes no sum but "idle", and that with the first reference. */
+static inline bool plain(const struct kvp_frame *f)
+{
+    return f->state == KVP_SEALED && (f->grants | f->pins | f->ios | f->fences) == 0
+           && (f->flags & KVP_F_VERIFYING) == 0;
+}
+
+/* Takes the frames of one batch; the sums are kept aside while they stay in one pool,
+ * because a counter in memory that every page changes is what pages would wait for. */
+static void take_batch(
+    struct kvp_pager *p, const uint32_t *frames, uint32_t n, uint16_t tenant,
+    struct kvp_ref *refs, kv_status_t *statuses, uint32_t *hits)
+{
+    uint32_t nr_woken = 0, nr_hits = 0, nr_plain = 0;
+    uint8_t at = 0;
+    const bool may_draw = p->verify_left <= n;
+
+    for (uint32_t i = 0; i < n; i++) {
+        refs[i] = (struct kvp_ref){.frame = frames[i]};
+        statuses[i] = KV_ERR_MISS;
+        if (frames[i] == KVP_NO_FRAME) {
+            continue;
+        }
+        struct kvp_frame *f = &p->frames[frames[i]];
+        refs[i].gen = f->gen;
+        if (f->pool != at) {
+            kvp_idle_drop(&p->pools[at], tenant, nr_woken);
+            hits[p->pools[at].config.tier] += nr_hits;
+            nr_woken = nr_hits = 0;
+            at = f->pool;
+        }
+        nr_hits++;
+        if (__builtin_expect(may_draw || f->tenant != tenant || !plain(f), 0)) {
+            statuses[i] = take(p, frames[i]);
+            continue;
+        }
+        nr_plain++;
+        nr_woken += f->refs == 0;
+        f->refs++;
+        KV_ASSERT(f->refs != 0);
+        statuses[i] = KV_OK;
+    }
+    kvp_idle_drop(&p->pools[at], tenant, nr_woken);
+    hits[p->pools[at].config.tier] += nr_hits;
+    p->verify_left -= nr_plain;
 }
 
 uint32_t kvp_acquire(
@@ -137,15 +190,7 @@ uint32_t kvp_acquire(
     for (uint32_t at = 0; at < n; at += KVP_BATCH) {
         const uint32_t batch = batch_of(n - at);
         probe(p, &salt, keys + at, batch, frames);
-        for (uint32_t i = 0; i < batch; i++) {
-            refs[at + i] = (struct kvp_ref){.frame = frames[i]};
-            statuses[at + i] = KV_ERR_MISS;
-            if (frames[i] != KVP_NO_FRAME) {
-                statuses[at + i] = take(p, frames[i]);
-                refs[at + i].gen = p->frames[frames[i]].gen;
-                hits[kvp_tier_of(p, frames[i])]++;
-            }
-        }
+        take_batch(p, frames, batch, tenant, refs + at, statuses + at, hits);
     }
     const uint32_t nr = hits[KVP_DEVICE] + hits[KVP_HOST];
     p->metrics.hits_device += hits[KVP_DEVICE];

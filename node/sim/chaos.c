@@ -1,5 +1,5 @@
-/* Clients of the chaos, and what they do with single pages: batches of GET, PUT, EXISTS,
- * PIN, UNPIN, DROP. */
+/* Clients of the chaos, and what they do with single pages: batches of GET, PUT,
+ * EXISTS, PIN, UNPIN, DROP. */
 #include "node/sim/chaos_priv.h"
 
 #include <stdlib.h>
@@ -51,13 +51,17 @@ void kvs_chaos_check(
     for (uint32_t t = 0; t < KVS_CHAOS_TENANTS; t++) {
         if (kvs_content_ok(bytes, len, 100 + t, &page->key, variant)) {
             kvs_fail(
-                client->chaos->world, "I9", "%s at n%u: tenant %u was given tenant %u's "
-                "page", where, client->node + 1, 100 + tenant, 100 + t);
+                client->chaos->world, "I9",
+                "%s at n%u: tenant %u was given tenant %u's "
+                "page",
+                where, client->node + 1, 100 + tenant, 100 + t);
         }
     }
     kvs_fail(
-        client->chaos->world, "I1", "%s at n%u: tenant %u variant %u page %u (%s) has "
-        "other bytes", where, client->node + 1, 100 + tenant, variant, page->page,
+        client->chaos->world, "I1",
+        "%s at n%u: tenant %u variant %u page %u (%s) has "
+        "other bytes",
+        where, client->node + 1, 100 + tenant, variant, page->page,
         page->kind == KVS_PAGE_TAIL ? "tail" : "full");
 }
 
@@ -99,8 +103,7 @@ static void pick_pages(struct kvs_chaos_client *client, struct kvs_slot *slot)
         }
         return;
     }
-    uint32_t first =
-        shape < 5 ? 0 : (uint32_t)below(client, KVS_CHAOS_PAGES - slot->n);
+    uint32_t first = shape < 5 ? 0 : (uint32_t)below(client, KVS_CHAOS_PAGES - slot->n);
     for (uint32_t i = 0; i < slot->n; i++) {
         bool tail = shape == 7 && i + 1 == slot->n;
         kvs_population_page(
@@ -147,7 +150,8 @@ static void send_slot(struct kvs_chaos_client *client, struct kvs_slot *slot)
     kvs_chaos_submit(client, &request);
 }
 
-/* (I7) Nobody may have written where an earlier answer had ended the node's right to. */
+/* (I7) Nobody may have written where an earlier answer had ended the node's right to.
+ * */
 static void check_guard(struct kvs_chaos_client *client, struct kvs_slot *slot)
 {
     const struct kvs_config *config = kvs_config(client->chaos->world);
@@ -237,10 +241,64 @@ static bool start_foreign(struct kvs_chaos_client *client, struct kvs_slot *slot
     return false;
 }
 
+/* What an engine with a bug would ask. Each has one right answer. */
+static void make_mistake(struct kvs_chaos_client *client)
+{
+    static const kv_key_t zero;
+    kv_key_t key = client->chaos->population.opaque[0][0];
+    struct kvo_request request = {
+        .op = KVO_EXISTS,
+        .deadline_us = kvs_chaos_deadline(client),
+        .tenant = kvs_chaos_tenant(client, pick_tenant(client)),
+        .loose = true,
+        .keys = &key,
+        .nr_keys = 1,
+    };
+    kv_status_t right = KV_ERR_INVALID;
+    switch (below(client, 5)) {
+    case 0:
+        key = zero;
+        break;
+    case 1:
+        request.deadline_us = 0;
+        break;
+    case 2:
+        request.variant = 200;
+        break;
+    case 3:
+        request.nr_keys = 0;
+        break;
+    default:
+        request.op = KVO_SEQ_CONFIRM;
+        request.nr_keys = 0;
+        request.seq = (struct kvp_seq_id){0, UINT32_MAX};
+        right = KV_ERR_STALE;
+        break;
+    }
+    request.tag = (uint64_t)KVS_TAG_MISTAKE << 32 | (uint32_t)right;
+    kvs_chaos_submit(client, &request);
+}
+
+static void
+mistake_answer(struct kvs_chaos_client *client, const struct kvo_answer *answer)
+{
+    kv_status_t right = (kv_status_t)(int32_t)(uint32_t)answer->tag;
+    kv_status_t status = answer->status;
+    if (status == KV_OK && answer->statuses != NULL) {
+        status = answer->statuses[0];
+    }
+    client->chaos->counts.denied++;
+    if (status != right && status != KV_ERR_AGAIN) {
+        kvs_fail(
+            client->chaos->world, "P7", "n%u answers %s where %s is right",
+            client->node + 1, kv_status_name(status), kv_status_name(right));
+    }
+}
+
 /* ------------------------------------------------------------------ answers */
 
-static void got(
-    struct kvs_chaos_client *client, struct kvs_slot *slot,
+static void
+got(struct kvs_chaos_client *client, struct kvs_slot *slot,
     const struct kvo_answer *answer)
 {
     uint8_t *memory = kvs_buffer(client->chaos->world, client->client) + slot->at;
@@ -272,8 +330,10 @@ static void slot_answer(
         client->chaos->counts.denied++;
         if (answer->status != KV_ERR_DENIED) {
             kvs_fail(
-                client->chaos->world, "I9", "n%u answers %s to a client without the "
-                "tenant", client->node + 1, kv_status_name(answer->status));
+                client->chaos->world, "I9",
+                "n%u answers %s to a client without the "
+                "tenant",
+                client->node + 1, kv_status_name(answer->status));
         }
         return;
     }
@@ -301,6 +361,8 @@ static void answered(void *arg, struct kvs_client name, const struct kvo_answer 
     uint32_t index = (uint32_t)answer->tag;
     if (answer->tag >> 32 == KVS_TAG_SLOT) {
         slot_answer(client, &client->slots[index], answer);
+    } else if (answer->tag >> 32 == KVS_TAG_MISTAKE) {
+        mistake_answer(client, answer);
     } else {
         kvs_chaos_seq_answer(client, index, answer);
     }
@@ -332,7 +394,7 @@ static const struct kvs_client_ops ops = {
     .lost = lost,
 };
 
-/* ------------------------------------------------------------------ life of a client */
+/* ------------------------------------------------------------ life of a client */
 
 static void forget(struct kvs_chaos_client *client)
 {
@@ -396,6 +458,10 @@ static void act(struct kvs_chaos_client *client)
         return;
     }
     kvs_chaos_seq_check(client);
+    if (may_cross && below(client, ONE_IN_FOREIGN) == 0) {
+        make_mistake(client);
+        return;
+    }
     if (client->chaos->config.sequences && below(client, 2) == 0) {
         kvs_chaos_seq_step(client);
         return;
@@ -404,7 +470,8 @@ static void act(struct kvs_chaos_client *client)
     if (slot->busy) {
         return;
     }
-    if (may_cross && below(client, ONE_IN_FOREIGN) == 0 && start_foreign(client, slot)) {
+    if (may_cross && below(client, ONE_IN_FOREIGN) == 0
+        && start_foreign(client, slot)) {
         return;
     }
     start_slot(client, slot);

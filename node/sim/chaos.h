@@ -10,8 +10,8 @@
  * table until its confirm, end a sequence when nothing is queued on it. Under
  * KVS_F_HANG_UP some die in the middle and go on writing until they are dead.
  *
- * Threading, ownership: of the world's thread; the chaos outlives its world's last event.
- */
+ * Threading, ownership: of the world's thread; the chaos outlives its world's last
+ * event.  */
 #ifndef KVS_CHAOS_H
 #define KVS_CHAOS_H
 
@@ -74,8 +74,8 @@ struct kvs_population {
 };
 void kvs_population_make(struct kvs_population *population, uint32_t page_tokens);
 void kvs_population_page(
-    const struct kvs_population *population, uint32_t tenant, uint32_t doc, uint32_t page,
-    bool tail, struct kvs_page *out);
+    const struct kvs_population *population, uint32_t tenant, uint32_t doc,
+    uint32_t page, bool tail, struct kvs_page *out);
 /* The page that a key names for a tenant; false when none of ours. */
 bool kvs_population_find(
     const struct kvs_population *population, uint32_t tenant, const kv_key_t *key,

@@ -15,7 +15,7 @@ enum {
     KVS_OLD_MAX = 64,     /* pages of tables that are not confirmed away */
 };
 
-enum kvs_tag { KVS_TAG_SLOT = 1, KVS_TAG_SEQ = 2 };
+enum kvs_tag { KVS_TAG_SLOT = 1, KVS_TAG_SEQ = 2, KVS_TAG_MISTAKE = 3 };
 
 /* One object-level request, and the part of the buffer that is its own. */
 struct kvs_slot {

@@ -68,9 +68,10 @@ static void check_old(struct kvs_chaos_client *client, struct kvs_seq *seq)
         struct kvp_info info;
         if (kvp_info(pager, old->ref, &info) != KV_OK) {
             kvs_fail(
-                world, "I7", "n%u: frame %u gen %llu of an older table was freed before "
-                "the engine confirmed", client->node + 1, old->ref.frame,
-                (unsigned long long)old->ref.gen);
+                world, "I7",
+                "n%u: frame %u gen %llu of an older table was freed before "
+                "the engine confirmed",
+                client->node + 1, old->ref.frame, (unsigned long long)old->ref.gen);
             return;
         }
         check_bytes(client, seq, old->page, old->want, old->ref, "an older table");
@@ -93,8 +94,8 @@ static bool read_table(struct kvs_chaos_client *client, struct kvs_seq *seq)
     }
     for (uint32_t page = 0; page < seq->nr_pages; page++) {
         struct kvs_seq_page *model = &seq->pages[page];
-        bool same = model->ref.frame == refs[page].frame
-                    && model->ref.gen == refs[page].gen;
+        bool same =
+            model->ref.frame == refs[page].frame && model->ref.gen == refs[page].gen;
         if (!same && model->ref.frame != KVP_NO_FRAME) {
             add_old(client, seq, page, model->want, model->ref);
         }
@@ -141,8 +142,8 @@ void kvs_chaos_seq_check(struct kvs_chaos_client *client)
 
 /* ------------------------------------------------------------------ asking */
 
-static void send(
-    struct kvs_chaos_client *client, struct kvs_seq *seq, struct kvo_request *request)
+static void
+send(struct kvs_chaos_client *client, struct kvs_seq *seq, struct kvo_request *request)
 {
     request->tag = (uint64_t)KVS_TAG_SEQ << 32 | (uint64_t)(seq - client->seqs);
     request->tenant = kvs_chaos_tenant(client, seq->tenant);
@@ -200,6 +201,14 @@ static void append(struct kvs_chaos_client *client, struct kvs_seq *seq)
     if (most == 0) {
         return;
     }
+    if ((kvs_config(client->chaos->world)->faults & KVS_FAULT_BIT(KVS_F_TENANT)) != 0
+        && below(client, 20) == 0) {
+        /* More than the tier can ever hold: refused, and nothing has changed. */
+        struct kvo_request request = {
+            .op = KVO_SEQ_APPEND, .tokens = 20000 * full_tokens(client)};
+        send(client, seq, &request);
+        return;
+    }
     uint32_t halves = 1 + (uint32_t)below(client, most < 4 ? most : 4);
     struct kvo_request request = {.op = KVO_SEQ_APPEND, .tokens = halves * half};
     send(client, seq, &request);
@@ -212,28 +221,29 @@ static bool writable(struct kvs_chaos_client *client, const struct kvs_seq_page 
 }
 
 /* What the node copied into a new frame, before the engine goes on in it. */
-static void check_copied(
-    struct kvs_chaos_client *client, struct kvs_seq *seq, uint32_t page)
+static void
+check_copied(struct kvs_chaos_client *client, struct kvs_seq *seq, uint32_t page)
 {
     struct kvs_seq_page *model = &seq->pages[page];
     if (model->copied) {
-        enum kvs_want want = model->from == KVS_WANT_TAIL ? KVS_WANT_TAIL : KVS_WANT_HALF;
+        enum kvs_want want =
+            model->from == KVS_WANT_TAIL ? KVS_WANT_TAIL : KVS_WANT_HALF;
         check_bytes(client, seq, page, want, model->ref, "a copy for a sequence");
     }
     model->copied = false;
 }
 
 /* The kernel's writes to page `page`, in two steps. */
-static void write_page(
-    struct kvs_chaos_client *client, struct kvs_seq *seq, uint32_t page)
+static void
+write_page(struct kvs_chaos_client *client, struct kvs_seq *seq, uint32_t page)
 {
     struct kvs_seq_page *model = &seq->pages[page];
     uint32_t behind = seq->n_tokens - page * full_tokens(client);
     bool part = behind < full_tokens(client);
     bool tail = part && !model->shared && below(client, 2) == 0;
     struct kvs_page content = page_of(client, seq, page, tail);
-    uint32_t len = kvs_chaos_len(client, part ? full_tokens(client) / 2
-                                              : full_tokens(client));
+    uint32_t len =
+        kvs_chaos_len(client, part ? full_tokens(client) / 2 : full_tokens(client));
     uint8_t *bytes = kvs_memory(client->chaos->world, client->node, model->ref);
     if (model->nonce == 0) {
         model->nonce = ++client->chaos->nonce;
@@ -373,7 +383,8 @@ void kvs_chaos_seq_step(struct kvs_chaos_client *client)
 /* ------------------------------------------------------------------ answers */
 
 /* Tokens and pages as the node has them now; new or continued pages are raw. */
-static void grown(struct kvs_chaos_client *client, struct kvs_seq *seq, uint32_t n_tokens)
+static void
+grown(struct kvs_chaos_client *client, struct kvs_seq *seq, uint32_t n_tokens)
 {
     uint32_t full = full_tokens(client);
     uint32_t before = seq->n_tokens;
@@ -427,7 +438,8 @@ static void cut(struct kvs_chaos_client *client, struct kvs_seq *seq, uint32_t n
 }
 
 static void fetched(
-    struct kvs_chaos_client *client, struct kvs_seq *seq, const struct kvo_answer *answer)
+    struct kvs_chaos_client *client, struct kvs_seq *seq,
+    const struct kvo_answer *answer)
 {
     kvs_world_t *world = client->chaos->world;
     kvp_pager_t *pager = kvo_pager(kvs_node(world, client->node));
@@ -464,7 +476,8 @@ static void fetched(
 }
 
 static void forked(
-    struct kvs_chaos_client *client, struct kvs_seq *seq, const struct kvo_answer *answer)
+    struct kvs_chaos_client *client, struct kvs_seq *seq,
+    const struct kvo_answer *answer)
 {
     struct kvs_seq *child = &client->seqs[seq->asked];
     if (answer->status != KV_OK) {
@@ -491,7 +504,8 @@ static void forked(
 }
 
 static void sealed(
-    struct kvs_chaos_client *client, struct kvs_seq *seq, const struct kvo_answer *answer)
+    struct kvs_chaos_client *client, struct kvs_seq *seq,
+    const struct kvo_answer *answer)
 {
     kv_status_t status = answer->status;
     if (status == KV_OK && answer->statuses != NULL) {
@@ -515,8 +529,10 @@ void kvs_chaos_seq_answer(
     seq->state = KVS_SEQ_IDLE;
     if (answer->status == KV_ERR_STALE || answer->status == KV_ERR_INVALID) {
         kvs_fail(
-            world, "I3", "n%u answers %s to operation %d on a live sequence: %s limit "
-            "%llu value %llu", client->node + 1, kv_status_name(answer->status), (int)op,
+            world, "I3",
+            "n%u answers %s to operation %d on a live sequence: %s limit "
+            "%llu value %llu",
+            client->node + 1, kv_status_name(answer->status), (int)op,
             answer->detail.field != NULL ? answer->detail.field : "-",
             (unsigned long long)answer->detail.limit,
             (unsigned long long)answer->detail.value);
@@ -532,7 +548,8 @@ void kvs_chaos_seq_answer(
         return;
     }
     struct kvp_seq_info info;
-    if (kvp_seq_info(kvo_pager(kvs_node(world, client->node)), seq->id, &info) != KV_OK) {
+    if (kvp_seq_info(kvo_pager(kvs_node(world, client->node)), seq->id, &info)
+        != KV_OK) {
         kvs_fail(world, "I3", "n%u: a live sequence is gone", client->node + 1);
         return;
     }
@@ -589,7 +606,8 @@ void kvs_chaos_zombie(struct kvs_chaos_client *client, uint64_t dead_us)
                 .ref = seq->pages[page].ref,
             };
             kvs_at(
-                client->chaos->world, below(client, dead_us), ghost_writes, ghost, 0xee);
+                client->chaos->world, below(client, dead_us), ghost_writes, ghost,
+                0xee);
         }
     }
 }

@@ -29,7 +29,7 @@ struct kvs_copy_state {
     struct kv_copy copy;
     bool used;
     uint64_t holders;
-    uint64_t told;  /* nodes that are dropping it because of HAVE */
+    uint64_t told; /* nodes that are dropping it because of HAVE */
     uint32_t last_node;
     bool last_have, before_have;
 };
@@ -48,8 +48,8 @@ static size_t copy_hash(const struct kv_copy *copy)
     return (size_t)kv_mix64(h);
 }
 
-static struct kvs_copy_state *copy_find(
-    struct kvs_copy_state *table, size_t cap, const struct kv_copy *copy)
+static struct kvs_copy_state *
+copy_find(struct kvs_copy_state *table, size_t cap, const struct kv_copy *copy)
 {
     size_t i = copy_hash(copy) & (cap - 1);
     while (table[i].used && !same_copy(&table[i].copy, copy)) {
@@ -150,8 +150,14 @@ void kvs_check_touch(kvs_world_t *world, uint32_t index, struct kvp_ref ref, int
 static const char *order_name(enum kvo_order_kind kind)
 {
     static const char *const names[] = {
-        "a local order", "a client's copy in", "a client's copy out", "a read by name",
-        "a read under a grant", "a serve", "a fence", "a fence",
+        "a local order",
+        "a client's copy in",
+        "a client's copy out",
+        "a read by name",
+        "a read under a grant",
+        "a serve",
+        "a fence",
+        "a fence",
     };
     return names[kind];
 }
@@ -206,14 +212,16 @@ void kvs_check_read(kvs_world_t *world, const struct kvs_io *io)
     if (!good) {
         bool early = state == KVP_SEALING || state == KVP_FILLING;
         kvs_fail(
-            world, early ? "I2" : "I5", "%s of n%u reads frame %u gen %llu of n%u, "
-            "which is %s", order_name(io->kind), io->node + 1, ref.frame,
-            (unsigned long long)ref.gen, node + 1, state_text(state));
+            world, early ? "I2" : "I5",
+            "%s of n%u reads frame %u gen %llu of n%u, "
+            "which is %s",
+            order_name(io->kind), io->node + 1, ref.frame, (unsigned long long)ref.gen,
+            node + 1, state_text(state));
     }
 }
 
-static void check_tenant(
-    kvs_world_t *world, uint32_t node, uint32_t peer, struct kvp_ref ref)
+static void
+check_tenant(kvs_world_t *world, uint32_t node, uint32_t peer, struct kvp_ref ref)
 {
     struct kvp_info info;
     kvp_frame_at(kvo_pager(world->nodes[node].core), ref.frame, &info);
@@ -289,9 +297,10 @@ static void listed(kvs_world_t *world, uint32_t index, const struct kvo_observed
     if (!kvs_content_ok(
             bytes, info.len, saw->copy->tenant, &saw->copy->key, saw->copy->group)) {
         kvs_fail(
-            world, "I1", "n%u lists frame %u gen %llu with other bytes than key %016llx "
-            "of tenant %u names", index + 1, saw->frame.frame,
-            (unsigned long long)saw->frame.gen,
+            world, "I1",
+            "n%u lists frame %u gen %llu with other bytes than key %016llx "
+            "of tenant %u names",
+            index + 1, saw->frame.frame, (unsigned long long)saw->frame.gen,
             (unsigned long long)kv_key_word(&saw->copy->key), saw->copy->tenant);
     }
 }
@@ -329,8 +338,8 @@ static void granted(kvs_world_t *world, uint32_t index, const struct kvo_observe
     check_tenant(world, index, saw->peer, saw->frame);
 }
 
-static void observe_large(
-    kvs_world_t *world, uint32_t index, const struct kvo_observed *saw)
+static void
+observe_large(kvs_world_t *world, uint32_t index, const struct kvo_observed *saw)
 {
     size_t nr = world->config.nr_nodes;
     if (saw->event == KVO_SAW_LINK_UP) {
@@ -343,8 +352,8 @@ static void observe_large(
 static void say(kvs_world_t *world, uint32_t index, const struct kvo_observed *saw)
 {
     static const char *const names[] = {
-        "listed", "unlisted", "freed", "drops, told HAVE", "link up", "link end",
-        "grant given", "grant ended", "accepted",
+        "listed",   "unlisted",    "freed",       "drops, told HAVE", "link up",
+        "link end", "grant given", "grant ended", "accepted",
     };
     if (world->trace == NULL || saw->event == KVO_SAW_ACCEPTED) {
         return;

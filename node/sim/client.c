@@ -25,8 +25,8 @@ static struct kvs_client_state *client_of(kvs_world_t *world, struct kvs_client 
     return state->used && state->serial == client.serial ? state : NULL;
 }
 
-static struct kvs_client name_of(
-    const kvs_world_t *world, const struct kvs_client_state *state)
+static struct kvs_client
+name_of(const kvs_world_t *world, const struct kvs_client_state *state)
 {
     return (struct kvs_client){
         .node = state->node,
@@ -66,7 +66,8 @@ static size_t free_slot(kvs_world_t *world)
         }
     }
     world->clients = kvs_grow(
-        world->clients, world->nr_clients, &world->clients_cap, sizeof(*world->clients));
+        world->clients, world->nr_clients, &world->clients_cap,
+        sizeof(*world->clients));
     world->clients[world->nr_clients] = (struct kvs_client_state){0};
     return world->nr_clients++;
 }
@@ -83,7 +84,8 @@ kv_status_t kvs_attach(
     }
     struct kvo_client_id id;
     kvo_node_t *core = kvs_enter(world, node);
-    kv_status_t status = kvo_client_attach(core, kvs_node_now(world, node), tenants, &id);
+    kv_status_t status =
+        kvo_client_attach(core, kvs_node_now(world, node), tenants, &id);
     kvs_leave(world, node);
     if (status != KV_OK) {
         return status;
@@ -100,7 +102,8 @@ kv_status_t kvs_attach(
         .ops = ops,
         .arg = arg,
         .buffer = buffer_create(world->config.buffer_bytes),
-        .busy = kvs_take((world->config.buffer_bytes / KVP_ALIGN + 1) * sizeof(uint16_t)),
+        .busy =
+            kvs_take((world->config.buffer_bytes / KVP_ALIGN + 1) * sizeof(uint16_t)),
     };
     kvs_hash_word(world, (uint64_t)id.index << 32 | id.gen);
     *client_p = name_of(world, state);
@@ -153,7 +156,8 @@ void kvs_hang_up(kvs_world_t *world, struct kvs_client client, uint64_t dead_us)
 bool kvs_client_up(const kvs_world_t *world, struct kvs_client client)
 {
     const struct kvs_client_state *state = &world->clients[client.slot];
-    return client.slot < world->nr_clients && state->serial == client.serial && state->up;
+    return client.slot < world->nr_clients && state->serial == client.serial
+           && state->up;
 }
 
 uint8_t *kvs_buffer(kvs_world_t *world, struct kvs_client client)
@@ -234,7 +238,8 @@ static struct kvs_pending *pending_take(kvs_world_t *world)
         }
     }
     world->pending = kvs_grow(
-        world->pending, world->nr_pending, &world->pending_cap, sizeof(*world->pending));
+        world->pending, world->nr_pending, &world->pending_cap,
+        sizeof(*world->pending));
     world->pending[world->nr_pending] = (struct kvs_pending){0};
     return &world->pending[world->nr_pending++];
 }
@@ -361,7 +366,8 @@ void kvs_client_answered(void *arg, const struct kvo_answer *answer)
     struct kvs_pending *pending = pending_of(world, answer->tag);
     if (pending == NULL) {
         kvs_fail(
-            world, "I11", "n%u answers a request twice, or one of a client that hung up",
+            world, "I11",
+            "n%u answers a request twice, or one of a client that hung up",
             port->node + 1);
         return;
     }
@@ -514,11 +520,12 @@ void kvs_client_overdue(kvs_world_t *world)
         }
         uint32_t index = world->clients[pending->client].node;
         const struct kvs_node *node = &world->nodes[index];
-        uint64_t us = pending->deadline_us != 0 ? pending->deadline_us + SLACK_US
-                                                : INSTANT_US;
+        uint64_t us =
+            pending->deadline_us != 0 ? pending->deadline_us + SLACK_US : INSTANT_US;
         /* A process that stopped took the request up when it went on. */
-        uint64_t start = pending->submitted_us > node->resumed_at ? pending->submitted_us
-                                                                  : node->resumed_at;
+        uint64_t start = pending->submitted_us > node->resumed_at
+                             ? pending->submitted_us
+                             : node->resumed_at;
         if (node->paused_until == 0 && world->now > start + us * 1001 / 1000) {
             kvs_fail(
                 world, "I11", "n%u has not answered operation %d for %llu ms",

@@ -25,8 +25,8 @@ static void put_word(uint8_t *out, uint64_t word)
 }
 
 void kvs_content_make(
-    uint8_t *bytes, uint32_t len, uint32_t tenant, const kv_key_t *key, uint32_t variant,
-    uint64_t nonce)
+    uint8_t *bytes, uint32_t len, uint32_t tenant, const kv_key_t *key,
+    uint32_t variant, uint64_t nonce)
 {
     uint64_t seed = content_seed(tenant, key, variant);
     for (uint32_t i = 0; i + 8 <= len; i += 8) {

@@ -40,8 +40,8 @@ static void heap_insert(kvs_world_t *world, const struct kvs_event *event)
 }
 
 void kvs_push(
-    kvs_world_t *world, uint64_t at, enum kvs_event_kind kind, uint32_t node, uint64_t id,
-    void *p)
+    kvs_world_t *world, uint64_t at, enum kvs_event_kind kind, uint32_t node,
+    uint64_t id, void *p)
 {
     struct kvs_event event = {
         .at = at < world->now ? world->now : at,
@@ -55,8 +55,8 @@ void kvs_push(
 }
 
 void kvs_push_to(
-    kvs_world_t *world, uint64_t at, enum kvs_event_kind kind, uint32_t node, uint64_t id,
-    void *p)
+    kvs_world_t *world, uint64_t at, enum kvs_event_kind kind, uint32_t node,
+    uint64_t id, void *p)
 {
     struct kvs_event event = {
         .at = at < world->now ? world->now : at,

@@ -1,11 +1,11 @@
-/* Orders: bytes that move piece by piece over virtual time, and the fences that end it.
+/* Orders: bytes that move piece by piece over virtual time (fence.c ends it).
  *
  *   order ──► kvs_io ── KVS_EV_IO at `moments` times ──► pieces of 64 bytes ──► done
  *
- * Which piece moves at which moment is random, so a frame that changes meanwhile gives a
- * mix of old and new, as a fabric would. Naming: SERVE copies out at its moments, DATA
- * travels, READ_NAMED lands at its own. Under a grant the pieces go from the owner's
- * memory to the reader's without either process, paused or dead.
+ * Which piece moves at which moment is random, so a frame that changes meanwhile
+ * gives a mix of old and new, as a fabric would. Naming: SERVE copies out at its
+ * moments, DATA travels, READ_NAMED lands at its own. Under a grant the pieces go
+ * from the owner's memory to the reader's without either process, paused or dead.
  *
  * An operation counts as touching its frames (check.c) until its completion reaches the
  * node or a fence has ended it: what a node cannot know yet, it may not rely on.
@@ -18,11 +18,8 @@
 
 enum {
     MOMENTS_MAX = 4,
-    RESET_US_MAX = 50000,
-    RETRY_US = 500000,     /* a one-sided read survives a cut as short as this */
+    RETRY_US = 500000, /* a one-sided read survives a cut as short as this */
     LATE_LOCAL_US = 50000,
-    FENCE_US = 300,
-    FENCE_SLOW_US = 150000,
     /* One operation in so many meets each fault. */
     ONE_IN_LOST = 150,
     ONE_IN_LATE = 60,
@@ -34,7 +31,7 @@ enum {
     ONE_IN_LOSS = 300,
 };
 
-static uint64_t handle_of(const kvs_world_t *world, const struct kvs_io *io)
+uint64_t kvs_io_handle(const kvs_world_t *world, const struct kvs_io *io)
 {
     return (uint64_t)io->gen << 32 | (uint64_t)(io - world->ios);
 }
@@ -75,7 +72,7 @@ static struct kvs_io *io_take(kvs_world_t *world)
 }
 
 /* It touches nothing from here on. */
-static void io_give(kvs_world_t *world, struct kvs_io *io)
+void kvs_io_give(kvs_world_t *world, struct kvs_io *io)
 {
     if (kvs_alive(world, io->node, io->life)) {
         kvs_check_touch(world, io->node, io->src, -1);
@@ -97,7 +94,7 @@ struct outcome {
     struct kvo_done done;
 };
 
-static void push_done(
+void kvs_io_push_done(
     kvs_world_t *world, const struct kvs_io *io, uint64_t handle, uint64_t at)
 {
     struct outcome *outcome = kvs_take(sizeof(*outcome));
@@ -114,13 +111,13 @@ static bool fence_ends(const struct kvs_io *io)
            || io->kind == KVO_ORDER_SERVE;
 }
 
-static void finish(kvs_world_t *world, struct kvs_io *io, kv_status_t status)
+void kvs_io_finish(kvs_world_t *world, struct kvs_io *io, kv_status_t status)
 {
     KV_ASSERT(!io->over);
     io->over = true;
     io->done.status = status;
     if (!kvs_alive(world, io->node, io->life)) {
-        io_give(world, io);
+        kvs_io_give(world, io);
         return;
     }
     if (fence_ends(io) && kvs_roll(world, KVS_F_LOST_DONE, ONE_IN_LOST)) {
@@ -133,10 +130,10 @@ static void finish(kvs_world_t *world, struct kvs_io *io, kv_status_t status)
         uint64_t most = fence_ends(io) ? 2 * world->config.core.read_us : LATE_LOCAL_US;
         at += kv_rng_below(&world->fault_rng, most);
     }
-    push_done(world, io, handle_of(world, io), at);
+    kvs_io_push_done(world, io, kvs_io_handle(world, io), at);
     if (kvs_roll(world, KVS_F_DOUBLE_DONE, ONE_IN_DOUBLE)) {
         uint64_t again = at + kv_rng_below(&world->fault_rng, 1000000);
-        push_done(world, io, UINT64_MAX, again);
+        kvs_io_push_done(world, io, UINT64_MAX, again);
     }
 }
 
@@ -145,7 +142,7 @@ static void done(kvs_world_t *world, const struct kvs_event *event)
     const struct outcome *outcome = event->p;
     struct kvs_io *io = event->id == UINT64_MAX ? NULL : io_of(world, event->id);
     if (io != NULL) {
-        io_give(world, io);
+        kvs_io_give(world, io);
     }
     kvo_node_t *core = kvs_enter(world, event->node);
     uint64_t now = kvs_node_now(world, event->node);
@@ -160,10 +157,11 @@ static void done(kvs_world_t *world, const struct kvs_event *event)
 
 /* ------------------------------------------------------------------ moments */
 
-static void schedule(kvs_world_t *world, struct kvs_io *io, uint64_t delay_us)
+void kvs_io_schedule(kvs_world_t *world, struct kvs_io *io, uint64_t delay_us)
 {
     kvs_push(
-        world, world->now + delay_us, KVS_EV_IO, io->node, handle_of(world, io), NULL);
+        world, world->now + delay_us, KVS_EV_IO, io->node, kvs_io_handle(world, io),
+        NULL);
 }
 
 static uint32_t fabric_times(const kvs_world_t *world, uint32_t owner)
@@ -189,7 +187,7 @@ static void plan(kvs_world_t *world, struct kvs_io *io, uint32_t owner)
     io->moments = 1 + (uint32_t)kv_rng_below(&world->fabric_rng, MOMENTS_MAX);
     io->moment = 0;
     io->salt = kv_rng_next(&world->fabric_rng);
-    schedule(world, io, io->span_us / (io->moments + 1));
+    kvs_io_schedule(world, io, io->span_us / (io->moments + 1));
 }
 
 /* Moves the pieces of this moment. */
@@ -207,13 +205,13 @@ static void next_moment(kvs_world_t *world, struct kvs_io *io)
 {
     io->moment++;
     uint64_t gap = io->span_us / (io->moments + 1);
-    schedule(world, io, gap + kv_rng_below(&world->fabric_rng, gap + 1));
+    kvs_io_schedule(world, io, gap + kv_rng_below(&world->fabric_rng, gap + 1));
 }
 
 /* ------------------------------------------------------------------ local orders */
 
-static struct kvs_io *order_io(
-    kvs_world_t *world, uint32_t node, const struct kvo_order *order)
+struct kvs_io *
+kvs_io_of_order(kvs_world_t *world, uint32_t node, const struct kvo_order *order)
 {
     struct kvs_io *io = io_take(world);
     io->kind = order->kind;
@@ -231,10 +229,11 @@ static uint8_t *frame_at(kvs_world_t *world, uint32_t node, struct kvp_ref ref)
     return kvs_memory(world, node, ref);
 }
 
-static void order_local(kvs_world_t *world, uint32_t node, const struct kvo_order *order)
+static void
+order_local(kvs_world_t *world, uint32_t node, const struct kvo_order *order)
 {
     const struct kvp_order *local = &order->local;
-    struct kvs_io *io = order_io(world, node, order);
+    struct kvs_io *io = kvs_io_of_order(world, node, order);
     io->id = local->id;
     io->local = local->kind;
     io->len = local->len;
@@ -264,13 +263,13 @@ static void local_finish(kvs_world_t *world, struct kvs_io *io)
         }
     }
     world->stats.copied_bytes += io->local == KVP_ORDER_COPY ? io->len : 0;
-    finish(world, io, KV_OK);
+    kvs_io_finish(world, io, KV_OK);
 }
 
 static void local_moment(kvs_world_t *world, struct kvs_io *io)
 {
     if (io->moment == 0 && kvs_roll(world, KVS_F_IO, ONE_IN_IO)) {
-        finish(world, io, KV_ERR_IO);
+        kvs_io_finish(world, io, KV_ERR_IO);
         return;
     }
     if (io->moment == io->moments) {
@@ -288,20 +287,20 @@ static void local_moment(kvs_world_t *world, struct kvs_io *io)
     next_moment(world, io);
 }
 
-/* ------------------------------------------------------------------ clients' buffers */
+/* ------------------------------------------------------------ clients' buffers */
 
-static void order_client(kvs_world_t *world, uint32_t node, const struct kvo_order *order)
+static void
+order_client(kvs_world_t *world, uint32_t node, const struct kvo_order *order)
 {
     const struct kvo_part *part = &order->parts[0];
     size_t slot = kvs_client_slot(world, node, order->peer);
-    if (slot == SIZE_MAX
-        || part->buffer + part->len > world->config.buffer_bytes) {
+    if (slot == SIZE_MAX || part->buffer + part->len > world->config.buffer_bytes) {
         kvs_fail(
             world, "P7", "n%u orders a copy with client %u at %llu", node + 1,
             order->peer, (unsigned long long)part->buffer);
         return;
     }
-    struct kvs_io *io = order_io(world, node, order);
+    struct kvs_io *io = kvs_io_of_order(world, node, order);
     uint8_t *frame =
         kvs_mem_frame(world->nodes[node].mem, part->pool, part->pool_frame);
     uint8_t *buffer = world->clients[slot].buffer->base + part->buffer;
@@ -309,6 +308,7 @@ static void order_client(kvs_world_t *world, uint32_t node, const struct kvo_ord
     io->id = part->id;
     io->len = part->len;
     io->client = (uint32_t)slot;
+    io->serial = world->clients[slot].serial;
     io->buffer = part->buffer;
     io->from = in ? buffer : frame;
     io->to = in ? frame : buffer;
@@ -329,13 +329,14 @@ static void client_moment(kvs_world_t *world, struct kvs_io *io)
         io->done.len = io->len;
         io->done.computed =
             kv_digest(io->kind == KVO_ORDER_CLIENT_IN ? io->to : io->from, io->len);
-        finish(world, io, KV_OK);
+        kvs_io_finish(world, io, KV_OK);
         return;
     }
     if (io->kind == KVO_ORDER_CLIENT_OUT) {
         const struct kvs_client_state *client = &world->clients[io->client];
         /* Once it was answered the engine uses the buffer for something else. */
-        if (client->up && client->busy[io->buffer / KVP_ALIGN] == 0) {
+        if (client->up && client->serial == io->serial
+            && client->busy[io->buffer / KVP_ALIGN] == 0) {
             kvs_fail(
                 world, "I7", "n%u writes into a client's buffer after the answer",
                 io->node + 1);
@@ -354,11 +355,11 @@ static void refuse_read(kvs_world_t *world, struct kvs_io *io)
 {
     io->over = true;
     io->done.status = KV_ERR_LINK_LOST;
-    push_done(world, io, handle_of(world, io), world->now + 20);
+    kvs_io_push_done(world, io, kvs_io_handle(world, io), world->now + 20);
 }
 
-static void order_read_named(
-    kvs_world_t *world, uint32_t node, const struct kvo_order *order)
+static void
+order_read_named(kvs_world_t *world, uint32_t node, const struct kvo_order *order)
 {
     struct kvs_data_conn *conn = kvs_net_data_conn(
         world, node, order->peer, order->link, order->data_gen, false);
@@ -367,7 +368,7 @@ static void order_read_named(
     KV_ASSERT(order->nr_parts >= 1 && order->nr_parts <= KV_MSG_READ_MAX);
     for (uint32_t i = 0; i < order->nr_parts; i++) {
         const struct kvo_part *part = &order->parts[i];
-        struct kvs_io *io = order_io(world, node, order);
+        struct kvs_io *io = kvs_io_of_order(world, node, order);
         copies[i] = part->copy;
         io->id = part->id;
         io->index = i;
@@ -397,14 +398,14 @@ static void order_read_named(
     }
 }
 
-static void order_read_grant(
-    kvs_world_t *world, uint32_t node, const struct kvo_order *order)
+static void
+order_read_grant(kvs_world_t *world, uint32_t node, const struct kvo_order *order)
 {
     const struct kvo_part *part = &order->parts[0];
     const struct kv_grant *grant = &part->grant;
     struct kvs_data_conn *conn = kvs_net_data_conn(
         world, node, order->peer, order->link, order->data_gen, false);
-    struct kvs_io *io = order_io(world, node, order);
+    struct kvs_io *io = kvs_io_of_order(world, node, order);
     io->id = part->id;
     io->len = grant->len;
     io->dst = part->frame;
@@ -449,7 +450,7 @@ static void read_finish(kvs_world_t *world, struct kvs_io *io)
     if (world->config.digest_off) {
         io->done.computed = io->done.expected;
     }
-    finish(world, io, KV_OK);
+    kvs_io_finish(world, io, KV_OK);
 }
 
 static void named_moment(kvs_world_t *world, struct kvs_io *io)
@@ -474,9 +475,9 @@ static bool grant_stalls(kvs_world_t *world, struct kvs_io *io)
         return false;
     }
     if (until - world->now < RETRY_US) {
-        schedule(world, io, until - world->now + 1);
+        kvs_io_schedule(world, io, until - world->now + 1);
     } else {
-        finish(world, io, KV_ERR_LINK_LOST);
+        kvs_io_finish(world, io, KV_ERR_LINK_LOST);
     }
     return true;
 }
@@ -489,7 +490,7 @@ static void grant_moment(kvs_world_t *world, struct kvs_io *io)
     bool owner_dead = io->from_mem->dead;
     if ((owner_dead && kv_rng_one_in(&world->fabric_rng, 3))
         || kvs_roll(world, KVS_F_READ_ERROR, ONE_IN_ERROR)) {
-        finish(world, io, KV_ERR_LINK_LOST);
+        kvs_io_finish(world, io, KV_ERR_LINK_LOST);
         return;
     }
     if (io->moment == io->moments) {
@@ -512,10 +513,11 @@ struct delivery {
     uint8_t bytes[]; /* head, then the page */
 };
 
-static void order_serve(kvs_world_t *world, uint32_t node, const struct kvo_order *order)
+static void
+order_serve(kvs_world_t *world, uint32_t node, const struct kvo_order *order)
 {
     const struct kvo_part *part = &order->parts[0];
-    struct kvs_io *io = order_io(world, node, order);
+    struct kvs_io *io = kvs_io_of_order(world, node, order);
     io->id = part->id;
     io->req = part->req;
     io->index = part->data.index;
@@ -579,15 +581,15 @@ static void serve_moment(kvs_world_t *world, struct kvs_io *io)
         next_moment(world, io);
         return;
     }
-    struct kvs_data_conn *conn = kvs_net_data_conn(
-        world, io->peer, io->node, io->link, io->data_gen, false);
+    struct kvs_data_conn *conn =
+        kvs_net_data_conn(world, io->peer, io->node, io->link, io->data_gen, false);
     if (conn == NULL || conn->closed) {
-        finish(world, io, KV_ERR_LINK_LOST);
+        kvs_io_finish(world, io, KV_ERR_LINK_LOST);
         return;
     }
     deliver(world, io, conn);
     io->done.len = io->len;
-    finish(world, io, KV_OK);
+    kvs_io_finish(world, io, KV_OK);
 }
 
 static struct kvs_io *waiting_read(
@@ -597,15 +599,16 @@ static struct kvs_io *waiting_read(
         struct kvs_io *io = &world->ios[i];
         if (io->used && !io->over && io->waiting && io->kind == KVO_ORDER_READ_NAMED
             && io->node == conn->reader && io->peer == conn->owner
-            && io->link == conn->link && io->data_gen == conn->data_gen && io->req == req
-            && io->index == index && io->bounce == NULL) {
+            && io->link == conn->link && io->data_gen == conn->data_gen
+            && io->req == req && io->index == index && io->bounce == NULL) {
             return io;
         }
     }
     return NULL;
 }
 
-/* DATA has come to the reader's fabric: a refusal ends the part, bytes start to land. */
+/* DATA has come to the reader's fabric: a refusal ends the part, bytes start to land.
+ * */
 static void data_arrived(kvs_world_t *world, struct kvs_event *event)
 {
     const struct delivery *delivery = event->p;
@@ -637,164 +640,17 @@ static void data_arrived(kvs_world_t *world, struct kvs_event *event)
     io->done.len = msg.u.data.len;
     io->done.n_tokens = msg.u.data.n_tokens;
     if (msg.u.data.status != KV_OK) {
-        finish(world, io, (kv_status_t)msg.u.data.status);
+        kvs_io_finish(world, io, (kv_status_t)msg.u.data.status);
         return;
     }
     if (msg.u.data.len > io->len || msg.u.data.len != delivery->len) {
-        finish(world, io, KV_ERR_IO);
+        kvs_io_finish(world, io, KV_ERR_IO);
         return;
     }
     io->len = delivery->len;
     io->bounce = kvs_take(delivery->len);
     memcpy(io->bounce, delivery->bytes + delivery->head_len, delivery->len);
     plan(world, io, io->node);
-}
-
-/* ------------------------------------------------------------------ fences, ends */
-
-struct broken {
-    uint32_t peer;
-    uint64_t link;
-    uint32_t data_gen;
-};
-
-static void tell_reader(kvs_world_t *world, const struct kvs_data_conn *conn, uint64_t at)
-{
-    if (!kvs_alive(world, conn->reader, conn->reader_life)) {
-        return;
-    }
-    struct broken *broken = kvs_take(sizeof(*broken));
-    *broken = (struct broken){conn->owner, conn->link, conn->data_gen};
-    kvs_push_to(world, at, KVS_EV_DATA_BROKEN, conn->reader, conn->link, broken);
-}
-
-static bool reads_on(const struct kvs_io *io, const struct kvs_data_conn *conn)
-{
-    bool read = io->kind == KVO_ORDER_READ_NAMED || io->kind == KVO_ORDER_READ_GRANT;
-    return io->used && read && io->node == conn->reader && io->peer == conn->owner
-           && io->link == conn->link && io->data_gen == conn->data_gen
-           && io->life == conn->reader_life;
-}
-
-static bool serves_on(const struct kvs_io *io, const struct kvs_data_conn *conn)
-{
-    return io->used && io->kind == KVO_ORDER_SERVE && io->node == conn->owner
-           && io->peer == conn->reader && io->link == conn->link
-           && io->data_gen == conn->data_gen && io->life == conn->owner_life;
-}
-
-static void fail_later(kvs_world_t *world, struct kvs_io *io)
-{
-    io->over = true;
-    io->done.status = KV_ERR_LINK_LOST;
-    uint64_t at = world->now + 1 + kv_rng_below(&world->fabric_rng, 1000);
-    push_done(world, io, handle_of(world, io), at);
-}
-
-void kvs_fabric_break(kvs_world_t *world, struct kvs_data_conn *conn)
-{
-    conn->closed = true;
-    for (size_t i = 0; i < world->nr_ios; i++) {
-        struct kvs_io *io = &world->ios[i];
-        if ((reads_on(io, conn) || serves_on(io, conn)) && !io->over) {
-            fail_later(world, io);
-        }
-    }
-    tell_reader(world, conn, world->now + kv_rng_below(&world->fabric_rng, 2000));
-}
-
-/* The fence is over: what it ended has no completion, or a late one that says anything.
- * Both are allowed, so both happen. */
-static void end_by_fence(kvs_world_t *world, struct kvs_io *io)
-{
-    if (!io->over && kv_rng_one_in(&world->fabric_rng, 2)) {
-        io->done.status = kv_rng_one_in(&world->fabric_rng, 2) ? KV_OK : KV_ERR_LINK_LOST;
-        io->done.computed = io->done.expected;
-        uint64_t at = world->now + 1 + kv_rng_below(&world->fabric_rng, 500000);
-        push_done(world, io, UINT64_MAX, at);
-    }
-    io->over = true;
-    io_give(world, io);
-}
-
-static void fence_conn(
-    kvs_world_t *world, const struct kvs_io *fence, struct kvs_data_conn *conn)
-{
-    bool in = fence->kind == KVO_ORDER_FENCE_IN;
-    bool was_closed = conn->closed;
-    conn->closed = true;
-    for (size_t i = 0; i < world->nr_ios; i++) {
-        struct kvs_io *io = &world->ios[i];
-        bool reads = reads_on(io, conn), serves = serves_on(io, conn);
-        if (in ? serves : reads) {
-            end_by_fence(world, io);
-        } else if ((reads || serves) && !io->over) {
-            fail_later(world, io);
-        }
-    }
-    if (in && !was_closed) {
-        tell_reader(
-            world, conn, world->now + kvs_net_latency(world, conn->owner, conn->reader));
-    }
-}
-
-static void fence_finish(kvs_world_t *world, struct kvs_io *fence)
-{
-    bool in = fence->kind == KVO_ORDER_FENCE_IN;
-    uint32_t reader = in ? fence->peer : fence->node;
-    uint32_t owner = in ? fence->node : fence->peer;
-    uint32_t nr = world->config.nr_nodes;
-    uint32_t last = world->data_last[(size_t)reader * nr + owner];
-    for (uint32_t i = last; i != 0; i = world->data_conns[i - 1].prev) {
-        struct kvs_data_conn *conn = &world->data_conns[i - 1];
-        if (conn->link == fence->link && conn->data_gen <= fence->data_gen) {
-            fence_conn(world, fence, conn);
-        }
-    }
-    finish(world, fence, KV_OK);
-}
-
-static void order_fence(kvs_world_t *world, uint32_t node, const struct kvo_order *order)
-{
-    struct kvs_io *io = order_io(world, node, order);
-    KV_ASSERT(order->nr_parts == 1);
-    io->id = order->parts[0].id;
-    uint64_t us = 1 + kv_rng_below(&world->fabric_rng, FENCE_US);
-    if (world->faults != 0 && kv_rng_one_in(&world->fabric_rng, 20)) {
-        us += kv_rng_below(&world->fabric_rng, FENCE_SLOW_US);
-    }
-    schedule(world, io, kvs_stretch(world, node, us));
-}
-
-void kvs_fabric_killed(kvs_world_t *world, uint32_t node)
-{
-    for (size_t i = 0; i < world->nr_data_conns; i++) {
-        struct kvs_data_conn *conn = &world->data_conns[i];
-        if (!conn->closed && (conn->reader == node || conn->owner == node)) {
-            conn->closed = true;
-            uint64_t in = 1 + kv_rng_below(&world->fabric_rng, RESET_US_MAX);
-            if (conn->owner == node) {
-                tell_reader(world, conn, world->now + in);
-            }
-        }
-    }
-    for (size_t i = 0; i < world->nr_ios; i++) {
-        struct kvs_io *io = &world->ios[i];
-        if (!io->used) {
-            continue;
-        }
-        if (io->node == node) {
-            io_give(world, io);
-        } else if (
-            io->peer == node && !io->over
-            && (io->kind == KVO_ORDER_SERVE
-                || (io->kind == KVO_ORDER_READ_NAMED && io->bounce == NULL))) {
-            io->over = true;
-            io->done.status = KV_ERR_LINK_LOST;
-            uint64_t in = 1 + kv_rng_below(&world->fabric_rng, RESET_US_MAX);
-            push_done(world, io, handle_of(world, io), world->now + in);
-        }
-    }
 }
 
 /* ------------------------------------------------------------------ events */
@@ -823,7 +679,7 @@ void kvs_fabric_order(void *arg, const struct kvo_order *order)
         break;
     case KVO_ORDER_FENCE_IN:
     case KVO_ORDER_FENCE_OUT:
-        order_fence(world, port->node, order);
+        kvs_fence_order(world, port->node, order);
         break;
     }
 }
@@ -834,7 +690,7 @@ static bool stopped(kvs_world_t *world, struct kvs_io *io)
     if (io->kind == KVO_ORDER_READ_GRANT || !kvs_paused(world, io->node)) {
         return false;
     }
-    schedule(world, io, world->nodes[io->node].paused_until - world->now + 1);
+    kvs_io_schedule(world, io, world->nodes[io->node].paused_until - world->now + 1);
     return true;
 }
 
@@ -863,7 +719,7 @@ static void io_moment(kvs_world_t *world, const struct kvs_event *event)
         break;
     case KVO_ORDER_FENCE_IN:
     case KVO_ORDER_FENCE_OUT:
-        fence_finish(world, io);
+        kvs_fence_finish(world, io);
         break;
     }
 }
@@ -877,14 +733,9 @@ void kvs_fabric_event(kvs_world_t *world, struct kvs_event *event)
     case KVS_EV_DATA:
         data_arrived(world, event);
         break;
-    case KVS_EV_DATA_BROKEN: {
-        const struct broken *broken = event->p;
-        kvo_data_broken(
-            kvs_enter(world, event->node), kvs_node_now(world, event->node), broken->peer,
-            broken->link, broken->data_gen);
-        kvs_leave(world, event->node);
+    case KVS_EV_DATA_BROKEN:
+        kvs_fence_told(world, event);
         break;
-    }
     default:
         done(world, event);
         break;

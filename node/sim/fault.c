@@ -125,8 +125,8 @@ static void fill_hostile(kvs_world_t *world, struct hostile *h)
             .frame = (uint32_t)below(world, 100),
             .gen = 1 + below(world, 1000000),
         };
-        h->gone[i] = (struct kv_msg_gone){
-            .copy = copy, .frame = 0, .gen = 1 + below(world, 64)};
+        h->gone[i] =
+            (struct kv_msg_gone){.copy = copy, .frame = 0, .gen = 1 + below(world, 64)};
         h->offers[i] = (struct kv_msg_offer){
             .copy = copy,
             .segment = copy.key,
@@ -290,8 +290,8 @@ static bool hostile(kvs_world_t *world, uint32_t from, uint32_t to)
     struct kv_detail detail;
     kv_status_t status =
         kv_encode(&h->msg, world->wire, KV_MSG_BYTES_MAX, &len, &detail);
-    bool sent = status == KV_OK
-                && kvs_net_inject(world, from, to, world->wire, (uint32_t)len);
+    bool sent =
+        status == KV_OK && kvs_net_inject(world, from, to, world->wire, (uint32_t)len);
     free(h);
     return sent;
 }
@@ -347,8 +347,7 @@ static bool kill_node(kvs_world_t *world)
 static bool data_break(kvs_world_t *world)
 {
     uint32_t reader = any_node(world), owner = other_node(world, reader);
-    uint32_t last =
-        world->data_last[(size_t)reader * world->config.nr_nodes + owner];
+    uint32_t last = world->data_last[(size_t)reader * world->config.nr_nodes + owner];
     if (last == 0 || world->data_conns[last - 1].closed) {
         return false;
     }
@@ -423,10 +422,10 @@ void kvs_fault_event(kvs_world_t *world, struct kvs_event *event)
     }
     next_fault(world);
     static const enum kvs_fault timed[] = {
-        KVS_F_BREAK,     KVS_F_PARTITION,   KVS_F_ONE_WAY,    KVS_F_KILL,
-        KVS_F_PAUSE,     KVS_F_SLOW_NODE,   KVS_F_SLOW_FABRIC, KVS_F_DATA_BREAK,
-        KVS_F_HOSTILE,   KVS_F_REPLAY,      KVS_F_REST_FLIP,  KVS_F_HOSTILE,
-        KVS_F_REPLAY,    KVS_F_HOSTILE,     KVS_F_REPLAY,
+        KVS_F_BREAK,   KVS_F_PARTITION, KVS_F_ONE_WAY,     KVS_F_KILL,
+        KVS_F_PAUSE,   KVS_F_SLOW_NODE, KVS_F_SLOW_FABRIC, KVS_F_DATA_BREAK,
+        KVS_F_HOSTILE, KVS_F_REPLAY,    KVS_F_REST_FLIP,   KVS_F_HOSTILE,
+        KVS_F_REPLAY,  KVS_F_HOSTILE,   KVS_F_REPLAY,
     };
     for (unsigned tries = 0; tries < 4; tries++) {
         enum kvs_fault fault = timed[below(world, KV_COUNT_OF(timed))];

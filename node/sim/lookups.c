@@ -26,7 +26,8 @@ struct asker {
     uint32_t hits, nr_calls, nr_rounds;
 };
 
-static void answered(void *arg, struct kvs_client client, const struct kvo_answer *answer)
+static void
+answered(void *arg, struct kvs_client client, const struct kvo_answer *answer)
 {
     struct asker *asker = arg;
     (void)client;
@@ -58,8 +59,8 @@ static void make_keys(uint32_t prefix, kv_key_t *keys)
     }
 }
 
-static bool ask(
-    kvs_world_t *world, struct kvs_client client, struct asker *asker, enum kvo_op op,
+static bool
+ask(kvs_world_t *world, struct kvs_client client, struct asker *asker, enum kvo_op op,
     const kv_key_t *keys)
 {
     uint64_t buffers[PREFIX_PAGES];
@@ -172,7 +173,8 @@ kvs_run_lookups(const struct kvs_lookups *config, struct kvs_lookups_result *res
     if (status != KV_OK) {
         return status;
     }
-    uint32_t nr_holders = config->nr_nodes < HOLDERS_MAX ? config->nr_nodes : HOLDERS_MAX;
+    uint32_t nr_holders =
+        config->nr_nodes < HOLDERS_MAX ? config->nr_nodes : HOLDERS_MAX;
     if (!link_up(world) || !warm(world, nr_holders)) {
         kvs_world_destroy(world);
         return KV_ERR_LINK_LOST;

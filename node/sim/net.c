@@ -100,8 +100,8 @@ static void dial(kvs_world_t *world, const struct kvs_event *event)
         kvs_push_to(world, back, KVS_EV_DIAL_FAILED, from, to, NULL);
         return;
     }
-    world->conns =
-        kvs_grow(world->conns, world->nr_conns, &world->conns_cap, sizeof(*world->conns));
+    world->conns = kvs_grow(
+        world->conns, world->nr_conns, &world->conns_cap, sizeof(*world->conns));
     world->conns[world->nr_conns++] = (struct kvs_conn){
         .node = {from, to},
         .life = {world->nodes[from].life, world->nodes[to].life},
@@ -170,7 +170,8 @@ void kvs_net_hang_up(void *arg, uint32_t peer, uint64_t id)
     kvs_world_t *world = port->world;
     struct kvs_conn *conn = conn_of(world, id);
     if (conn == NULL) {
-        kvs_fail(world, "P7", "n%u hangs up a connection that never was", port->node + 1);
+        kvs_fail(
+            world, "P7", "n%u hangs up a connection that never was", port->node + 1);
         return;
     }
     unsigned side = conn->node[0] == port->node ? 0 : 1;
@@ -231,7 +232,8 @@ size_t kvs_net_encode(kvs_world_t *world, uint32_t from, const struct kv_msg *ms
     if (named.proto == 0) {
         named.proto = KV_PROTO_MAX;
     }
-    kv_status_t status = kv_encode(&named, world->wire, KV_MSG_BYTES_MAX, &len, &detail);
+    kv_status_t status =
+        kv_encode(&named, world->wire, KV_MSG_BYTES_MAX, &len, &detail);
     if (status != KV_OK) {
         char line[200];
         kv_detail_format(&detail, status, line, sizeof(line));
@@ -260,7 +262,8 @@ static void record(
         }
         place = (uint32_t)kv_rng_below(&world->fault_rng, KVS_RECORDED_MAX);
     }
-    struct kvs_recorded_message *slot = &world->recorded[pair * KVS_RECORDED_MAX + place];
+    struct kvs_recorded_message *slot =
+        &world->recorded[pair * KVS_RECORDED_MAX + place];
     free(slot->bytes);
     slot->bytes = kvs_take(len);
     memcpy(slot->bytes, bytes, len);
@@ -277,8 +280,8 @@ static struct parcel *pack(const uint8_t *bytes, uint32_t len)
     return parcel;
 }
 
-static void say_message(
-    kvs_world_t *world, uint32_t from, uint32_t to, const struct kv_msg *msg)
+static void
+say_message(kvs_world_t *world, uint32_t from, uint32_t to, const struct kv_msg *msg)
 {
     if (world->trace != NULL || (world->record && world->record_messages)) {
         char line[400];
@@ -312,8 +315,7 @@ static void put_on_wire(
     kvs_push_to(world, at, KVS_EV_MESSAGE, to, id << 1 | side, parcel);
     if (kvs_roll(world, KVS_F_DUPLICATE, ONE_IN_DUPLICATE)) {
         uint64_t again = at + kv_rng_below(&world->fault_rng, 300000);
-        kvs_push_to(
-            world, again, KVS_EV_MESSAGE, to, id << 1 | side, pack(bytes, len));
+        kvs_push_to(world, again, KVS_EV_MESSAGE, to, id << 1 | side, pack(bytes, len));
     }
 }
 
@@ -323,7 +325,8 @@ void kvs_net_send(void *arg, uint32_t peer, uint64_t id, const struct kv_msg *ms
     kvs_world_t *world = port->world;
     struct kvs_conn *conn = conn_of(world, id);
     if (conn == NULL) {
-        kvs_fail(world, "P7", "n%u sends on a connection that never was", port->node + 1);
+        kvs_fail(
+            world, "P7", "n%u sends on a connection that never was", port->node + 1);
         return;
     }
     size_t len = kvs_net_encode(world, port->node, msg);
@@ -410,11 +413,11 @@ bool kvs_net_inject(
     return false;
 }
 
-/* ------------------------------------------------------------------ data connections */
+/* ------------------------------------------------------------ data connections */
 
 struct kvs_data_conn *kvs_net_data_conn(
-    kvs_world_t *world, uint32_t reader, uint32_t owner, uint64_t link, uint32_t data_gen,
-    bool make)
+    kvs_world_t *world, uint32_t reader, uint32_t owner, uint64_t link,
+    uint32_t data_gen, bool make)
 {
     uint32_t *last = &world->data_last[pair_of(world, reader, owner)];
     for (uint32_t i = *last; i != 0; i = world->data_conns[i - 1].prev) {

@@ -10,8 +10,7 @@
 static const uint32_t share[KVS_CHAOS_DOCS] = {0, 4, 9, 0, 2, 4};
 static const uint32_t after[KVS_CHAOS_DOCS] = {0, 0, 1, 3, 3, 4};
 
-static void page_tokens_of(
-    uint32_t doc, uint32_t page, uint32_t n, uint32_t *tokens)
+static void page_tokens_of(uint32_t doc, uint32_t page, uint32_t n, uint32_t *tokens)
 {
     /* Before share[doc] pages a document is the one that it follows. */
     while (page < share[doc]) {
@@ -22,8 +21,8 @@ static void page_tokens_of(
     }
 }
 
-static void make_tenant(
-    struct kvs_population *population, kv_keygen_t *gen, uint32_t tenant)
+static void
+make_tenant(struct kvs_population *population, kv_keygen_t *gen, uint32_t tenant)
 {
     uint8_t secret[KV_SECRET_BYTES_MIN] = {(uint8_t)(tenant + 1)};
     kv_key_t space, salt;
@@ -70,8 +69,8 @@ void kvs_population_make(struct kvs_population *population, uint32_t page_tokens
 }
 
 void kvs_population_page(
-    const struct kvs_population *population, uint32_t tenant, uint32_t doc, uint32_t page,
-    bool tail, struct kvs_page *out)
+    const struct kvs_population *population, uint32_t tenant, uint32_t doc,
+    uint32_t page, bool tail, struct kvs_page *out)
 {
     const kv_key_t *full = population->full[tenant][doc];
     uint32_t n = population->page_tokens;

@@ -1,6 +1,6 @@
-/* The life of one seed. Each world is drawn from it: sizes, speeds, policies, and which of
- * the allowed faults may happen (a fault that is always there hides what needs its
- * absence). Planted bugs get worlds that stress what they break. */
+/* The life of one seed. Each world is drawn from it: sizes, speeds, policies, and
+ * which of the allowed faults may happen (a fault that is always there hides what
+ * needs its absence). Planted bugs get worlds that stress what they break. */
 #include "node/sim/run.h"
 
 #include "base/assert.h"
@@ -39,7 +39,7 @@ static void draw_memory(struct kv_rng *rng, struct kvs_config *world)
     world->nr_tenants = (uint32_t)PICK(rng, 1, 2, 3);
     world->nr_apart = world->nr_tenants > 1 ? (uint32_t)PICK(rng, 0, 0, 1) : 0;
     world->apart_frames = world->device_frames / 2 + 8;
-    world->ceiling = (uint32_t)PICK(rng, 0, 0, world->device_frames / 2 + 4);
+    world->ceiling = (uint32_t)PICK(rng, 0, 0, 8, world->device_frames / 2 + 4);
     world->nr_variants = (uint32_t)PICK(rng, 1, 1, 2, 3);
     world->poison = kv_rng_below(rng, 2) == 0;
     world->buffer_bytes = 32 * 2048;
@@ -219,14 +219,16 @@ static bool all_given_back(kvs_world_t *world, char *what, size_t cap)
         for (uint32_t i = 0; i < kvp_nr_frames(pager); i++) {
             struct kvp_info info;
             kvp_frame_at(pager, i, &info);
-            bool held = info.refs + info.pins + info.grants + info.ios + info.fences > 0;
+            bool held =
+                info.refs + info.pins + info.grants + info.ios + info.fences > 0;
             bool still = info.state == KVP_FREE || info.state == KVP_SEALED;
             if (held || !still) {
                 snprintf(
-                    what, cap, "n%u frame %u is %s with refs %u pins %u grants %u ios %u "
-                    "fences %u after all clients left", n + 1, i,
-                    kvp_state_name(info.state), info.refs, info.pins, info.grants,
-                    info.ios, info.fences);
+                    what, cap,
+                    "n%u frame %u is %s with refs %u pins %u grants %u ios %u "
+                    "fences %u after all clients left",
+                    n + 1, i, kvp_state_name(info.state), info.refs, info.pins,
+                    info.grants, info.ios, info.fences);
                 return false;
             }
         }
@@ -261,8 +263,8 @@ struct probe {
     kv_status_t status;
 };
 
-static void probe_answer(
-    void *arg, struct kvs_client client, const struct kvo_answer *answer)
+static void
+probe_answer(void *arg, struct kvs_client client, const struct kvo_answer *answer)
 {
     struct probe *probe = arg;
     (void)client;
@@ -338,7 +340,9 @@ static void probe_frame(
     kvs_fail(
         world, "I14", "n%u holds tenant %u page %u (%s) key %016llx, n%u is told %s",
         holder + 1, info->copy.tenant, page.page,
-        page.kind == KVS_PAGE_TAIL ? "tail" : page.kind == KVS_PAGE_FULL ? "full" : "loose",
+        page.kind == KVS_PAGE_TAIL   ? "tail"
+        : page.kind == KVS_PAGE_FULL ? "full"
+                                     : "loose",
         (unsigned long long)kv_key_word(&info->copy.key), asker + 1,
         kv_status_name(status));
 }
@@ -371,7 +375,8 @@ static void check_found(kvs_world_t *world)
         kvp_pager_t *pager = kvo_pager(kvs_node(world, holder));
         struct probe probe = {0};
         struct kvs_client client;
-        if (kvs_attach(world, asker, UINT64_MAX, &probe_ops, &probe, &client) != KV_OK) {
+        if (kvs_attach(world, asker, UINT64_MAX, &probe_ops, &probe, &client)
+            != KV_OK) {
             kvs_fail(world, "I14", "n%u takes no client", asker + 1);
             return;
         }
@@ -441,8 +446,8 @@ static void plant_set(enum kv_plant plant, bool on)
 #endif
 }
 
-static void collect(
-    kvs_world_t *world, const kvs_chaos_t *chaos, struct kvs_result *result)
+static void
+collect(kvs_world_t *world, const kvs_chaos_t *chaos, struct kvs_result *result)
 {
     static struct kvs_counts counts;
     kvs_counts(world, &counts);

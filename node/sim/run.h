@@ -5,9 +5,9 @@
  * A result is plain data without pointers into the run, so that it can cross a pipe
  * between a process and its fork; names are found again by index.
  *
- * Threading: one seed per process at a time. Errors: a violation is part of the result; a
- * failed assertion ends the process, and who forked it reports that (node/sim_cmd.c).
- */
+ * Threading: one seed per process at a time. Errors: a violation is part of the
+ * result; a failed assertion ends the process, and who forked it reports that
+ * (node/sim_cmd.c).  */
 #ifndef KVS_RUN_H
 #define KVS_RUN_H
 

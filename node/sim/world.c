@@ -4,7 +4,6 @@
 #include "base/mem.h"
 
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -97,7 +96,7 @@ bool kvs_alive(const kvs_world_t *world, uint32_t node, uint64_t life)
     return world->nodes[node].core != NULL && world->nodes[node].life == life;
 }
 
-/* ------------------------------------------------------------------ calls into nodes */
+/* ------------------------------------------------------------ calls into nodes */
 
 static void arm(kvs_world_t *world, uint32_t index)
 {
@@ -132,83 +131,10 @@ void kvs_leave(kvs_world_t *world, uint32_t node)
     }
 }
 
-/* ------------------------------------------------------------------ trace */
-
-static void record_text(kvs_world_t *world, const char *text)
-{
-    size_t len = strlen(text);
-    if (world->recording_len + len + 1 > world->recording_cap) {
-        world->recording_cap = 2 * world->recording_cap + len + 4096;
-        world->recording = realloc(world->recording, world->recording_cap);
-        KV_ASSERT(world->recording != NULL);
-    }
-    memcpy(world->recording + world->recording_len, text, len + 1);
-    world->recording_len += len;
-}
-
-void kvs_say(kvs_world_t *world, bool message, const char *format, ...)
-{
-    bool record = world->record && (!message || world->record_messages);
-    if (world->trace == NULL && !record) {
-        return;
-    }
-    char text[512], line[560];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
-    va_end(args);
-    snprintf(
-        line, sizeof(line), "[%6" PRIu64 ".%03" PRIu64 "] %s\n", world->now / 1000,
-        world->now % 1000, text);
-    if (world->trace != NULL) {
-        fputs(line, world->trace);
-    }
-    if (record) {
-        record_text(world, line);
-    }
-}
-
 static void node_said(void *arg, const char *line)
 {
     struct kvs_port *port = arg;
     kvs_say(port->world, false, "n%u > %s", port->node + 1, line);
-}
-
-void kvs_trace(kvs_world_t *world, FILE *file)
-{
-    world->trace = file;
-}
-
-void kvs_record(kvs_world_t *world, bool messages)
-{
-    world->record = true;
-    world->record_messages = messages;
-    world->recording_len = 0;
-    record_text(world, "");
-}
-
-const char *kvs_recorded(const kvs_world_t *world)
-{
-    return world->recording_len > 0 ? world->recording : "";
-}
-
-void kvs_fail(kvs_world_t *world, const char *invariant, const char *format, ...)
-{
-    if (world->failure.invariant != NULL) {
-        return;
-    }
-    va_list args;
-    va_start(args, format);
-    vsnprintf(world->failure.what, sizeof(world->failure.what), format, args);
-    va_end(args);
-    world->failure.invariant = invariant;
-    world->failure.now_us = world->now;
-    kvs_say(world, false, "VIOLATION %s: %s", invariant, world->failure.what);
-}
-
-const struct kvs_failure *kvs_failure(const kvs_world_t *world)
-{
-    return &world->failure;
 }
 
 /* ------------------------------------------------------------------ lives of nodes */
@@ -239,7 +165,8 @@ static void fill_pools(const kvs_world_t *world, struct kvp_config *pager)
     }
 }
 
-static void fill_pager(const kvs_world_t *world, uint32_t index, struct kvp_config *pager)
+static void
+fill_pager(const kvs_world_t *world, uint32_t index, struct kvp_config *pager)
 {
     const struct kvs_config *config = &world->config;
     fill_pools(world, pager);
@@ -269,8 +196,8 @@ static void fill_pager(const kvs_world_t *world, uint32_t index, struct kvp_conf
     }
 }
 
-static void fill_transports(
-    const kvs_world_t *world, uint32_t index, struct kvo_config *core)
+static void
+fill_transports(const kvs_world_t *world, uint32_t index, struct kvo_config *core)
 {
     /* Mixed: every third node speaks naming alone, the others prefer reading one-sided,
      * so that both ways and both choices are seen. */
@@ -285,8 +212,8 @@ static void fill_transports(
     }
 }
 
-static kv_status_t node_create(
-    kvs_world_t *world, uint32_t index, struct kv_detail *detail)
+static kv_status_t
+node_create(kvs_world_t *world, uint32_t index, struct kv_detail *detail)
 {
     struct kvs_node *node = &world->nodes[index];
     struct kvo_config config = world->config.core;
@@ -555,8 +482,8 @@ static void place_nodes(kvs_world_t *world)
         node->tenants = (UINT64_C(1) << config->nr_tenants) - 1;
         /* The last node does not have the last tenant: what others hold of it is
          * nothing that this node may see. */
-        if ((config->faults & KVS_FAULT_BIT(KVS_F_TENANT)) != 0 && config->nr_tenants > 1
-            && i + 1 == config->nr_nodes && i > 0) {
+        if ((config->faults & KVS_FAULT_BIT(KVS_F_TENANT)) != 0
+            && config->nr_tenants > 1 && i + 1 == config->nr_nodes && i > 0) {
             node->tenants >>= 1;
         }
         if ((config->faults & KVS_FAULT_BIT(KVS_F_CLOCK)) != 0) {
@@ -808,7 +735,8 @@ bool kvs_run_until(
         return true;
     }
     /* A world whose nodes are all down has no event of its own. */
-    kvs_at(world, until_us > world->now ? until_us - world->now : 0, at_nothing, NULL, 0);
+    kvs_at(
+        world, until_us > world->now ? until_us - world->now : 0, at_nothing, NULL, 0);
     while (world->nr_events > 0 && world->heap[0].at <= until_us) {
         if (!kvs_step(world)) {
             return false;
@@ -829,82 +757,7 @@ void kvs_at(
     kvs_push(world, world->now + delay_us, KVS_EV_CALL, 0, value, called);
 }
 
-/* ------------------------------------------------------------------ looking in */
-
-uint64_t kvs_now(const kvs_world_t *world)
-{
-    return world->now;
-}
-
-uint64_t kvs_steps(const kvs_world_t *world)
-{
-    return world->steps;
-}
-
-kvo_node_t *kvs_node(kvs_world_t *world, uint32_t node)
-{
-    return world->nodes[node].core;
-}
-
-uint64_t kvs_life(const kvs_world_t *world, uint32_t node)
-{
-    return world->nodes[node].life;
-}
-
-bool kvs_paused(const kvs_world_t *world, uint32_t node)
-{
-    return world->nodes[node].paused_until > world->now;
-}
-
-uint8_t *kvs_memory(kvs_world_t *world, uint32_t node, struct kvp_ref ref)
-{
-    struct kvs_node *n = &world->nodes[node];
-    if (n->core == NULL || ref.frame >= n->nr_frames) {
-        return NULL;
-    }
-    struct kvp_info info;
-    kvp_frame_at(kvo_pager(n->core), ref.frame, &info);
-    return kvs_mem_frame(n->mem, info.pool, info.pool_frame);
-}
-
-bool kvs_linked(kvs_world_t *world)
-{
-    for (uint32_t a = 0; a < world->config.nr_nodes; a++) {
-        const struct kvs_node *node = &world->nodes[a];
-        if (node->core == NULL) {
-            continue;
-        }
-        if (kvc_dir_cold(kvo_directory(node->core), kvs_node_now(world, a))) {
-            return false;
-        }
-        for (uint32_t b = 0; b < world->config.nr_nodes; b++) {
-            if (a != b && world->nodes[b].core != NULL && !kvo_link_up(node->core, b)) {
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
-const struct kvs_config *kvs_config(const kvs_world_t *world)
-{
-    return &world->config;
-}
-
-const struct kvc_view *kvs_view(const kvs_world_t *world)
-{
-    return &world->view;
-}
-
-const struct kvs_stats *kvs_stats(const kvs_world_t *world)
-{
-    return &world->stats;
-}
-
-uint64_t kvs_hash(const kvs_world_t *world)
-{
-    return world->hash;
-}
+/* ------------------------------------------------------------------ faults */
 
 bool kvs_roll(kvs_world_t *world, enum kvs_fault fault, uint64_t one_in)
 {

@@ -11,7 +11,8 @@
  * Ownership: the world owns nodes, memories, messages and clients. What is handed to a
  *   callback lives until it returns. Callbacks of this header run from the event loop,
  *   never inside a call of node/core: they may call anything here but run and destroy.
- * Time: virtual microseconds from 0, kvs_now(). A node's own clock starts elsewhere and,
+ * Time: virtual microseconds from 0, kvs_now(). A node's own clock starts elsewhere
+ * and,
  *   under KVS_F_CLOCK, runs up to 500 ppm faster or slower.
  * Order: events are ordered by (time, sequence), all chance comes from the seed: equal
  *   configurations give equal runs, on any compiler. kvs_hash() proves it.
@@ -53,7 +54,7 @@
     X(KVS_F_IO, "io", "a copy, digest or zero order fails")                            \
     X(KVS_F_HOSTILE, "hostile", "a peer sends what the protocol forbids")              \
     X(KVS_F_REPLAY, "replay", "recorded messages of ended links come again")           \
-    X(KVS_F_TENANT, "tenant", "requests for tenants that the asker does not have")     \
+    X(KVS_F_TENANT, "tenant", "requests that the asker may not make, or not like that")\
     X(KVS_F_HANG_UP, "hang-up", "a client hangs up and dies later")                    \
     X(KVS_F_CLOCK, "clock", "nodes' clocks differ by up to 500 ppm")
 
@@ -146,7 +147,8 @@ struct kvs_client {
 
 struct kvs_client_ops {
     /* Arrays of the answer are copies, valid during the call. May submit. */
-    void (*answer)(void *arg, struct kvs_client client, const struct kvo_answer *answer);
+    void (*answer)(
+        void *arg, struct kvs_client client, const struct kvo_answer *answer);
     /* NULL: not wanted. */
     void (*switched)(
         void *arg, struct kvs_client client, struct kvp_seq_id seq, uint32_t page,
@@ -181,8 +183,8 @@ uint8_t *kvs_memory(kvs_world_t *world, uint32_t node, struct kvp_ref ref);
 /* The content of a page: 8 bytes of nonce (the commit's), then PRF(tenant, key,
  * variant), so that two commits differ and each is checkable as a whole. */
 void kvs_content_make(
-    uint8_t *bytes, uint32_t len, uint32_t tenant, const kv_key_t *key, uint32_t variant,
-    uint64_t nonce);
+    uint8_t *bytes, uint32_t len, uint32_t tenant, const kv_key_t *key,
+    uint32_t variant, uint64_t nonce);
 bool kvs_content_ok(
     const uint8_t *bytes, uint32_t len, uint32_t tenant, const kv_key_t *key,
     uint32_t variant);
@@ -250,8 +252,8 @@ void kvs_cut(kvs_world_t *world, uint32_t a, uint32_t b, bool both, uint64_t for
 void kvs_break(kvs_world_t *world, uint32_t a, uint32_t b); /* control connections */
 /* Reads of this node's memory take `times` as long from now on. */
 void kvs_slow_fabric(kvs_world_t *world, uint32_t node, uint32_t times);
-/* Which of config.faults may happen from now on; 0 ends them all and heals cuts. A pause
- * under way still ends when it was to end. */
+/* Which of config.faults may happen from now on; 0 ends them all and heals cuts. A
+ * pause under way still ends when it was to end. */
 void kvs_faults(kvs_world_t *world, uint32_t faults);
 
 #endif

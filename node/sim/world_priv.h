@@ -1,10 +1,11 @@
 /* Insides of the world, shared by the files of node/sim/ that are the world: event.c,
- * world.c, net.c, fabric.c, client.c, fault.c, check.c.
+ * world.c, net.c, fabric.c, fence.c, client.c, fault.c, check.c, look.c.
  *
- *   event.c   heap, hash            world.c   nodes, clocks, run loop, trace
- *   net.c     control connections   fabric.c  orders, reads, fences
- *   client.c  requests, answers     fault.c   what goes wrong by itself
- *   check.c   invariants
+ *   event.c   heap, hash            world.c   nodes, clocks, run loop
+ *   net.c     control connections   fabric.c  orders, reads
+ *   client.c  requests, answers     fence.c   … and how they end before their time
+ *   check.c   invariants            fault.c   what goes wrong by itself
+ *   look.c    trace, looking in
  *
  * Threading, order: see world.h. All memory here is malloc's, never kv_calloc's: the
  *   checker of invariant I12 compares kv_mem_live() with what the nodes took at start.
@@ -143,7 +144,8 @@ struct kvs_io {
     uint64_t span_us;         /* from first to last moment */
     uint64_t salt;            /* which piece moves at which moment */
     enum kvp_order_kind local;
-    uint32_t client; /* CLIENT_*: slot */
+    uint32_t client; /* CLIENT_*: slot, */
+    uint64_t serial; /* … and who had it */
     uint64_t buffer;
     struct kv_msg_data data;
     struct kvo_done done;
@@ -212,7 +214,7 @@ struct kvs_world {
     uint64_t *cut_until; /* [from * nr_nodes + to] */
     struct kvs_recorded_message *recorded; /* [pair][KVS_RECORDED_MAX]; may be NULL */
     uint32_t *nr_recorded;                 /* [pair] */
-    uint64_t *links;                       /* [node * nr_nodes + peer] link id; 0: none */
+    uint64_t *links; /* [node * nr_nodes + peer] link id; 0: none */
 
     struct kvs_io *ios;
     size_t nr_ios, ios_cap;
@@ -242,12 +244,12 @@ void *kvs_take(size_t bytes); /* zeroed malloc that does not fail */
 
 /* event.c */
 void kvs_push(
-    kvs_world_t *world, uint64_t at, enum kvs_event_kind kind, uint32_t node, uint64_t id,
-    void *p);
+    kvs_world_t *world, uint64_t at, enum kvs_event_kind kind, uint32_t node,
+    uint64_t id, void *p);
 /* To the node's life of now. */
 void kvs_push_to(
-    kvs_world_t *world, uint64_t at, enum kvs_event_kind kind, uint32_t node, uint64_t id,
-    void *p);
+    kvs_world_t *world, uint64_t at, enum kvs_event_kind kind, uint32_t node,
+    uint64_t id, void *p);
 /* One that was taken out and must wait: keeps its place among equals. */
 void kvs_push_again(kvs_world_t *world, const struct kvs_event *event, uint64_t at);
 struct kvs_event kvs_pop(kvs_world_t *world);
@@ -287,8 +289,8 @@ size_t kvs_net_encode(kvs_world_t *world, uint32_t from, const struct kv_msg *ms
 void kvs_net_data_out(
     kvs_world_t *world, struct kvs_data_conn *conn, const struct kv_msg *msg);
 struct kvs_data_conn *kvs_net_data_conn(
-    kvs_world_t *world, uint32_t reader, uint32_t owner, uint64_t link, uint32_t data_gen,
-    bool make);
+    kvs_world_t *world, uint32_t reader, uint32_t owner, uint64_t link,
+    uint32_t data_gen, bool make);
 /* Bytes as if the peer had sent them on its newest connection; false: there is none. */
 bool kvs_net_inject(
     kvs_world_t *world, uint32_t from, uint32_t to, const uint8_t *bytes, uint32_t len);
@@ -301,8 +303,28 @@ bool kvs_net_inject_data(
 void kvs_fabric_order(void *arg, const struct kvo_order *order);
 void kvs_fabric_event(kvs_world_t *world, struct kvs_event *event);
 void kvs_fabric_killed(kvs_world_t *world, uint32_t node);
-/* The data connection ends for both sides: reads fail, serves fail, the reader is told. */
+/* The data connection ends for both sides: reads fail, serves fail, the reader is
+ * told. */
 void kvs_fabric_break(kvs_world_t *world, struct kvs_data_conn *conn);
+
+uint64_t kvs_io_handle(const kvs_world_t *world, const struct kvs_io *io);
+struct kvs_io *
+kvs_io_of_order(kvs_world_t *world, uint32_t node, const struct kvo_order *order);
+void kvs_io_schedule(kvs_world_t *world, struct kvs_io *io, uint64_t delay_us);
+/* Its bytes are moved, or will not be; the completion goes out, if no fault eats it. */
+void kvs_io_finish(kvs_world_t *world, struct kvs_io *io, kv_status_t status);
+/* The completion alone, at `at`; handle UINT64_MAX: the operation is gone already. */
+void kvs_io_push_done(
+    kvs_world_t *world, const struct kvs_io *io, uint64_t handle, uint64_t at);
+/* It touches nothing from here on. */
+void kvs_io_give(kvs_world_t *world, struct kvs_io *io);
+
+/* fence.c */
+void kvs_fence_order(
+    kvs_world_t *world, uint32_t node, const struct kvo_order *order);
+void kvs_fence_finish(kvs_world_t *world, struct kvs_io *fence);
+/* The reader's node hears that its data connection broke. */
+void kvs_fence_told(kvs_world_t *world, const struct kvs_event *event);
 
 /* client.c */
 void kvs_client_answered(void *arg, const struct kvo_answer *answer);

@@ -383,6 +383,7 @@ static void op_unhold(struct mw *w)
         return;
     default:
         kvp_io_end(w->pager, hold.ref);
+        kvp_warm(w->pager, hold.ref, w->now_us - mw_below(w, (uint32_t)w->now_us));
     }
 }
 
@@ -537,6 +538,7 @@ static void op_arrive_begin(struct mw *w)
         .peer = mw_chance(w, 50) ? mw_below(w, MW_PEERS) : KVP_OWN,
         .may_drop = mw_chance(w, 70),
         .by_age = mw_chance(w, 50),
+        .keep_reserve = mw_chance(w, 50),
         .last_use_us = mw_below(w, (uint32_t)w->now_us + 1),
     };
     if (found) {

@@ -18,7 +18,7 @@
 
 #include <cmocka.h>
 
-enum { STEPS = 1200000, SEEDS = 30 };
+enum { STEPS = 3000000, SEEDS = 60 };
 
 static uint64_t number_from(const char *name, uint64_t preset)
 {

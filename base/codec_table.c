@@ -353,6 +353,7 @@ RECORD_OF(offer, struct kv_msg_offer, offer_parts);
 static const struct kv_field spill_offer_rows[] = {
     LIST(16, "spill_offer.items", struct kv_msg_spill_offer, items,
          KV_MSG_OFFERS_MAX, offer_record),
+    ALL_OF(17, "spill_offer.stream_pos", struct kv_msg_spill_offer, stream_pos),
 };
 
 static const struct kv_field spill_answer_rows[] = {

@@ -316,6 +316,7 @@ struct kv_msg_offer {
     kv_key_t prev;
 };
 struct kv_msg_spill_offer {
+    uint64_t stream_pos; /* of the asker's stream to this node: HAVE needs all of it */
     struct kv_msg_offer *items;
     uint32_t nr_items;
 };

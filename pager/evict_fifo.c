@@ -22,6 +22,7 @@ const struct kvp_evict_ops kvp_evict_fifo = {
     .insert = kvp_lanes_insert,
     .touch = fifo_touch,
     .first = kvp_lanes_first,
+    .warm = kvp_lanes_warm,
     .remove = kvp_lanes_remove,
     .victim = kvp_lanes_victim,
     .coldest_us = kvp_lanes_coldest_us,

@@ -191,6 +191,26 @@ void kvp_lanes_insert(
     KV_ASSERT(false && "known place");
 }
 
+void kvp_lanes_warm(const void *self, uint32_t slot, unsigned step)
+{
+    const struct kvp_lanes *lanes = self;
+    const struct kvp_lane_node *node = &lanes->nodes[slot];
+
+    if (step == 0) {
+        __builtin_prefetch(node, 1);
+        return;
+    }
+    if (node->lane >= KVP_NR_LANES) {
+        return;
+    }
+    if (node->older != KVP_NO_SLOT) {
+        __builtin_prefetch(&lanes->nodes[node->older], 1);
+    }
+    if (node->newer != KVP_NO_SLOT) {
+        __builtin_prefetch(&lanes->nodes[node->newer], 1);
+    }
+}
+
 void kvp_lanes_remove(void *self, uint32_t slot)
 {
     struct kvp_lanes *lanes = self;

@@ -58,6 +58,7 @@ void kvp_lanes_insert(
     void *self, uint32_t slot, uint16_t tenant, enum kvp_evict_where where,
     uint64_t stamp_us);
 void kvp_lanes_first(void *self, uint32_t slot);
+void kvp_lanes_warm(const void *self, uint32_t slot, unsigned step);
 void kvp_lanes_remove(void *self, uint32_t slot);
 uint32_t kvp_lanes_victim(
     void *self, uint16_t tenant, bool (*ok)(void *arg, uint32_t slot), void *arg);

@@ -145,7 +145,6 @@ static void take_batch(
 {
     uint32_t nr_woken = 0, nr_hits = 0, nr_plain = 0;
     uint8_t at = 0;
-    const bool may_draw = p->verify_left <= n;
 
     for (uint32_t i = 0; i < n; i++) {
         refs[i] = (struct kvp_ref){.frame = frames[i]};
@@ -162,7 +161,10 @@ static void take_batch(
             at = f->pool;
         }
         nr_hits++;
-        if (__builtin_expect(may_draw || f->tenant != tenant || !plain(f), 0)) {
+        const bool draws = p->verify_left == nr_plain + 1;
+        if (__builtin_expect(draws || f->tenant != tenant || !plain(f), 0)) {
+            p->verify_left -= nr_plain; /* take() counts from where they left it */
+            nr_plain = 0;
             statuses[i] = take(p, frames[i]);
             continue;
         }
@@ -245,12 +247,28 @@ kv_status_t kvp_retain(kvp_pager_t *pager, struct kvp_ref ref)
     return KV_OK;
 }
 
-void kvp_release(kvp_pager_t *pager, const struct kvp_ref *refs, uint32_t n)
+/* A release touches five lines a page that nothing else has touched lately: brings those
+ * of a batch near, each step's addresses from the lines of the step before. */
+static void warm(struct kvp_pager *p, const struct kvp_ref *refs, uint32_t n)
 {
-    struct kvp_pager *p = pager;
-
     for (uint32_t i = 0; i < n; i++) {
+        const struct kvp_frame_cold *cold = &p->cold[refs[i].frame];
         __builtin_prefetch(&p->frames[refs[i].frame], 1);
+        __builtin_prefetch(&cold->last_use_us, 1);
+        __builtin_prefetch(&cold->first, 1);
+    }
+    for (unsigned step = 0; step < 2; step++) {
+        for (uint32_t i = 0; i < n; i++) {
+            const struct kvp_pool *pool = &p->pools[p->frames[refs[i].frame].pool];
+            p->config.evict->warm(pool->evict, refs[i].frame - pool->base, step);
+        }
+    }
+}
+
+static void release_batch(struct kvp_pager *p, const struct kvp_ref *refs, uint32_t n)
+{
+    if (n > 1) {
+        warm(p, refs, n);
     }
     for (uint32_t i = n; i-- > 0;) {
         const uint32_t frame = refs[i].frame;
@@ -260,6 +278,15 @@ void kvp_release(kvp_pager_t *pager, const struct kvp_ref *refs, uint32_t n)
         /* A reference that waits for a re-check is not given back before it ends. */
         KV_ASSERT(p->frames[frame].refs >= p->cold[frame].waiters);
         kvp_settle_used(p, frame);
+    }
+}
+
+void kvp_release(kvp_pager_t *pager, const struct kvp_ref *refs, uint32_t n)
+{
+    while (n > 0) {
+        const uint32_t batch = batch_of(n);
+        n -= batch;
+        release_batch(pager, refs + n, batch);
     }
 }
 

@@ -44,10 +44,12 @@ void kvo_answer_now(
     node->out.answer(node->out.arg, answer);
 }
 
-static void count_key(kvo_node_t *node, const struct kvo_key *key)
+static void count_key(kvo_node_t *node, enum kvo_op op, const struct kvo_key *key)
 {
+    bool unmet = key->status == KV_ERR_MISS || key->status == KV_ERR_NOT_VERIFIED ||
+                 key->status == KV_ERR_DEADLINE || key->status == KV_ERR_QUOTA;
     count_status(node, key->status);
-    if (key->status == KV_ERR_MISS || key->status == KV_ERR_NOT_VERIFIED) {
+    if (unmet && op != KVO_PUT) {
         node->metrics.misses[key->reason]++;
     }
     node->metrics.hits_device += key->place == KVO_FROM_DEVICE;
@@ -388,7 +390,7 @@ static void op_finish(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t why) 
         node->answer_statuses[i] = key->status;
         node->answer_reasons[i] = key->reason;
         node->answer_places[i] = key->place;
-        count_key(node, key);
+        count_key(node, op->request.op, key);
     }
     answer.nr_keys = op->nr_keys;
     answer.statuses = op->nr_keys > 0 ? node->answer_statuses : NULL;

@@ -199,6 +199,7 @@ enum kvo_event {
     KVO_SAW_LISTED,       /* copy, frame: sealed and visible */
     KVO_SAW_UNLISTED,     /* copy: no frame of it is left here */
     KVO_SAW_FREED,        /* frame: (frame, gen) is free */
+    KVO_SAW_HAVE_TOLD,    /* copy: as its first home, told `peer` that node `value` keeps it */
     KVO_SAW_HAVE_DROP,    /* copy: dropped because a home said that another has it */
     KVO_SAW_LINK_UP,      /* peer, value = link */
     KVO_SAW_LINK_END,     /* peer, value = link */

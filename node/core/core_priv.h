@@ -206,6 +206,7 @@ struct kvo_peer {
     uint8_t transport;
     bool dialled;
     bool in_lost;      /* its stream to us has a gap: wait for SYNC_BEGIN */
+    bool in_sync;      /* between its SYNC_BEGIN and SYNC_END: counts cannot agree */
     bool syncing;      /* our share goes to it again */
     bool want_sync;
     uint8_t mismatches;
@@ -342,7 +343,11 @@ struct kvo_call {
     uint64_t op;      /* LOOKUP */
     uint64_t asked_us;
     union {
-        uint16_t segs[KV_MSG_SEGS_MAX];
+        /* What was asked, as it was asked: a segment's own range may change while this
+         * call is out, and the answer counts from these. */
+        struct {
+            uint16_t seg, first, n;
+        } segs[KV_MSG_SEGS_MAX];
         uint64_t ids[KV_MSG_ITEMS_MAX]; /* items, spills */
     } u;
 };

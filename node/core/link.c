@@ -264,6 +264,7 @@ static void link_up(kvo_node_t *node, struct kvo_peer *peer)
     peer->redial_us = node->config.redial_us;
     peer->out_pos = peer->in_pos = 0;
     peer->in_lost = true; /* until its SYNC_BEGIN */
+    peer->in_sync = false;
     peer->owed = peer->owed_full = 0;
     peer->mismatches = 0;
     peer->out_gen = peer->in_gen = 0;
@@ -509,7 +510,9 @@ void kvo_link_ping(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg 
     uint32_t index = kvo_peer_index(node, peer);
     uint32_t mine = kvc_dir_nr_entries(node->dir, index) + peer->owed + peer->owed_full;
     bool gap = peer->in_lost || ping->stream_pos > peer->in_pos;
-    if (!gap && (ping->stream_pos < peer->in_pos || ping->nr_entries != mine)) {
+    bool differs = ping->stream_pos < peer->in_pos ||
+                   (ping->nr_entries != mine && !peer->in_sync);
+    if (!gap && differs) {
         /* Twice in a row, since an answer of ours may be on its way. */
         gap = ++peer->mismatches >= 2;
     } else if (!gap) {

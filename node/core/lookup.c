@@ -249,17 +249,18 @@ static void send_lookup(
         lookup->grants_max = KV_MSG_GRANTS_MAX;
     }
     for (uint32_t s = 0; s < call->n; s++) {
-        struct kvo_seg *seg = &op->segs[call->u.segs[s]];
+        uint32_t first = call->u.segs[s].first, n = call->u.segs[s].n;
+        struct kvo_seg *seg = &op->segs[call->u.segs[s].seg];
         node->msg_segs[s] = (struct kv_msg_segment){
             .segment = seg->name,
-            .index = seg->index + (uint32_t)(seg->ask_first - seg->first),
+            .index = seg->index + (first - seg->first),
             .keys = &node->msg_keys[nr_keys],
-            .nr_keys = seg->ask_n,
+            .nr_keys = n,
         };
-        for (uint32_t i = 0; i < seg->ask_n; i++) {
-            node->msg_keys[nr_keys++] = op->keys[seg->ask_first + i].key;
+        for (uint32_t i = 0; i < n; i++) {
+            node->msg_keys[nr_keys++] = op->keys[first + i].key;
         }
-        if (call->u.segs[s] + 1u == op->nr_segs && op->request.op == KVO_SEQ_FETCH &&
+        if (call->u.segs[s].seg + 1u == op->nr_segs && op->request.op == KVO_SEQ_FETCH &&
             !op->request.loose) {
             lookup->tails = true;
             lookup->tail_segment = seg->name;
@@ -303,7 +304,9 @@ static void ask_homes(kvo_node_t *node, struct kvo_op_obj *op, uint32_t depth)
             if (call->n == KV_MSG_SEGS_MAX || nr_keys + seg->ask_n > KV_MSG_KEYS_MAX) {
                 break; /* the rest of this home's in another message */
             }
-            call->u.segs[call->n++] = (uint16_t)t;
+            call->u.segs[call->n].seg = (uint16_t)t;
+            call->u.segs[call->n].first = seg->ask_first;
+            call->u.segs[call->n++].n = seg->ask_n;
             nr_keys += seg->ask_n;
             seg->ask_home = KVO_NONE;
             seg->waiting++;
@@ -364,7 +367,7 @@ static void ask_again(
 {
     bool any = false;
     for (uint32_t i = 0; i < call->n; i++) {
-        struct kvo_seg *seg = &op->segs[call->u.segs[i]];
+        struct kvo_seg *seg = &op->segs[call->u.segs[i].seg];
         if (!seg->open || (silent && seg->waiting > 1)) {
             continue;
         }
@@ -407,7 +410,7 @@ void kvo_lookup_failed(kvo_node_t *node, struct kvo_call *call)
         return;
     }
     for (uint32_t i = 0; i < call->n; i++) {
-        struct kvo_seg *seg = &op->segs[call->u.segs[i]];
+        struct kvo_seg *seg = &op->segs[call->u.segs[i].seg];
         KV_ASSERT(seg->waiting > 0);
         seg->waiting--;
         seg->lost = true;
@@ -427,12 +430,12 @@ static void take_runs(
         if (run->seg >= call->n || run->want != 0) {
             continue; /* (2) */
         }
-        const struct kvo_seg *seg = &op->segs[call->u.segs[run->seg]];
-        if (run->n > seg->ask_n || run->first > (uint32_t)seg->ask_n - run->n) {
+        uint32_t first = call->u.segs[run->seg].first, n = call->u.segs[run->seg].n;
+        if (run->n > n || run->first > n - run->n) {
             continue;
         }
         for (uint32_t i = 0; i < run->n; i++) {
-            struct kvo_key *key = &op->keys[seg->ask_first + run->first + i];
+            struct kvo_key *key = &op->keys[first + run->first + i];
             if (key->phase != KEY_ASK && key->phase != KEY_IDLE &&
                 key->phase != KEY_FOUND) {
                 continue;
@@ -456,9 +459,8 @@ static void take_found_grant(
     const struct kvo_peer *peer = &node->peers[call->peer];
     struct kvo_key *key = NULL;
     if (op != NULL && op->state == OP_LOOK && given->seg < call->n) {
-        const struct kvo_seg *seg = &op->segs[call->u.segs[given->seg]];
-        if (given->page < seg->ask_n) {
-            key = &op->keys[seg->ask_first + given->page];
+        if (given->page < call->u.segs[given->seg].n) {
+            key = &op->keys[call->u.segs[given->seg].first + given->page];
         }
     }
     if (key == NULL || key->phase != KEY_FOUND || key->grant.id != 0) {
@@ -492,7 +494,7 @@ void kvo_lookup_found(kvo_node_t *node, struct kvo_call *call, const struct kv_m
     }
     bool cold = found->cold && !KV_PLANTED(KV_PLANT_COLD_BELIEVED);
     for (uint32_t i = 0; i < call->n; i++) {
-        struct kvo_seg *seg = &op->segs[call->u.segs[i]];
+        struct kvo_seg *seg = &op->segs[call->u.segs[i].seg];
         KV_ASSERT(seg->waiting > 0);
         seg->waiting--;
         if (!cold || seg_lacks(op, seg) == 0) {

@@ -328,6 +328,7 @@ static void take_sync_end(
     if (!in_order(node, peer, end->pos)) {
         return;
     }
+    peer->in_sync = false;
     /* The directory allows for what it refused itself. */
     uint32_t count = end->count > peer->owed ? end->count - peer->owed : 0;
     bool equal = kvc_dir_sync_end(node->dir, kvo_peer_index(node, peer), count);
@@ -351,6 +352,7 @@ static void take_sync_begin(
     }
     peer->in_pos = begin->pos;
     peer->in_lost = false;
+    peer->in_sync = true;
     peer->owed = peer->owed_full = 0;
     peer->mismatches = 0;
     kvc_dir_sync_begin(node->dir, kvo_peer_index(node, peer));

@@ -82,15 +82,18 @@ static void find_targets(kvo_node_t *node, struct kvo_spill *spill, const kv_key
 static bool have_elsewhere(
     kvo_node_t *node, const struct kvp_info *info, struct kvp_ref ref)
 {
-    uint32_t first;
-    if (kvc_homes(&node->view, &info->segment, 1, &first) != 1 || first != node->self ||
-        kvc_dir_keeper(node->dir, &info->copy, node->self) == KVC_NO_NODE) {
+    uint32_t first, keeper = KVC_NO_NODE;
+    if (kvc_homes(&node->view, &info->segment, 1, &first) == 1 && first == node->self) {
+        keeper = kvc_dir_keeper(node->dir, &info->copy, node->self);
+    }
+    if (keeper == KVC_NO_NODE) {
         return false;
     }
     if (!KV_PLANTED(KV_PLANT_HAVE_TO_BOTH)) {
         (void)kvc_dir_forget(node->dir, node->self, &info->copy);
     }
     node->metrics.spills_have++;
+    kvo_observe(node, KVO_SAW_HAVE_TOLD, &info->copy, ref, node->self, keeper);
     kvo_observe(node, KVO_SAW_HAVE_DROP, &info->copy, ref, KVO_NONE, 0);
     return true;
 }
@@ -194,6 +197,9 @@ void kvo_spill_work(kvo_node_t *node, bool tick)
 /* Offers everything that is queued, one message a target. */
 void kvo_spill_flush(kvo_node_t *node)
 {
+    if (node->nr_offers > 0) {
+        kvo_publish_flush(node); /* so that stream_pos covers it */
+    }
     while (node->nr_offers > 0) {
         uint32_t target = KVO_NONE, n = 0;
         struct kvo_call *call = NULL;
@@ -232,6 +238,7 @@ void kvo_spill_flush(kvo_node_t *node)
             .req = kvo_slots_id(&node->calls, call),
             .deadline_left_us = (uint32_t)node->config.call_us,
         };
+        msg.u.spill_offer.stream_pos = node->peers[target].out_pos;
         msg.u.spill_offer.items = offers;
         msg.u.spill_offer.nr_items = n;
         node->metrics.spills_offered += n;
@@ -371,29 +378,33 @@ void kvo_spill_peer_lost(kvo_node_t *node, uint32_t peer)
 
 /* ------------------------------------------------------------------ the taker */
 
-/* Does a living node but the asker mean to keep this copy? Only the segment's first home
- * says so (2). Our own copy is kept from now on as long as the asker's would have been. */
-static bool another_keeps(
+/* The living node but the asker that means to keep this copy, or KVC_NO_NODE. Only the
+ * segment's first home says so (2). Our own copy is kept from now on as long as the
+ * asker's would have been. */
+static uint32_t keeper_of(
     kvo_node_t *node, uint32_t asker, uint16_t tenant, uint16_t variant,
     const struct kv_msg_offer *offer, uint64_t last_use_us)
 {
     uint32_t first;
     if (kvc_homes(&node->view, &offer->segment, 1, &first) != 1 || first != node->self) {
-        return false;
+        return KVC_NO_NODE;
     }
     struct kvp_ref ref;
     struct kvp_info info;
     if (kvp_lookup(node->pager, tenant, variant, &offer->copy.key, 1, &ref) == 1 &&
         kvp_info(node->pager, ref, &info) == KV_OK && info.state == KVP_SEALED) {
         kvp_warm(node->pager, ref, last_use_us);
-        return true;
+        return node->self;
     }
     uint32_t keeper = kvc_dir_keeper(node->dir, &offer->copy, asker);
-    return keeper != KVC_NO_NODE && keeper != node->self;
+    return keeper != node->self ? keeper : KVC_NO_NODE;
 }
 
-static kv_status_t
-take_offer(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg_offer *offer)
+/* `abreast`: we have taken everything that the asker published before it asked, so that
+ * nothing of it can list the copy again once we have said HAVE. */
+static kv_status_t take_offer(
+    kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg_offer *offer,
+    bool abreast)
 {
     uint32_t asker = kvo_peer_index(node, peer);
     uint16_t tenant = kvp_tenant(node->pager, offer->copy.tenant);
@@ -407,13 +418,19 @@ take_offer(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg_offer *o
         return KV_ERR_REFUSED;
     }
     uint64_t last_use_us = node->now > offer->age_us ? node->now - offer->age_us : 0;
-    bool living = another_keeps(node, asker, tenant, variant, offer, last_use_us);
-    if (living) {
+    uint32_t keeper = KVC_NO_NODE;
+    if (abreast) {
+        keeper = keeper_of(node, asker, tenant, variant, offer, last_use_us);
+    }
+    if (keeper != KVC_NO_NODE) {
         /* (2) Otherwise the other holder would hear the same of the asker. */
         if (!KV_PLANTED(KV_PLANT_HAVE_TO_BOTH) &&
             kvc_dir_forget(node->dir, asker, &offer->copy)) {
             peer->owed++;
         }
+        kvo_observe(
+            node, KVO_SAW_HAVE_TOLD, &offer->copy, (struct kvp_ref){KVP_NO_FRAME, 0},
+            asker, keeper);
         return KV_EXISTS;
     }
     if (!node->config.spill || node->items.free == KVO_NONE) {
@@ -456,8 +473,9 @@ void kvo_spill_asked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_ms
             msg->epoch);
         return;
     }
+    bool abreast = !peer->in_lost && !peer->in_sync && peer->in_pos >= offer->stream_pos;
     for (uint32_t i = 0; i < offer->nr_items; i++) {
-        statuses[i] = take_offer(node, peer, &offer->items[i]);
+        statuses[i] = take_offer(node, peer, &offer->items[i], abreast);
     }
     struct kv_msg answer = {.type = KV_MSG_SPILL_ANSWER, .req = msg->req};
     answer.u.spill_answer.statuses = statuses;

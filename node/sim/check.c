@@ -12,7 +12,7 @@
  *   I11 answers       once, in time                             client.c
  *   I12 memory        none taken after start                    every walk
  *   I14 convergence   run.c
- *   L   last copy     two holders were both told "another has it"
+ *   L   last copy     no holder that was told HAVE is itself what another was told of
  */
 #include "base/mem.h"
 #include "node/sim/world_priv.h"
@@ -22,16 +22,17 @@
 
 enum {
     POISON = 0xdb,
-    COPY_NODES_MAX = 64, /* a bit a node; larger worlds do without checker L */
+    COPY_NODES_MAX = 16, /* a bit a node; larger worlds do without checker L */
 };
 
 struct kvs_copy_state {
     struct kv_copy copy;
     bool used;
     uint64_t holders;
-    uint64_t told; /* nodes that are dropping it because of HAVE */
-    uint32_t last_node;
-    bool last_have, before_have;
+    uint64_t gone; /* nodes that dropped it because of HAVE, until they list it again */
+    /* Each node's last HAVE: when (a serial, 0 for never) and which node was to keep it. */
+    uint32_t told_at[COPY_NODES_MAX];
+    uint32_t keeper[COPY_NODES_MAX];
 };
 
 /* ------------------------------------------------------------------ living copies */
@@ -80,41 +81,53 @@ static struct kvs_copy_state *copy_of(kvs_world_t *world, const struct kv_copy *
     return state;
 }
 
-static void copy_check_lost(kvs_world_t *world, const struct kvs_copy_state *state)
+static void copy_listed(kvs_world_t *world, uint32_t node, const struct kv_copy *copy)
 {
-    if (state->holders == 0 && state->last_have && state->before_have) {
-        kvs_fail(
-            world, "L", "last copy lost by HAVE: tenant %u key %016llx, last at n%u",
-            state->copy.tenant, (unsigned long long)kv_key_word(&state->copy.key),
-            state->last_node + 1);
-    }
+    struct kvs_copy_state *state = copy_of(world, copy);
+    uint64_t bit = UINT64_C(1) << node;
+    state->holders |= bit;
+    state->gone &= ~bit;
+    state->told_at[node] = 0;
 }
 
 static void copy_removed(kvs_world_t *world, uint32_t node, const struct kv_copy *copy)
 {
-    struct kvs_copy_state *state = copy_of(world, copy);
-    uint64_t bit = UINT64_C(1) << node;
-    if ((state->holders & bit) == 0) {
-        return;
-    }
-    state->holders &= ~bit;
-    state->before_have = state->last_have;
-    state->last_have = (state->told & bit) != 0;
-    state->last_node = node;
-    state->told &= ~bit;
-    copy_check_lost(world, state);
+    copy_of(world, copy)->holders &= ~(UINT64_C(1) << node);
 }
 
-/* Comes before or after the same node's UNLISTED. */
-static void copy_told(kvs_world_t *world, uint32_t node, const struct kv_copy *copy)
+static void lost_by_have(
+    kvs_world_t *world, const struct kvs_copy_state *state, uint32_t asker,
+    uint32_t keeper)
+{
+    kvs_fail(
+        world, "L", "tenant %u key %016llx: n%u was told that n%u keeps it, and n%u went",
+        state->copy.tenant, (unsigned long long)kv_key_word(&state->copy.key), asker + 1,
+        keeper + 1, keeper + 1);
+}
+
+/* A home tells `asker` that `keeper` keeps the copy. It must not be one that has itself
+ * let go of it on a home's word. */
+static void copy_told(
+    kvs_world_t *world, uint32_t asker, uint32_t keeper, const struct kv_copy *copy)
 {
     struct kvs_copy_state *state = copy_of(world, copy);
-    uint64_t bit = UINT64_C(1) << node;
-    if ((state->holders & bit) != 0) {
-        state->told |= bit;
-    } else if (state->last_node == node) {
-        state->last_have = true;
-        copy_check_lost(world, state);
+    state->told_at[asker] = ++world->told_serial;
+    state->keeper[asker] = keeper;
+    if ((state->gone >> keeper & 1) != 0) {
+        lost_by_have(world, state, asker, keeper);
+    }
+}
+
+/* `node` acts on a HAVE: nobody may have been told since then that it keeps the copy. */
+static void copy_let_go(kvs_world_t *world, uint32_t node, const struct kv_copy *copy)
+{
+    struct kvs_copy_state *state = copy_of(world, copy);
+    state->gone |= UINT64_C(1) << node;
+    for (uint32_t i = 0; i < world->config.nr_nodes; i++) {
+        if (i != node && state->told_at[i] > state->told_at[node]
+            && state->keeper[i] == node) {
+            lost_by_have(world, state, i, node);
+        }
     }
 }
 
@@ -129,8 +142,10 @@ void kvs_check_killed(kvs_world_t *world, uint32_t node)
         if (state->used && (state->holders & bit) != 0) {
             /* What dies with its node was not lost by anybody's word. */
             state->holders &= ~bit;
-            state->told &= ~bit;
-            state->last_have = state->before_have = false;
+        }
+        if (state->used) {
+            state->gone &= ~bit;
+            state->told_at[node] = 0;
         }
     }
 }
@@ -352,8 +367,8 @@ observe_large(kvs_world_t *world, uint32_t index, const struct kvo_observed *saw
 static void say(kvs_world_t *world, uint32_t index, const struct kvo_observed *saw)
 {
     static const char *const names[] = {
-        "listed",   "unlisted",    "freed",       "drops, told HAVE", "link up",
-        "link end", "grant given", "grant ended", "accepted",
+        "listed",  "unlisted", "freed",       "tells HAVE",  "drops, told HAVE",
+        "link up", "link end", "grant given", "grant ended", "accepted",
     };
     if (world->trace == NULL || saw->event == KVO_SAW_ACCEPTED) {
         return;
@@ -379,15 +394,16 @@ void kvs_check_observe(void *arg, const struct kvo_observed *saw)
     switch (saw->event) {
     case KVO_SAW_LISTED:
         listed(world, index, saw);
-        struct kvs_copy_state *state = copy_of(world, saw->copy);
-        state->holders |= UINT64_C(1) << index;
-        state->last_have = state->before_have = false;
+        copy_listed(world, index, saw->copy);
         break;
     case KVO_SAW_UNLISTED:
         copy_removed(world, index, saw->copy);
         break;
+    case KVO_SAW_HAVE_TOLD:
+        copy_told(world, saw->peer, (uint32_t)saw->value, saw->copy);
+        break;
     case KVO_SAW_HAVE_DROP:
-        copy_told(world, index, saw->copy);
+        copy_let_go(world, index, saw->copy);
         break;
     case KVO_SAW_FREED:
         freed(world, index, saw->frame);

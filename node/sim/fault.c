@@ -234,7 +234,8 @@ static void shape_other(kvs_world_t *world, struct hostile *h, uint32_t which)
     }
     case 5:
         msg->type = KV_MSG_SPILL_OFFER;
-        msg->u.spill_offer = (struct kv_msg_spill_offer){h->offers, HOSTILE_ITEMS};
+        msg->u.spill_offer = (struct kv_msg_spill_offer){
+            .items = h->offers, .nr_items = HOSTILE_ITEMS};
         break;
     case 6:
         msg->type = KV_MSG_SPILL_ANSWER;

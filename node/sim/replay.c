@@ -60,7 +60,6 @@ struct run {
     uint32_t device_frames;
     uint32_t next; /* request to admit */
     uint32_t ended;
-    uint32_t nr_flying;
     uint64_t nonce; /* of the last page written */
     uint64_t drawn; /* chance, from the seed */
     kv_key_t *scratch; /* keys of one request, KVO_BATCH_KEYS_MAX */
@@ -242,7 +241,6 @@ static void finish(struct flight *flight)
 {
     struct run *run = flight->run;
     run->used[flight->node] -= flight->nr_pages;
-    run->nr_flying--;
     run->ended++;
     if (flight->calls > 0) {
         run->out->lookups++;
@@ -268,7 +266,7 @@ static void give_up(struct flight *flight)
 static void flight_next(struct flight *flight)
 {
     switch (flight->step) {
-    case STEP_OPEN:
+    case STEP_OPEN: /* or a pause before the fetch is tried again */
         if (flight->nr_pages > 0) {
             ask_fetch(flight);
             return;
@@ -335,6 +333,14 @@ static void fetched(struct flight *flight, const struct kvo_answer *answer)
     const uint32_t first = flight->done;
     flight->calls += answer->nr_calls;
     flight->rounds += answer->nr_rounds;
+    if (answer->status == KV_ERR_AGAIN && ++flight->tries < AGAIN_MAX) {
+        flight->asked = flight->done;
+        flight->step = STEP_OPEN;
+        out->again++;
+        wait_then_next(flight, AGAIN_US);
+        return;
+    }
+    flight->tries = 0;
     if (answer->status != KV_OK) {
         count_failed(flight->run, answer->status);
         out->misses[KV_MISS_TOO_SLOW] +=
@@ -482,15 +488,29 @@ static void start(struct run *run, struct flight *flight, uint32_t node, uint32_
     run->out->page_refs += run->config->requests[run->next].nr_pages;
     run->out->unkept += run->config->requests[run->next].nr_pages - pages;
     run->used[node] += pages;
-    run->nr_flying++;
     run->next++;
     ask(flight, KVO_SEQ_OPEN, FETCH_US);
+}
+
+/* The first request that has not ended: request r starts once r - in_flight and all
+ * before it have. */
+static uint32_t oldest(const struct run *run)
+{
+    uint32_t first = run->next;
+    for (uint32_t slot = 0; slot < run->config->in_flight; slot++) {
+        const struct flight *flight = &run->flights[slot];
+        if (flight->step != STEP_IDLE && flight->request < first) {
+            first = flight->request;
+        }
+    }
+    return first;
 }
 
 static void admit(struct run *run)
 {
     const struct kvs_replay_config *config = run->config;
-    while (run->next < config->nr_requests && run->nr_flying < config->in_flight) {
+    while (run->next < config->nr_requests
+           && run->next - oldest(run) < config->in_flight) {
         const uint32_t node = entry_node(config, run->next);
         uint32_t pages = config->requests[run->next].nr_pages;
         pages = pages < run->room ? pages : run->room;

@@ -6,10 +6,10 @@
  *                                          ──► struct kvs_replay (counts)
  *
  * Threading: as kvs_world. Ownership: requests and keys are only read.
- * Order: requests are admitted in the order given, at most in_flight at once, and on
- *   one node only while their pages fit three quarters of its device tier: an engine's
- *   scheduler admits no more than its memory holds. The first that does not fit waits,
- *   and all behind it do.
+ * Order: requests are admitted in the order given, each once the one in_flight places
+ *   before it has ended, and on one node only while their pages fit three quarters of
+ *   its device tier: an engine's scheduler admits no more than its memory holds. The
+ *   first that does not fit waits, and all behind it do.
  * Errors: CONFIG or NOMEM with the detail; IO when the world found a broken invariant
  *   or a request did not end (kvs_replay.failure says which).
  */
@@ -53,7 +53,7 @@ struct kvs_replay {
     uint64_t fetched_bytes;           /* landed by reads from peers */
     uint64_t lookups;                 /* fetches that asked at least one peer */
     uint64_t calls, rounds;           /* messages and round trips of these */
-    uint64_t again;                   /* appends that had to wait for a frame */
+    uint64_t again;                   /* appends and fetches that were told AGAIN */
     uint64_t dedup;  /* pages computed that another request had sealed */
     uint64_t unkept; /* pages that were not stored: past the tier, or given up */
     uint64_t failed[KV_NR_STATUSES]; /* operations by a status nobody expected */

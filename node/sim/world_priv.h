@@ -228,6 +228,7 @@ struct kvs_world {
     uint64_t client_serial;
 
     struct kvs_copy_state *copies; /* open addressing */
+    uint32_t told_serial; /* of HAVE, over all nodes */
     size_t nr_copies, copies_cap;
 
     uint8_t *wire;     /* KV_MSG_BYTES_MAX */

@@ -102,7 +102,8 @@ struct sums_avx2 {
 };
 
 /* Keeps the sums of a row in their registers and in this order: left alone, gcc 12 and
- * clang 14 work on several rows at once, run out of registers and keep sums in memory. */
+ * clang 14 work on several rows at once, run out of registers and keep the sums in
+ * memory. */
 #define SUMS_STAY(s)                                                                   \
     __asm__("" : "+x"((s)->a0), "+x"((s)->a1), "+x"((s)->b0), "+x"((s)->b1))
 

@@ -40,8 +40,8 @@ struct kvp_evict_ops {
     void (*touch)(void *self, uint32_t slot, uint64_t stamp_us);
     /* Moves an inserted slot to the front of the line. */
     void (*first)(void *self, uint32_t slot);
-    /* touch() will come for this inserted slot: step 0 brings its own memory near, step 1
-     * (some slots later) that of its neighbours. Changes nothing. */
+    /* touch() will come for this inserted slot: step 0 brings its own memory near,
+     * step 1 (some slots later) that of its neighbours. Changes nothing. */
     void (*warm)(const void *self, uint32_t slot, unsigned step);
     /* It holds nothing any more; the slot is inserted. */
     void (*remove)(void *self, uint32_t slot);

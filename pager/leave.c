@@ -14,6 +14,19 @@ uint32_t kvp_free_target(const struct kvp_pager *p, const struct kvp_pool *pool)
     return nr / divisor > floor ? nr / divisor : floor;
 }
 
+uint32_t kvp_pool_of(
+    const kvp_pager_t *pager, uint16_t tenant, uint16_t variant, enum kvp_tier tier)
+{
+    KV_ASSERT(tenant < pager->config.nr_tenants);
+    KV_ASSERT(variant < pager->config.nr_variants);
+    const uint32_t len = pager->config.variants[variant].page_bytes;
+    /* Only looked at: kvp_pool_fit() changes nothing. */
+    const struct kvp_pool *pool =
+        kvp_pool_fit((struct kvp_pager *)(uintptr_t)pager, tenant, tier, len);
+
+    return pool == NULL ? KVP_POOLS_MAX : (uint32_t)(pool - pager->pools);
+}
+
 uint32_t kvp_pressure(const kvp_pager_t *pager, uint32_t pool)
 {
     KV_ASSERT(pool < pager->config.nr_pools);

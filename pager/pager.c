@@ -71,6 +71,7 @@ static void info_of(const struct kvp_pager *p, uint32_t i, struct kvp_info *info
         .index = cold->index,
         .tail = (f->flags & KVP_F_TAIL) != 0,
         .prev = cold->prev,
+        .verifying = (f->flags & KVP_F_VERIFYING) != 0,
         .spilled = (f->flags & KVP_F_SPILLED) != 0,
         .cool = cold->cool,
         .failed = (f->flags & KVP_F_FAILED) != 0,

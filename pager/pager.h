@@ -176,6 +176,7 @@ struct kvp_info {
     uint32_t index;
     bool tail;
     kv_key_t prev;
+    bool verifying;      /* a re-check of its bytes is out */
     bool spilled;        /* came by spill */
     bool cool;           /* a peer has read it, and nobody here has used it since */
     bool failed;         /* FILLING, and a ZERO or COPY into it failed: end it */
@@ -361,6 +362,10 @@ void kvp_arrive_abandon(kvp_pager_t *pager, struct kvp_ref ref);
 
 /* ------------------------------------------------------------------ leaving */
 
+/* The pool that full pages of this variant go to in that tier; KVP_POOLS_MAX when there
+ * is none. */
+uint32_t kvp_pool_of(
+    const kvp_pager_t *pager, uint16_t tenant, uint16_t variant, enum kvp_tier tier);
 /* How many frames of `pool` should leave now: up to the free target and the 1/8
  * rule. */
 uint32_t kvp_pressure(const kvp_pager_t *pager, uint32_t pool);

@@ -161,6 +161,8 @@ static void part(struct kvp_pager *p, uint32_t i)
     if (p->cold[twin].last_use_us < p->cold[i].last_use_us) {
         p->cold[twin].last_use_us = p->cold[i].last_use_us;
     }
+    /* Uses of the pair are the device's: one since it was cooled counts for both. */
+    p->cold[twin].cool = p->cold[twin].cool && p->cold[i].cool;
     if (kvp_in_policy(g)) {
         kvp_policy_remove(p, twin);
         kvp_policy_insert(

@@ -247,8 +247,8 @@ kv_status_t kvp_retain(kvp_pager_t *pager, struct kvp_ref ref)
     return KV_OK;
 }
 
-/* A release touches five lines a page that nothing else has touched lately: brings those
- * of a batch near, each step's addresses from the lines of the step before. */
+/* A release touches five lines a page that nothing else has touched lately: brings
+ * those of a batch near, each step's addresses from the lines of the step before. */
 static void warm(struct kvp_pager *p, const struct kvp_ref *refs, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {

@@ -302,7 +302,16 @@ static void finish_seq_fetch(
     }
     kv_status_t status =
         n == 0 ? KV_OK : kvp_seq_adopt(node->pager, op->request.seq, node->refs, n);
-    if (status != KV_OK) {
+    if (status == KV_ERR_AGAIN) {
+        /* The deadline came while some page is being re-checked: up to there. */
+        uint32_t taken = 0;
+        while (taken < n && kvp_seq_adopt(
+                                node->pager, op->request.seq, &node->refs[taken], 1) ==
+                                KV_OK) {
+            taken++;
+        }
+        n = taken;
+    } else if (status != KV_OK) {
         answer->status = status;
         n = 0;
     }
@@ -343,8 +352,25 @@ static void op_close_keys(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t w
     }
 }
 
+/* The sequence waits for frames no longer. */
+static void grown(kvo_node_t *node, struct kvo_op_obj *op)
+{
+    if (op->growing) {
+        KV_ASSERT(node->wanted[op->pool] >= op->nr_wanted);
+        node->wanted[op->pool] -= op->nr_wanted;
+        op->growing = false;
+    }
+}
+
+static void settled(kvo_node_t *node, struct kvo_op_obj *op)
+{
+    node->nr_ready -= op->settling;
+    op->settling = false;
+}
+
 static void op_leave_state(kvo_node_t *node, struct kvo_op_obj *op)
 {
+    settled(node, op);
     switch ((enum kvo_op_state)op->state) {
     case OP_LOOK:
         KVO_MOVE(node, op, state, OP, LOOK, NONE);
@@ -360,6 +386,7 @@ static void op_leave_state(kvo_node_t *node, struct kvo_op_obj *op)
         node->nr_ready--;
         break;
     case OP_READY:
+        grown(node, op);
         KVO_MOVE(node, op, state, OP, READY, NONE);
         node->nr_ready--;
         break;
@@ -552,6 +579,37 @@ static bool fills_open(const struct kvo_op_obj *op)
     return false;
 }
 
+/* Is a page that is to be adopted being re-checked, for somebody else's acquire? */
+static bool run_settling(kvo_node_t *node, const struct kvo_op_obj *op)
+{
+    for (uint32_t i = 0; i < op->nr_keys && op->keys[i].phase == KEY_HERE; i++) {
+        struct kvp_info info;
+        if (kvp_info(node->pager, op->keys[i].ref, &info) == KV_OK && info.verifying) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Frames for the sequence's growth: there, or no longer waited for. A demand takes the
+ * coldest copy's place; waiting a few ticks of our own clock lets that copy move a tier
+ * down first, so that the coldest of the domain goes and not the coldest of the device. */
+static bool grow(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t *status_p)
+{
+    *status_p = KV_OK;
+    if (!op->growing) {
+        return true;
+    }
+    struct kvp_pool_stats stats;
+    kvp_pool_stats(node->pager, op->pool, &stats);
+    if (stats.in_state[KVP_FREE] < op->nr_wanted && node->now < op->until) {
+        return false;
+    }
+    grown(node, op);
+    *status_p = kvp_seq_append(node->pager, op->request.seq, op->request.tokens);
+    return true;
+}
+
 static bool append_ready(kvo_node_t *node, const struct kvo_op_obj *op)
 {
     struct kvp_seq_info info;
@@ -575,6 +633,7 @@ static bool append_ready(kvo_node_t *node, const struct kvo_op_obj *op)
 /* One step of the request's life; true when it took one. Ends it at last. */
 static bool op_step(kvo_node_t *node, struct kvo_op_obj *op, bool *ended_p)
 {
+    kv_status_t status = KV_OK;
     switch ((enum kvo_op_state)op->state) {
     case OP_LOOK:
         if (op->nr_open > 0) {
@@ -595,6 +654,12 @@ static bool op_step(kvo_node_t *node, struct kvo_op_obj *op, bool *ended_p)
             start_out(node, op);
             return true;
         }
+        if (op->request.op == KVO_SEQ_FETCH && run_settling(node, op)) {
+            node->nr_ready += !op->settling;
+            op->settling = true;
+            return false;
+        }
+        settled(node, op);
         break;
     case OP_OUT:
         if (op->nr_out > 0) {
@@ -607,7 +672,7 @@ static bool op_step(kvo_node_t *node, struct kvo_op_obj *op, bool *ended_p)
         }
         break;
     case OP_READY:
-        if (!append_ready(node, op)) {
+        if (!grow(node, op, &status) || (status == KV_OK && !append_ready(node, op))) {
             return false;
         }
         break;
@@ -615,7 +680,7 @@ static bool op_step(kvo_node_t *node, struct kvo_op_obj *op, bool *ended_p)
         KV_ASSERT(false);
     }
     op->busy = false;
-    op_finish(node, op, KV_OK);
+    op_finish(node, op, status);
     *ended_p = true;
     return false;
 }
@@ -747,7 +812,8 @@ void kvo_ops_work(kvo_node_t *node)
                 }
             }
         }
-        if (op->state == OP_FILL || op->state == OP_READY || op->nr_queued > 0) {
+        if (op->state == OP_FILL || op->state == OP_READY || op->settling ||
+            op->nr_queued > 0) {
             kvo_op_advance(node, op);
         }
     }
@@ -832,13 +898,24 @@ static void start_append(kvo_node_t *node, struct kvo_op_obj *op)
               node->config.pager.variants[op->request.variant].page_tokens;
     KVO_MOVE(node, op, state, OP, NONE, READY);
     node->nr_ready++;
-    kv_status_t status =
-        kvp_seq_append(node->pager, op->request.seq, op->request.tokens);
-    if (status != KV_OK) {
-        op_finish(node, op, status);
+    uint16_t tenant = op->request.tenant, variant = op->request.variant;
+    uint32_t full = node->config.pager.variants[variant].page_tokens;
+    op->pool = kvp_pool_of(node->pager, tenant, variant, KVP_DEVICE);
+    op->nr_wanted = op->request.tokens / full;
+    op->until = node->now;
+    op->growing = op->pool < KVP_POOLS_MAX;
+    if (op->growing) {
+        struct kvp_pool_stats stats;
+        kvp_pool_stats(node->pager, op->pool, &stats);
+        node->wanted[op->pool] += op->nr_wanted;
+        if (node->has_host && op->nr_wanted < stats.nr_frames) {
+            op->until += KVO_GROW_TICKS * node->config.tick_us;
+        }
+        kvo_op_advance(node, op);
         return;
     }
-    kvo_op_advance(node, op);
+    op_finish(
+        node, op, kvp_seq_append(node->pager, op->request.seq, op->request.tokens));
 }
 
 void kvo_op_start(

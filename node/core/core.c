@@ -198,18 +198,17 @@ static void step_end(kvo_node_t *node)
     /* Each round is caused by something that ended in the one before. */
     for (unsigned round = 0; round < KVO_STEP_ROUNDS; round++) {
         bool again = drain_events(node);
-        if ((node->frames_freed || node->arrived) && node->waiting.nr > 0) {
-            node->frames_freed = node->arrived = false;
+        bool freed = node->frames_freed, arrived = node->arrived;
+        bool ended = node->local_ended;
+        node->frames_freed = node->arrived = node->local_ended = false;
+        if ((freed || arrived) && node->waiting.nr > 0) {
             kvo_items_work(node, false);
             again = true;
         }
-        if (node->local_ended || (node->nr_queued > 0 && node->items.free != KVO_NONE)) {
-            bool ops = node->nr_ready > 0 || node->nr_queued > 0;
-            node->local_ended = false;
-            if (ops) {
-                kvo_ops_work(node);
-                again = true;
-            }
+        bool ready = (freed || ended) && node->nr_ready > 0;
+        if (ready || (node->nr_queued > 0 && node->items.free != KVO_NONE)) {
+            kvo_ops_work(node);
+            again = true;
         }
         if (node->wanting.nr > 0 || node->posted.nr > 0) {
             kvo_items_flush(node);
@@ -219,7 +218,6 @@ static void step_end(kvo_node_t *node)
             break;
         }
     }
-    node->frames_freed = node->arrived = false;
     kvo_spill_work(node, false);
     kvo_spill_flush(node);
     drain_events(node);
@@ -238,6 +236,7 @@ static void work(kvo_node_t *node)
 {
     kvo_sync_work(node);
     kvo_spill_work(node, true);
+    node->local_ended = true; /* those that wait for time look again */
     if (node->waiting.nr > 0) {
         kvo_items_work(node, true);
     }
@@ -676,7 +675,7 @@ static void check_objects(const kvo_node_t *node)
         const struct kvo_op_obj *op = kvo_slots_at(&node->ops, i);
         if (op != NULL) {
             queued += op->nr_queued;
-            ready += op->state == OP_FILL || op->state == OP_READY;
+            ready += op->state == OP_FILL || op->state == OP_READY || op->settling;
             KV_ASSERT(op->state != OP_NONE && !op->busy);
         }
     }

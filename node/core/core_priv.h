@@ -43,6 +43,8 @@ enum {
     KVO_SPILL_BATCH = 8,     /* so many are worth a message before the next tick */
     KVO_SPILL_BURST = 64,    /* copies made to leave in one step */
     KVO_PATIENCE_TICKS = 4,  /* a fetch waits so long for a frame before it drops one */
+    KVO_FORGOTTEN_BEATS = 8, /* heartbeats until what HAVE forgot must be withdrawn */
+    KVO_GROW_TICKS = 4,      /* an append waits so long for demotions, then drops */
     KVO_STEP_ROUNDS = 64,    /* of step_end(): each must bring progress */
 };
 
@@ -214,8 +216,11 @@ struct kvo_peer {
     uint32_t sync_cursor;
     uint32_t nr_syncs; /* begun on this link and those before */
     uint32_t listed;   /* own listed copies that it is a home of */
-    uint32_t owed;     /* of its entries: denied or forgotten by us since its sync */
-    uint32_t owed_full; /* … and those that found the directory full */
+    /* Entries that it believes listed and we do not have, since its last sync: */
+    uint32_t denied;    /* … its credential does not cover, or of no segment of ours */
+    uint32_t full;      /* … that found no room */
+    uint32_t forgotten; /* … let go of with HAVE, for so many of its heartbeats: */
+    uint32_t forgotten_beats;
     uint64_t out_pos;  /* our stream to it */
     uint64_t in_pos;   /* its stream to us */
     uint64_t ping_seq;
@@ -287,6 +292,11 @@ struct kvo_op_obj {
     uint32_t nr_out;
     uint32_t nr_calls, nr_rounds;
     uint32_t run;       /* SEQ_FETCH: keys that can still become hits */
+    bool settling;      /* SEQ_FETCH: a page of the run is being re-checked for others */
+    bool growing;       /* SEQ_APPEND: waits for frames */
+    uint32_t pool;      /* … of this pool */
+    uint32_t nr_wanted; /* … so many */
+    uint64_t until;     /* … and takes what is there from then on */
     uint32_t nr_tails;
     struct kv_msg_tail tails[KV_MSG_TAILS_MAX];
     struct kvo_key *keys;  /* [KVO_BATCH_KEYS_MAX], the op's own */
@@ -490,7 +500,8 @@ struct kvo_node {
     uint32_t nr_reading;   /* data operations of kind READ and SERVE */
     uint32_t nr_queued;    /* keys that want an item */
     uint32_t nr_offers;    /* spills in SPILL_QUEUED */
-    uint32_t nr_ready;     /* ops in OP_READY or OP_FILL */
+    uint32_t nr_ready;     /* ops in OP_READY or OP_FILL, or settling */
+    uint32_t wanted[KVP_POOLS_MAX]; /* frames that growing sequences wait for */
     struct kvo_frame_owner *owners; /* by frame */
     bool frames_freed;     /* since items last tried for one */
     bool arrived;          /* something ended that others may wait for */
@@ -559,6 +570,7 @@ void kvo_cooled(kvo_node_t *node, struct kvp_ref ref);
 void kvo_publish_flush(kvo_node_t *node);
 void kvo_sync_start(kvo_node_t *node, struct kvo_peer *peer);
 void kvo_sync_work(kvo_node_t *node);
+void kvo_owed_nothing(struct kvo_peer *peer);
 void kvo_directory_message(
     kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
 void kvo_entry_of(const struct kvp_info *info, struct kv_msg_entry *entry);

@@ -265,7 +265,7 @@ static void link_up(kvo_node_t *node, struct kvo_peer *peer)
     peer->out_pos = peer->in_pos = 0;
     peer->in_lost = true; /* until its SYNC_BEGIN */
     peer->in_sync = false;
-    peer->owed = peer->owed_full = 0;
+    kvo_owed_nothing(peer);
     peer->mismatches = 0;
     peer->out_gen = peer->in_gen = 0;
     peer->nr_releases = 0;
@@ -508,7 +508,11 @@ void kvo_link_ping(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg 
 {
     const struct kv_msg_ping *ping = &msg->u.ping;
     uint32_t index = kvo_peer_index(node, peer);
-    uint32_t mine = kvc_dir_nr_entries(node->dir, index) + peer->owed + peer->owed_full;
+    if (peer->forgotten > 0 && ++peer->forgotten_beats > KVO_FORGOTTEN_BEATS) {
+        peer->forgotten = 0; /* by now it has withdrawn them, or has kept one after all */
+    }
+    uint32_t owed = peer->denied + peer->full + peer->forgotten;
+    uint32_t mine = kvc_dir_nr_entries(node->dir, index) + owed;
     bool gap = peer->in_lost || ping->stream_pos > peer->in_pos;
     bool differs = ping->stream_pos < peer->in_pos ||
                    (ping->nr_entries != mine && !peer->in_sync);

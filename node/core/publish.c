@@ -6,8 +6,10 @@
  *
  * (1) peer.listed counts our listed copies that the peer is a home of, sent or not.
  * (2) Every message of the stream has the number after the one before it.
- * (3) owed counts entries that the holder believes listed and we do not have: refused
- *     (owed_full: FULL) or forgotten (HAVE); a WITHDRAW of such a one lowers it.
+ * (3) denied, full and forgotten count entries that the holder believes listed and we do
+ *     not have; a WITHDRAW of one of them lowers them. What was forgotten (HAVE) and has
+ *     not been withdrawn after some heartbeats was kept after all: the counts then differ,
+ *     and a sync brings it back.
  */
 #include "node/core/core_priv.h"
 
@@ -290,8 +292,8 @@ static void take_publish(kvo_node_t *node, struct kvo_peer *peer, const struct k
         } else {
             status = kvc_dir_publish(node->dir, index, item);
         }
-        peer->owed += status != KV_OK && status != KV_ERR_FULL; /* (3) */
-        peer->owed_full += status == KV_ERR_FULL;
+        peer->denied += status != KV_OK && status != KV_ERR_FULL; /* (3) */
+        peer->full += status == KV_ERR_FULL;
         node->msg_statuses[i] = status;
     }
     struct kv_msg answer = {.type = KV_MSG_PUBLISHED, .req = msg->req};
@@ -312,11 +314,13 @@ static void take_withdraw(
     for (uint32_t i = 0; i < withdraw->nr_items; i++) {
         if (!kvc_dir_withdraw(
                 node->dir, kvo_peer_index(node, peer), &withdraw->items[i])) {
-            /* (3) Which of the two it was does not matter for the sum. */
-            if (peer->owed > 0) {
-                peer->owed--;
-            } else if (peer->owed_full > 0) {
-                peer->owed_full--;
+            /* (3) Which of them it was does not matter for the sum. */
+            if (peer->forgotten > 0) {
+                peer->forgotten--;
+            } else if (peer->denied > 0) {
+                peer->denied--;
+            } else if (peer->full > 0) {
+                peer->full--;
             }
         }
     }
@@ -330,7 +334,8 @@ static void take_sync_end(
     }
     peer->in_sync = false;
     /* The directory allows for what it refused itself. */
-    uint32_t count = end->count > peer->owed ? end->count - peer->owed : 0;
+    uint32_t owed = peer->denied + peer->forgotten;
+    uint32_t count = end->count > owed ? end->count - owed : 0;
     bool equal = kvc_dir_sync_end(node->dir, kvo_peer_index(node, peer), count);
     kvo_trace(
         node, "sync n%u ended %u %s", kvo_node_id(node, kvo_peer_index(node, peer)),
@@ -343,6 +348,11 @@ static void take_sync_end(
     }
 }
 
+void kvo_owed_nothing(struct kvo_peer *peer)
+{
+    peer->denied = peer->full = peer->forgotten = peer->forgotten_beats = 0;
+}
+
 static void take_sync_begin(
     kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg_sync_begin *begin)
 {
@@ -353,7 +363,7 @@ static void take_sync_begin(
     peer->in_pos = begin->pos;
     peer->in_lost = false;
     peer->in_sync = true;
-    peer->owed = peer->owed_full = 0;
+    kvo_owed_nothing(peer);
     peer->mismatches = 0;
     kvc_dir_sync_begin(node->dir, kvo_peer_index(node, peer));
 }

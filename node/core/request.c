@@ -127,15 +127,29 @@ pin_one(kvo_node_t *node, uint32_t client, struct kvp_ref ref, const kv_key_t *k
     return KV_OK;
 }
 
+/* One key names a copy for each tenant and variant: a pin is of one of them. */
+static bool pin_is(
+    const kvo_node_t *node, const struct kvo_pin *pin, uint32_t client,
+    const struct kvo_request *request, const kv_key_t *key)
+{
+    struct kvp_info info;
+    if (pin->client != client || !kv_key_equal(&pin->key, key)) {
+        return false;
+    }
+    KV_ASSERT(kvp_info(node->pager, pin->ref, &info) == KV_OK); /* pinned: it stays */
+    return info.tenant == request->tenant && info.variant == request->variant;
+}
+
 /* The client's pin of this key: where it lies now, or, if it was dropped since, by
  * looking through all. */
-static kv_status_t
-unpin_one(kvo_node_t *node, uint32_t client, struct kvp_ref ref, const kv_key_t *key)
+static kv_status_t unpin_one(
+    kvo_node_t *node, uint32_t client, const struct kvo_request *request,
+    struct kvp_ref ref, const kv_key_t *key)
 {
     if (ref.frame != KVP_NO_FRAME) {
         for (uint32_t i = node->owners[ref.frame].pins; i != KVO_NONE;) {
             struct kvo_pin *pin = kvo_slots_at(&node->pins, i);
-            if (pin->client == client && kv_key_equal(&pin->key, key)) {
+            if (pin_is(node, pin, client, request, key)) {
                 pin_give(node, pin);
                 return KV_OK;
             }
@@ -144,7 +158,7 @@ unpin_one(kvo_node_t *node, uint32_t client, struct kvp_ref ref, const kv_key_t 
     }
     for (uint32_t i = 0; i < node->pins.nr && node->clients[client].nr_pins > 0; i++) {
         struct kvo_pin *pin = kvo_slots_at(&node->pins, i);
-        if (pin != NULL && pin->client == client && kv_key_equal(&pin->key, key)) {
+        if (pin != NULL && pin_is(node, pin, client, request, key)) {
             pin_give(node, pin);
             return KV_OK;
         }
@@ -165,7 +179,7 @@ static void keys_now(
             uint32_t found = kvp_lookup(
                 node->pager, request->tenant, request->variant, key, 1, &ref);
             if (request->op == KVO_UNPIN) {
-                status = unpin_one(node, client.index, ref, key);
+                status = unpin_one(node, client.index, request, ref, key);
             } else if (found == 0) {
                 status = KV_ERR_MISS;
             } else if (request->op == KVO_PIN) {
@@ -368,6 +382,10 @@ static kv_status_t request_check(
     }
     if (request->op == KVO_SEQ_SEAL && request->nr_keys != 1) {
         return kv_fail(detail, KV_ERR_INVALID, "request.keys", 1, request->nr_keys);
+    }
+    static const kv_key_t zero;
+    if (request->op == KVO_SEQ_SEAL && kv_key_equal(&request->keys[0], &zero)) {
+        return kv_fail(detail, KV_ERR_INVALID, "request.keys", 1, 0);
     }
     if (is_seq_op(request->op)) {
         struct kvp_seq_info info;

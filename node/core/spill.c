@@ -24,12 +24,8 @@ static void spill_give(kvo_node_t *node, struct kvo_spill *spill)
 }
 
 /* The copy goes; nothing happens if it was wanted again. */
-static void leave(kvo_node_t *node, struct kvo_spill *spill, bool have)
+static void leave(kvo_node_t *node, struct kvo_spill *spill)
 {
-    if (have) {
-        kvo_observe(
-            node, KVO_SAW_HAVE_DROP, &spill->offer.copy, spill->ref, KVO_NONE, 0);
-    }
     (void)kvp_leave_done(node->pager, spill->ref, spill->token); /* (1) */
     spill_give(node, spill);
 }
@@ -62,7 +58,7 @@ static void spill_next(kvo_node_t *node, struct kvo_spill *spill)
     }
     KVO_MOVE(node, spill, state, SPILL, QUEUED, NONE);
     node->metrics.spills_dropped++;
-    leave(node, spill, false);
+    leave(node, spill);
 }
 
 /* Nodes of the segment in order: never ourselves, never a suspect, at most two. */
@@ -103,7 +99,8 @@ static bool spill_away(kvo_node_t *node, struct kvp_ref ref, uint32_t token)
 {
     struct kvp_info info;
     KV_ASSERT(kvp_info(node->pager, ref, &info) == KV_OK);
-    if (have_elsewhere(node, &info, ref)) {
+    /* With a twin in another tier the node keeps the copy, and its listing, anyway. */
+    if (info.twin != KVP_NO_FRAME || have_elsewhere(node, &info, ref)) {
         (void)kvp_leave_done(node->pager, ref, token);
         return true;
     }
@@ -152,7 +149,7 @@ static bool spill_one(kvo_node_t *node, uint32_t pool)
 }
 
 /* One victim of a tier with another below it. */
-static bool demote_one(kvo_node_t *node, uint32_t pool)
+static bool demote_one(kvo_node_t *node, uint32_t pool, bool may_drop)
 {
     struct kvp_ref ref;
     struct kvp_info info;
@@ -165,13 +162,28 @@ static bool demote_one(kvo_node_t *node, uint32_t pool)
     if (info.cool) {
         return spill_away(node, ref, token); /* no use in keeping it a tier lower */
     }
-    /* Where copies below are spilled before they go, none is dropped for this one: it
-     * stays until there is room. */
-    if (kvp_demote(node->pager, ref, token, KVP_HOST, !node->config.spill) != KV_OK) {
+    if (kvp_demote(node->pager, ref, token, KVP_HOST, may_drop) != KV_OK) {
         (void)kvp_leave_cancel(node->pager, ref, token);
         return false;
     }
     return true;
+}
+
+/* How many of the pool should leave: for its reserve, or for growing sequences. */
+static uint32_t to_leave(kvo_node_t *node, uint32_t pool, bool *urgent_p)
+{
+    uint32_t n = kvp_pressure(node->pager, pool);
+    *urgent_p = false;
+    if (node->wanted[pool] > 0) {
+        struct kvp_pool_stats stats;
+        kvp_pool_stats(node->pager, pool, &stats);
+        uint32_t coming = stats.in_state[KVP_FREE] + stats.in_state[KVP_LEAVING];
+        *urgent_p = coming < node->wanted[pool];
+        if (*urgent_p && n < node->wanted[pool] - coming) {
+            n = node->wanted[pool] - coming;
+        }
+    }
+    return n;
 }
 
 void kvo_spill_work(kvo_node_t *node, bool tick)
@@ -182,12 +194,16 @@ void kvo_spill_work(kvo_node_t *node, bool tick)
         if (lowest && !node->config.spill) {
             continue; /* the demand that needs room drops the coldest */
         }
-        uint32_t n = kvp_pressure(node->pager, pool);
+        bool urgent;
+        uint32_t n = to_leave(node, pool, &urgent);
         if (lowest && !tick && n < KVO_SPILL_BATCH) {
             continue; /* a few more make one message */
         }
+        /* Where copies below are spilled before they go, a demotion waits for that,
+         * unless a sequence has waited for it for a tick. */
+        bool may_drop = !node->config.spill || (urgent && tick);
         for (uint32_t i = 0; i < n && i < KVO_SPILL_BURST; i++) {
-            if (lowest ? !spill_one(node, pool) : !demote_one(node, pool)) {
+            if (lowest ? !spill_one(node, pool) : !demote_one(node, pool, may_drop)) {
                 break;
             }
         }
@@ -258,21 +274,30 @@ static struct kvo_spill *call_spill(kvo_node_t *node, struct kvo_call *call, uin
     return spill;
 }
 
-/* HAVE. A copy that was wanted again meanwhile is listed again. */
+/* HAVE. A copy that was wanted again meanwhile, or that another tier has got as well, is
+ * still ours: the home has forgotten it, and hears of it again. */
 static void
 spill_have(kvo_node_t *node, struct kvo_spill *spill, const struct kvo_peer *peer)
 {
     KVO_MOVE(node, spill, state, SPILL, OFFERED, NONE);
     struct kvp_info info;
     bool here = kvp_info(node->pager, spill->ref, &info) == KV_OK && info.hold != 0;
-    if (here && (info.state != KVP_LEAVING || spill->syncs != peer->nr_syncs)) { /* (2) */
+    bool twin = here && info.twin != KVP_NO_FRAME;
+    bool doubt = here && spill->syncs != peer->nr_syncs; /* (2) */
+    kv_status_t left = KV_ERR_STALE;
+    if (doubt && !twin) {
         (void)kvp_leave_cancel(node->pager, spill->ref, spill->token);
-        kvo_list_again(node, kvo_peer_index(node, peer), &info);
-        spill_give(node, spill);
-        return;
+    } else {
+        left = kvp_leave_done(node->pager, spill->ref, spill->token);
     }
-    node->metrics.spills_have++;
-    leave(node, spill, here);
+    if (left == KV_OK && !twin) {
+        node->metrics.spills_have++;
+        kvo_observe(
+            node, KVO_SAW_HAVE_DROP, &spill->offer.copy, spill->ref, KVO_NONE, 0);
+    } else if (here) {
+        kvo_list_again(node, kvo_peer_index(node, peer), &info);
+    }
+    spill_give(node, spill);
 }
 
 void kvo_spill_answered(
@@ -331,7 +356,7 @@ void kvo_spill_told(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg
             if (done->items[k].status == KV_OK) {
                 KVO_MOVE(node, spill, state, SPILL, TAKEN, NONE);
                 node->metrics.spills_taken++;
-                leave(node, spill, false);
+                leave(node, spill);
             } else {
                 KVO_MOVE(node, spill, state, SPILL, TAKEN, QUEUED);
                 spill->next++;
@@ -360,7 +385,7 @@ void kvo_spill_timer(kvo_node_t *node, struct kvo_spill *spill)
         KV_ASSERT(false);
     }
     node->metrics.spills_dropped++;
-    leave(node, spill, false);
+    leave(node, spill);
 }
 
 void kvo_spill_peer_lost(kvo_node_t *node, uint32_t peer)
@@ -426,7 +451,8 @@ static kv_status_t take_offer(
         /* (2) Otherwise the other holder would hear the same of the asker. */
         if (!KV_PLANTED(KV_PLANT_HAVE_TO_BOTH) &&
             kvc_dir_forget(node->dir, asker, &offer->copy)) {
-            peer->owed++;
+            peer->forgotten++;
+            peer->forgotten_beats = 0;
         }
         kvo_observe(
             node, KVO_SAW_HAVE_TOLD, &offer->copy, (struct kvp_ref){KVP_NO_FRAME, 0},

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-enum { SLOTS = 40 };
+enum { SLOTS = 40, STREAM_SLOTS = 600 };
 
 static bool not_even(void *arg, uint32_t slot)
 {
@@ -126,6 +126,40 @@ static void lru__aged_slots_go_between_by_stamp(void **state)
     kv_free(self);
 }
 
+/* Two streams, each in the order of its own age and far apart from the other: spills of
+ * a busy peer and of an idle one. However they interleave, all leave in exact age
+ * order, though no single list could take them without a long walk. */
+static void lru__aged_streams_leave_in_age_order(void **state)
+{
+    (void)state;
+    const struct kvp_evict_ops *ops = &kvp_evict_lru;
+    struct kv_rng rng = kv_rng_seed(5);
+    void *self = kv_calloc(1, ops->size(STREAM_SLOTS, 1));
+    ops->init(self, STREAM_SLOTS, 1);
+    uint64_t stamps[STREAM_SLOTS], stream_us[2] = {1000, 500000};
+
+    for (uint32_t i = 0; i < STREAM_SLOTS; i++) {
+        if (i % 4 == 0) { /* and pages of our own, newer than all of them */
+            stamps[i] = 1000000 + i;
+            ops->insert(self, i, 0, KVP_EVICT_HOT, stamps[i]);
+            continue;
+        }
+        uint64_t *now_us = &stream_us[kv_rng_below(&rng, 2)];
+        stamps[i] = *now_us += 1 + kv_rng_below(&rng, 9);
+        ops->insert(self, i, 0, KVP_EVICT_AGED, stamps[i]);
+    }
+    ops->check(self);
+    uint64_t before = 0;
+    for (uint32_t i = 0; i < STREAM_SLOTS; i++) {
+        const uint32_t slot = ops->victim(self, KVP_ANY_TENANT, NULL, NULL);
+        assert_true(slot < STREAM_SLOTS);
+        assert_true(stamps[slot] > before);
+        before = stamps[slot];
+        ops->remove(self, slot);
+    }
+    kv_free(self);
+}
+
 /* ------------------------------------------------------------------ in the pager */
 
 enum { POOL = 64, PAGES = 200, TURNS = 20000, RUN_MAX = 6 };
@@ -225,6 +259,7 @@ int main(void)
         cmocka_unit_test(lru__a_use_moves_to_the_newest_end),
         cmocka_unit_test(fifo__a_use_changes_nothing),
         cmocka_unit_test(lru__aged_slots_go_between_by_stamp),
+        cmocka_unit_test(lru__aged_streams_leave_in_age_order),
         cmocka_unit_test(lru__victims_are_those_of_a_naive_list),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

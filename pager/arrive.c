@@ -163,7 +163,7 @@ kv_status_t kvp_arrive_done(
     }
     const uint32_t same =
         kvp_in_tier(p, kvp_find(p, f->tenant, f->variant, &f->key), kvp_tier_of(p, i));
-    if (same != KVP_NO_FRAME && (p->frames[same].flags & KVP_F_VERIFYING) == 0) {
+    if (same != KVP_NO_FRAME && kvp_sound(p, same)) {
         kvp_arrive_fail(p, i);
         if (how == KVP_ARRIVE_USED) {
             kvp_want(p, same);

@@ -65,14 +65,14 @@ void kvp_seal_begin(
  * anywhere, KVP_NR_TIERS). One that is being re-checked is not: its bytes are in doubt,
  * the new ones are not. */
 static uint32_t
-equal_copy(const struct kvp_pager *p, const struct kvp_frame *f, enum kvp_tier tier)
+equal_copy(struct kvp_pager *p, const struct kvp_frame *f, enum kvp_tier tier)
 {
     const uint32_t head = kvp_find(p, f->tenant, f->variant, &f->key);
 
     for (unsigned t = 0; t < KVP_NR_TIERS; t++) {
         const uint32_t i = kvp_in_tier(p, head, (enum kvp_tier)t);
         if (i != KVP_NO_FRAME && (tier == KVP_NR_TIERS || tier == t)
-            && (p->frames[i].flags & KVP_F_VERIFYING) == 0) {
+            && kvp_sound(p, i)) {
             return i;
         }
     }

@@ -36,7 +36,8 @@ enum {
     KVP_VARIANTS_MAX = 256,
     KVP_LIMBO_DIVISOR = 8,    /* the 1/8 rule */
     KVP_LIMBO_MIN = 8,        /* … never under 8 frames */
-    KVP_FREE_TARGET_MIN = 16, /* frames kept free, in a pool of 128 or more */
+    KVP_FREE_TARGET_MIN = 8,  /* frames kept free, in a pool of 64 or more */
+    KVP_SPILL_MARGIN_US = 100000, /* a spill takes room from copies older by this */
     KVP_SEQ_LEAF_PAGES = 256, /* pages of one second-level table */
     KVP_SEQ_LEAVES_MAX = 256, /* … so a sequence has at most 65,536 pages */
     KVP_PEERS_MAX = 1024,     /* a `peer` is below: a place in the view, not an id */

@@ -95,6 +95,23 @@ void kvp_recheck_start(struct kvp_pager *p, uint32_t i)
     }
 }
 
+bool kvp_sound(struct kvp_pager *p, uint32_t i)
+{
+    KV_ASSERT((p->frames[i].flags & KVP_F_INDEXED) != 0);
+    if ((p->frames[i].flags & KVP_F_VERIFYING) != 0) {
+        return false;
+    }
+    if (--p->verify_left != 0) {
+        return true;
+    }
+    kvp_verify_draw(p);
+    if (p->frames[i].state == KVP_LEAVING) {
+        kvp_wanted_again(p, i);
+    }
+    kvp_recheck_start(p, i);
+    return (p->frames[i].flags & KVP_F_VERIFYING) == 0;
+}
+
 /* The reference that was just taken waits for a re-check. */
 static __attribute__((noinline)) kv_status_t
 recheck(struct kvp_pager *p, uint32_t i, bool drawn)

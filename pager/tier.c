@@ -135,10 +135,18 @@ kv_status_t kvp_room_arrival(
             return refuse(p, KV_ERR_QUOTA);
         }
     }
-    const bool own_is_here =
-        own != KVP_NO_FRAME && &p->pools[p->frames[own].pool] == pool;
-    const uint32_t reserve = arrival->keep_reserve ? kvp_free_target(p, pool) / 2 : 0;
-    if (pool->in_state[KVP_FREE] <= reserve && !own_is_here) {
+    const bool own_is_here = own != KVP_NO_FRAME && &p->pools[p->frames[own].pool] == pool;
+    const uint32_t target = kvp_free_target(p, pool), nr_free = pool->in_state[KVP_FREE];
+    if (arrival->peer != KVP_OWN && nr_free <= target && !own_is_here) {
+        /* What is kept free is no room to spare: a spill comes in for something clearly
+         * older, which then leaves by itself (kvp_pressure). */
+        other = kvp_victim(p, pool, KVP_ANY_TENANT);
+        if (!gives_way(p, arrival, other)
+            || kvp_victim_age(p, other) + KVP_SPILL_MARGIN_US > arrival->last_use_us) {
+            return refuse(p, KV_ERR_AGAIN);
+        }
+        other = nr_free > 0 ? KVP_NO_FRAME : other;
+    } else if (nr_free <= (arrival->keep_reserve ? target / 2 : 0) && !own_is_here) {
         other = kvp_victim(p, pool, KVP_ANY_TENANT);
         if (!gives_way(p, arrival, other)) {
             return refuse(p, KV_ERR_AGAIN);

@@ -14,7 +14,7 @@ seeds=${KVRAIL_SEEDS:-2000}
 
 # The hash of one run: every event, time and byte of it.
 sim_hash() {
-    "$1" sim --seed "$2" | sed -n 's/.*hash[": ]*\([0-9a-f]\{16\}\).*/\1/p' | head -n 1
+    "$1" sim --seed "$2" --json | sed -n 's/.*hash[": ]*\([0-9a-f]\{16\}\).*/\1/p' | head -n 1
 }
 
 # same_hash PROGRAM PROGRAM: of seeds 1 to 20.
@@ -32,12 +32,21 @@ build_clang() {
         -DCMAKE_C_COMPILER=clang && cmake --build build-clang --parallel
 }
 
-step "simulator, $seeds seeds" build-test/bin/kvrail sim --seeds "$seeds"
+# Each bug that a test build can plant: 20 seeds, some of which must stop with 1.
+planted_bugs() {
+    for bug in $(sed -n 's/.*X(KV_PLANT_[A-Z_]*, "\([a-z-]*\)".*/\1/p' base/fault.h); do
+        printf '%s\n' "$bug"
+        build-test/bin/kvrail sim --plant "$bug" --seeds 40 --jobs "$(nproc)" && return 1
+        [ $? -eq 1 ] || return 1
+    done
+}
+
+step "simulator, $seeds seeds" build-test/bin/kvrail sim --seeds "$seeds" --jobs "$(nproc)"
 step "one seed, one hash, twice" same_hash build-test/bin/kvrail build-test/bin/kvrail
 step "build with clang" build_clang
 step "one seed, one hash, gcc and clang" \
     same_hash build-test/bin/kvrail build-clang/bin/kvrail
-step "planted bugs are found" build-test/bin/kvrail sim --planted-bugs
+step "planted bugs are found" planted_bugs
 
 step "build for the thread sanitizer" build tsan
 run_ctest tsan

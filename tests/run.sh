@@ -19,10 +19,10 @@ step "build of the tests" build dev
 run_ctest dev
 step "build of the program, optimised, with test hooks" build test
 step "model test, 1,000,000 operations" \
-    env KVRAIL_MODEL_OPS=1000000 build-test/bin/pager_model_test
+    env KV_MODEL_STEPS=1000000 build-test/bin/pager_model_test
 seeds=${KVRAIL_SEEDS:-50}
 step "simulator, $seeds seeds under the sanitizers" \
-    build-dev/bin/kvrail sim --seeds "$seeds"
+    build-dev/bin/kvrail sim --seeds "$seeds" --jobs "$(nproc)"
 
 step "build of the fuzzers" build fuzz
 for fuzzer in build-fuzz/bin/*_fuzz; do

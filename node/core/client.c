@@ -701,14 +701,15 @@ void kvo_op_advance(kvo_node_t *node, struct kvo_op_obj *op)
 
 void kvo_op_key_here(
     kvo_node_t *node, struct kvo_op_obj *op, uint32_t i, struct kvp_ref ref,
-    enum kvo_place place)
+    enum kvo_place place, bool checking)
 {
     struct kvo_key *key = &op->keys[i];
     KV_ASSERT(key->phase == KEY_ITEM);
     op->nr_items--;
     key->ref = ref;
     key->place = (uint8_t)place;
-    key->phase = KEY_HERE;
+    key->phase = checking ? KEY_CHECK : KEY_HERE;
+    op->nr_checks += checking;
     kvo_op_advance(node, op);
 }
 

@@ -669,7 +669,7 @@ void kvo_op_advance(kvo_node_t *node, struct kvo_op_obj *op);
 void kvo_op_timer(kvo_node_t *node, struct kvo_op_obj *op);
 void kvo_op_key_here(
     kvo_node_t *node, struct kvo_op_obj *op, uint32_t key, struct kvp_ref ref,
-    enum kvo_place place);
+    enum kvo_place place, bool checking);
 void kvo_op_key_failed(
     kvo_node_t *node, struct kvo_op_obj *op, uint32_t key, kv_status_t status,
     enum kv_miss reason);

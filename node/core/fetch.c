@@ -111,7 +111,8 @@ static void item_drop_frame(kvo_node_t *node, struct kvo_item *item)
 }
 
 static void item_success(
-    kvo_node_t *node, struct kvo_item *item, struct kvp_ref ref, enum kvo_place place)
+    kvo_node_t *node, struct kvo_item *item, struct kvp_ref ref, enum kvo_place place,
+    bool checking)
 {
     KV_ASSERT(item->state == ITEM_NONE);
     uint64_t op_id = item->op;
@@ -125,7 +126,7 @@ static void item_success(
     if (promote) {
         kvp_release(node->pager, &src, 1); /* the host's twin */
     }
-    kvo_op_key_here(node, op, key, ref, place);
+    kvo_op_key_here(node, op, key, ref, place, checking);
 }
 
 static void item_fail(
@@ -225,15 +226,21 @@ static void item_copy(kvo_node_t *node, struct kvo_item *item)
 /* Somebody else brought it, or is about to. */
 static void item_exists(kvo_node_t *node, struct kvo_item *item, struct kvp_ref ref)
 {
-    if (kvp_retain(node->pager, ref) == KV_OK) {
-        struct kvp_info info;
-        KV_ASSERT(kvp_info(node->pager, ref, &info) == KV_OK);
+    struct kvp_info info;
+    kv_status_t status;
+    struct kvp_ref now;
+    if (kvp_info(node->pager, ref, &info) == KV_OK && info.hold != 0 &&
+        kvp_acquire(
+            node->pager, item->arrival.tenant, item->arrival.variant, &item->copy.key, 1,
+            &now, &status) == 1) {
+        bool checking = status == KV_INPROGRESS;
+        KV_ASSERT(kvp_info(node->pager, now, &info) == KV_OK);
         list_remove(node, item);
         KVO_MOVE(node, item, state, ITEM, FRAME, NONE);
         kvo_item_drop_grant(node, item);
         item_success(
-            node, item, ref,
-            info.tier == KVP_DEVICE ? KVO_FROM_DEVICE : KVO_FROM_HOST);
+            node, item, now, info.tier == KVP_DEVICE ? KVO_FROM_DEVICE : KVO_FROM_HOST,
+            checking);
         return;
     }
     KVO_MOVE(node, item, state, ITEM, FRAME, OTHER);
@@ -647,7 +654,7 @@ void kvo_item_read_done(
             node->metrics.spills_in++;
             item_give(node, item);
         } else {
-            item_success(node, item, ref, KVO_FROM_PEER);
+            item_success(node, item, ref, KVO_FROM_PEER, false);
         }
         return;
     }
@@ -704,7 +711,7 @@ void kvo_item_copied(
     status = kvp_arrive_done(
         node->pager, &now, status, expected, computed, KVP_ARRIVE_USED);
     if (status == KV_OK || status == KV_EXISTS) {
-        item_success(node, item, now, KVO_FROM_HOST);
+        item_success(node, item, now, KVO_FROM_HOST, false);
         return;
     }
     if (status == KV_ERR_NOT_VERIFIED) {

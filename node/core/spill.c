@@ -186,6 +186,19 @@ static uint32_t to_leave(kvo_node_t *node, uint32_t pool, bool *urgent_p)
     return n;
 }
 
+/* Has a sequence waited for frames for a whole tick? */
+static bool waited_long(const kvo_node_t *node)
+{
+    uint64_t patience = (KVO_GROW_TICKS - 1) * node->config.tick_us;
+    for (uint32_t i = 0; i < node->ops.nr; i++) {
+        const struct kvo_op_obj *op = kvo_slots_at(&node->ops, i);
+        if (op != NULL && op->growing && op->until <= node->now + patience) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void kvo_spill_work(kvo_node_t *node, bool tick)
 {
     const struct kvp_config *pager = &node->config.pager;
@@ -201,7 +214,7 @@ void kvo_spill_work(kvo_node_t *node, bool tick)
         }
         /* Where copies below are spilled before they go, a demotion waits for that,
          * unless a sequence has waited for it for a tick. */
-        bool may_drop = !node->config.spill || (urgent && tick);
+        bool may_drop = !node->config.spill || (urgent && waited_long(node));
         for (uint32_t i = 0; i < n && i < KVO_SPILL_BURST; i++) {
             if (lowest ? !spill_one(node, pool) : !demote_one(node, pool, may_drop)) {
                 break;

@@ -9,7 +9,7 @@ usage() {
 usage: sh deploy/quickstart.sh [options]
 
   --trace FILE         replay this trace instead of generated chats
-  --pages N            capacity of the whole cluster in pages (default 3000)
+  --pages N            capacity of the whole cluster in pages (1000; a trace: 10000)
   --balance even|skew  requests go round the nodes, or 8 of 10 to one (default even)
   --spill on|off       evicted pages are offered to other nodes (default on)
   --json FILE          write the result as JSON to FILE as well
@@ -23,7 +23,7 @@ refuse() {
     exit 2
 }
 
-trace='' pages=3000 balance=even spill=on json=''
+trace='' pages='' balance=even spill=on json=''
 while [ $# -gt 0 ]; do
     case $1 in
     --help | -h) usage && exit 0 ;;
@@ -41,6 +41,7 @@ while [ $# -gt 0 ]; do
     *) refuse "unknown option $1" ;;
     esac
 done
+[ -n "$pages" ] || { [ -n "$trace" ] && pages=10000 || pages=1000; }
 case $pages in '' | *[!0-9]* | 0) refuse "--pages $pages is not a whole number" ;; esac
 case $balance in even | skew) ;; *) refuse "--balance $balance is not even or skew" ;; esac
 case $spill in on | off) ;; *) refuse "--spill $spill is not on or off" ;; esac

@@ -98,11 +98,73 @@ kv_status_t kvp_leave_done(kvp_pager_t *pager, struct kvp_ref ref, uint32_t toke
     return KV_OK;
 }
 
+bool kvp_ready_drop(struct kvp_pager *p, struct kvp_pool *pool)
+{
+    if (pool->nr_ready == 0) {
+        return false;
+    }
+    const uint32_t i = pool->ready_head;
+    KV_ASSERT(p->frames[i].state == KVP_LEAVING && p->cold[i].ready);
+    kvp_drop_frame(p, i, true);
+    return true;
+}
+
+/* A walk, but no longer than the quarter of the limbo that may be ready. */
+void kvp_ready_remove(struct kvp_pager *p, uint32_t i)
+{
+    struct kvp_pool *pool = &p->pools[p->frames[i].pool];
+    uint32_t before = KVP_NO_FRAME;
+
+    if (!p->cold[i].ready) {
+        return;
+    }
+    KV_ASSERT(pool->nr_ready > 0);
+    for (uint32_t k = pool->ready_head; k != i; k = p->cold[k].next_ready) {
+        KV_ASSERT(k != KVP_NO_FRAME);
+        before = k;
+    }
+    if (before == KVP_NO_FRAME) {
+        pool->ready_head = p->cold[i].next_ready;
+    } else {
+        p->cold[before].next_ready = p->cold[i].next_ready;
+    }
+    if (pool->ready_tail == i) {
+        pool->ready_tail = before;
+    }
+    p->cold[i].ready = false;
+    pool->nr_ready--;
+}
+
+kv_status_t kvp_leave_ready(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token)
+{
+    struct kvp_pager *p = pager;
+
+    if (!leaves(p, ref, token)) {
+        return KV_ERR_STALE;
+    }
+    struct kvp_pool *pool = &p->pools[p->frames[ref.frame].pool];
+    KV_ASSERT(!p->cold[ref.frame].ready);
+    if (pool->nr_ready >= pool->limbo_max / 4) {
+        kvp_drop_frame(p, ref.frame, true);
+        return KV_OK;
+    }
+    p->cold[ref.frame].ready = true;
+    p->cold[ref.frame].next_ready = KVP_NO_FRAME;
+    if (pool->nr_ready++ == 0) {
+        pool->ready_head = ref.frame;
+    } else {
+        p->cold[pool->ready_tail].next_ready = ref.frame;
+    }
+    pool->ready_tail = ref.frame;
+    return KV_OK;
+}
+
 kv_status_t kvp_leave_cancel(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token)
 {
     if (!leaves(pager, ref, token)) {
         return KV_ERR_STALE;
     }
+    kvp_ready_remove(pager, ref.frame);
     kvp_frame_move(pager, ref.frame, KVP_SEALED);
     kvp_policy_insert(
         pager, ref.frame, KVP_EVICT_FIRST, pager->cold[ref.frame].last_use_us);

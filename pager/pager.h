@@ -36,7 +36,7 @@ enum {
     KVP_VARIANTS_MAX = 256,
     KVP_LIMBO_DIVISOR = 8,    /* the 1/8 rule */
     KVP_LIMBO_MIN = 8,        /* … never under 8 frames */
-    KVP_FREE_TARGET_MIN = 8,  /* frames kept free, in a pool of 64 or more */
+    KVP_FREE_TARGET_MIN = 16, /* frames kept free, in a pool of 128 or more */
     KVP_SPILL_MARGIN_US = 100000, /* a spill takes room from copies older by this */
     KVP_SEQ_LEAF_PAGES = 256, /* pages of one second-level table */
     KVP_SEQ_LEAVES_MAX = 256, /* … so a sequence has at most 65,536 pages */
@@ -380,6 +380,9 @@ kv_status_t kvp_leave_begin(
 /* It was copied, taken or refused for good: LEAVING → QUARANTINE → FREE. STALE when it
  * was wanted again (or dropped) since: the copy stays. */
 kv_status_t kvp_leave_done(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token);
+/* Nobody else takes it: it stays LEAVING, and readable, until its frame is needed. So a
+ * reserve costs no hits. */
+kv_status_t kvp_leave_ready(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token);
 /* Back to SEALED at the cold end (the destination had no room). STALE as above. */
 kv_status_t kvp_leave_cancel(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token);
 /* A demotion: COPY order from the leaving frame to a new ARRIVING frame of `tier`, then

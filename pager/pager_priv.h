@@ -64,6 +64,8 @@ struct kvp_frame_cold {
     uint8_t work;        /* enum kvp_work: the order that is out */
     bool first;          /* in the policy's FIRST lane */
     bool cool;           /* a peer has read it, and nobody here has used it since */
+    bool ready;          /* LEAVING, and refused: goes when its frame is needed */
+    uint32_t next_ready; /* of those, in the order they go */
 };
 
 /* What a frame counts as. */
@@ -83,6 +85,7 @@ struct kvp_pool {
     uint32_t in_class[KVP_NR_CLASSES]; /* NONE is not kept */
     uint32_t idle_of[KVP_TENANTS_MAX];
     uint32_t limbo_max;
+    uint32_t nr_ready, ready_head, ready_tail; /* LEAVING frames that just wait to go */
     uint32_t *of_peer; /* [KVP_PEERS_MAX] arrivals and grants */
     void *evict;
 };
@@ -288,6 +291,10 @@ kv_status_t kvp_room(
  * for verify_local: one that is, or is now drawn to be, re-checked is not taken, and the
  * new copy, whose bytes have just been digested, replaces it. */
 bool kvp_sound(struct kvp_pager *p, uint32_t i);
+/* Drops the first of the pool's ready frames; false when there is none. */
+bool kvp_ready_drop(struct kvp_pager *p, struct kvp_pool *pool);
+/* Takes a frame that is wanted again, or dropped, off that list. */
+void kvp_ready_remove(struct kvp_pager *p, uint32_t i);
 /* Free frames that kvp_pressure() aims at. */
 uint32_t kvp_free_target(const struct kvp_pager *p, const struct kvp_pool *pool);
 kv_status_t kvp_room_arrival(

@@ -178,6 +178,7 @@ void kvp_unpublish(struct kvp_pager *p, uint32_t i, bool evicted)
 
     KV_ASSERT((f->flags & KVP_F_INDEXED) != 0);
     KV_ASSERT(f->state == KVP_SEALED || f->state == KVP_LEAVING);
+    kvp_ready_remove(p, i);
     if (f->state == KVP_SEALED) {
         kvp_policy_remove(p, i);
     }
@@ -211,6 +212,7 @@ void kvp_drop_frame(struct kvp_pager *p, uint32_t i, bool evicted)
 void kvp_wanted_again(struct kvp_pager *p, uint32_t i)
 {
     KV_ASSERT(p->frames[i].state == KVP_LEAVING);
+    kvp_ready_remove(p, i);
     kvp_frame_move(p, i, KVP_SEALED);
     p->cold[i].cool = false;
     kvp_policy_insert(p, i, KVP_EVICT_HOT, p->now_us);

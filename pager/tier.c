@@ -88,6 +88,9 @@ kv_status_t kvp_room(
     if (!kvp_quota_ever(p, tenant, tier, n) || over > kvp_quota_idle(p, tenant, tier)) {
         return refuse(p, KV_ERR_QUOTA);
     }
+    /* One that a reader still has goes to QUARANTINE and frees nothing yet. */
+    while (pool->in_state[KVP_FREE] < n && kvp_ready_drop(p, pool)) {
+    }
     /* The tenant's own that go for its ceiling are among the idle, so this one sum
      * tells whether all n can be had: nothing is dropped in vain. */
     if (n > pool->in_state[KVP_FREE] + pool->in_class[KVP_CLASS_IDLE]) {
@@ -136,7 +139,9 @@ kv_status_t kvp_room_arrival(
         }
     }
     const bool own_is_here = own != KVP_NO_FRAME && &p->pools[p->frames[own].pool] == pool;
-    const uint32_t target = kvp_free_target(p, pool), nr_free = pool->in_state[KVP_FREE];
+    const uint32_t target = kvp_free_target(p, pool);
+    /* What only waits to go is as good as free. */
+    const uint32_t nr_free = pool->in_state[KVP_FREE] + pool->nr_ready;
     if (arrival->peer != KVP_OWN && nr_free <= target && !own_is_here) {
         /* What is kept free is no room to spare: a spill comes in for something clearly
          * older, which then leaves by itself (kvp_pressure). */
@@ -149,6 +154,13 @@ kv_status_t kvp_room_arrival(
     } else if (nr_free <= (arrival->keep_reserve ? target / 2 : 0) && !own_is_here) {
         other = kvp_victim(p, pool, KVP_ANY_TENANT);
         if (!gives_way(p, arrival, other)) {
+            return refuse(p, KV_ERR_AGAIN);
+        }
+    }
+    if (other == KVP_NO_FRAME && !own_is_here) {
+        while (pool->in_state[KVP_FREE] == 0 && kvp_ready_drop(p, pool)) {
+        }
+        if (pool->in_state[KVP_FREE] == 0) {
             return refuse(p, KV_ERR_AGAIN);
         }
     }

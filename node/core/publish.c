@@ -80,6 +80,9 @@ void kvo_list_again(kvo_node_t *node, uint32_t peer, const struct kvp_info *info
 void kvo_cooled(kvo_node_t *node, struct kvp_ref ref)
 {
     struct kvp_info info;
+    if (!node->config.spill) {
+        return; /* what moves to a busy node would die young there, and leave room idle here */
+    }
     if (!kvp_cool(node->pager, ref) || kvp_info(node->pager, ref, &info) != KV_OK ||
         info.hold == 0) {
         return;

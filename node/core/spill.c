@@ -58,7 +58,8 @@ static void spill_next(kvo_node_t *node, struct kvo_spill *spill)
     }
     KVO_MOVE(node, spill, state, SPILL, QUEUED, NONE);
     node->metrics.spills_dropped++;
-    leave(node, spill);
+    (void)kvp_leave_ready(node->pager, spill->ref, spill->token);
+    spill_give(node, spill);
 }
 
 /* Nodes of the segment in order: never ourselves, never a suspect, at most two. */
@@ -108,7 +109,7 @@ static bool spill_away(kvo_node_t *node, struct kvp_ref ref, uint32_t token)
     struct kvo_spill *spill = offer ? kvo_slots_take(&node->spills) : NULL;
     if (spill == NULL) {
         node->metrics.spills_dropped++;
-        (void)kvp_leave_done(node->pager, ref, token);
+        (void)kvp_leave_ready(node->pager, ref, token);
         return true;
     }
     spill->timer.pos = KVO_NONE;

@@ -369,8 +369,8 @@ static void fetched(struct flight *flight, const struct kvo_answer *answer)
     flight_next(flight);
 }
 
-/* No two engines' steps are in step for long: three to five quarters of CHUNK_US, drawn,
- * so that nodes are not asked for all frames of a round in the same microsecond. */
+/* No two engines' steps are in step for long: three to five quarters of CHUNK_US,
+ * drawn, so that nodes are not asked for all frames of a round at once. */
 static uint64_t chunk_us(struct run *run)
 {
     run->drawn = kv_mix64(run->drawn + KV_GOLDEN64);
@@ -492,30 +492,36 @@ static void start(struct run *run, struct flight *flight, uint32_t node, uint32_
     ask(flight, KVO_SEQ_OPEN, FETCH_US);
 }
 
-/* A place for one more request, or NULL while in_flight are under way. */
-static struct flight *idle_flight(struct run *run)
+/* The first request that has not ended: request r starts once r - in_flight and all
+ * before it have. */
+static uint32_t oldest(const struct run *run)
 {
+    uint32_t first = run->next;
     for (uint32_t slot = 0; slot < run->config->in_flight; slot++) {
-        if (run->flights[slot].step == STEP_IDLE) {
-            return &run->flights[slot];
+        const struct flight *flight = &run->flights[slot];
+        if (flight->step != STEP_IDLE && flight->request < first) {
+            first = flight->request;
         }
     }
-    return NULL;
+    return first;
 }
 
-/* In the trace's order, each as soon as there is a place and its node has room. */
 static void admit(struct run *run)
 {
     const struct kvs_replay_config *config = run->config;
-    struct flight *flight;
-    while (run->next < config->nr_requests && (flight = idle_flight(run)) != NULL) {
+    while (run->next < config->nr_requests
+           && run->next - oldest(run) < config->in_flight) {
         const uint32_t node = entry_node(config, run->next);
         uint32_t pages = config->requests[run->next].nr_pages;
         pages = pages < run->room ? pages : run->room;
         if (run->used[node] + pages > run->room) {
             return;
         }
-        start(run, flight, node, pages);
+        uint32_t slot = 0;
+        while (run->flights[slot].step != STEP_IDLE) {
+            slot++;
+        }
+        start(run, &run->flights[slot], node, pages);
     }
 }
 
@@ -548,7 +554,7 @@ static void world_config(const struct run *run, struct kvs_config *world)
     struct kvo_config *core = &world->core;
     core->spill = config->spill;
     /* A reserve of a few frames: what is kept free caches nothing. */
-    core->pager.free_target_divisor = 160;
+    core->pager.free_target_divisor = 100;
     core->nr_clients = at_least(core->nr_clients, 4);
     core->nr_ops =
         at_least(core->nr_ops, config->in_flight * (CHUNK_PAGES + 1) + SLACK);

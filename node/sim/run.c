@@ -221,7 +221,9 @@ static bool all_given_back(kvs_world_t *world, char *what, size_t cap)
             kvp_frame_at(pager, i, &info);
             bool held =
                 info.refs + info.pins + info.grants + info.ios + info.fences > 0;
-            bool still = info.state == KVP_FREE || info.state == KVP_SEALED;
+            /* LEAVING: what nobody took waits there until its frame is needed. */
+            bool still = info.state == KVP_FREE || info.state == KVP_SEALED ||
+                         info.state == KVP_LEAVING;
             if (held || !still) {
                 snprintf(
                     what, cap,

@@ -478,9 +478,16 @@ static void op_fill_seal(struct mw *w)
         MW_MUST(w, word == 0 || mw_word_tenant(word) == hold.tenant);
         w->words[hold.ref.frame] = mw_word(w, hold.tenant, hold.variant, hold.key);
     }
-    MW_MUST(
-        w, kvp_fill_seal(w->pager, hold.ref, &w->keys[hold.key], &place, &existing)
-               == expect);
+    const uint64_t before = w->words[hold.ref.frame];
+    if (expect == KV_EXISTS) {
+        w->words[hold.ref.frame] = mw_word(w, hold.tenant, hold.variant, hold.key);
+    }
+    const kv_status_t status =
+        kvp_fill_seal(w->pager, hold.ref, &w->keys[hold.key], &place, &existing);
+    if (expect == KV_EXISTS && status == KV_EXISTS) {
+        w->words[hold.ref.frame] = before;
+    }
+    expect = mw_or_rechecked(w, status, expect, KV_SEALING);
     if (expect == KV_SEALING) {
         mw_put(w, &w->sealing, hold);
     } else if (expect == KV_EXISTS) {
@@ -620,9 +627,9 @@ static void op_arrive_done(struct mw *w, uint32_t at)
     }
     w->may_list = true;
     w->may_unlist = true;
-    MW_MUST(
-        w, kvp_arrive_done(w->pager, &hold.ref, got, hold.digest, hold.word, how)
-               == expect);
+    const kv_status_t status =
+        kvp_arrive_done(w->pager, &hold.ref, got, hold.digest, hold.word, how);
+    expect = mw_or_rechecked(w, status, expect, KV_OK);
     if (how == KVP_ARRIVE_USED && (expect == KV_OK || expect == KV_EXISTS)) {
         mw_put(w, &w->refs, hold);
     }

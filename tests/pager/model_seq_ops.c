@@ -152,8 +152,16 @@ static void op_seal(struct mw *w, struct mw_seq *seq)
         MW_MUST(w, word == 0 || mw_word_tenant(word) == seq->tenant);
         w->words[own.frame] = mw_word(w, seq->tenant, seq->variant, number);
     }
-    MW_MUST(
-        w, kvp_seq_seal(w->pager, seq->id, page, &w->keys[number], &place) == expect);
+    const uint64_t before = w->words[own.frame];
+    if (expect == KV_EXISTS) {
+        w->words[own.frame] = mw_word(w, seq->tenant, seq->variant, number);
+    }
+    const kv_status_t status =
+        kvp_seq_seal(w->pager, seq->id, page, &w->keys[number], &place);
+    if (expect == KV_EXISTS && status == KV_EXISTS) {
+        w->words[own.frame] = before;
+    }
+    (void)mw_or_rechecked(w, status, expect, KV_SEALING);
 }
 
 static void op_truncate(struct mw *w, struct mw_seq *seq)

@@ -427,3 +427,13 @@ void mw_step(struct mw *w)
         mw_compare(w);
     }
 }
+
+kv_status_t mw_or_rechecked(
+    struct mw *w, kv_status_t status, kv_status_t expect, kv_status_t fresh)
+{
+    const bool may_draw = w->config.verify_local != KVP_VERIFY_OFF;
+
+    MW_MUST(
+        w, status == expect || (expect == KV_EXISTS && may_draw && status == fresh));
+    return status;
+}

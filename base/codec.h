@@ -7,13 +7,15 @@
  * with keys in growing order; a list item is an array of fixed order. A field whose
  * value is zero or empty is left out. Keys that a reader does not know, and array
  * elements past those it knows, are skipped: that is how a newer peer adds fields.
- * Canonical: shortest integer form, growing keys, no duplicate, no float, no ext, no nil.
+ * Canonical: shortest integer form, growing keys, no duplicate, no float, no ext, no
+ * nil.
  *
- * Threading: pure. Memory: kv_encode writes into the caller's buffer, kv_decode takes
- * arrays from the caller's arena; neither allocates or recurses.
- * Errors: KV_ERR_INVALID names the field ("publish.items"), its limit and the value;
- * KV_ERR_VERSION (field "proto") for an envelope of an unknown version; KV_ERR_TOO_LARGE
- * (field "message.bytes") past KV_MSG_BYTES_MAX or the caller's buffer.
+ * Threading: pure. Memory: kv_encode writes into the caller's buffer, kv_decode
+ * takes arrays from the caller's arena; neither allocates or recurses. Errors:
+ * KV_ERR_INVALID names the field ("publish.items"), its limit and the value;
+ * KV_ERR_VERSION (field "proto") for an envelope of an unknown version;
+ * KV_ERR_TOO_LARGE (field "message.bytes") past KV_MSG_BYTES_MAX or the caller's
+ * buffer.
  */
 #ifndef KV_CODEC_H
 #define KV_CODEC_H
@@ -47,7 +49,8 @@ uint32_t kv_msg_type_at(unsigned i);
 
 /* Well-formed, canonical and within the bounds of depth, counts and sizes? Says nothing
  * about the fields; kv_decode calls it first. */
-kv_status_t kv_msgpack_check(const uint8_t *bytes, size_t len, struct kv_detail *detail);
+kv_status_t
+kv_msgpack_check(const uint8_t *bytes, size_t len, struct kv_detail *detail);
 
 /* One line for logs and golden traces, e.g. "publish pos 3 items 2"; truncated at cap,
  * always terminated. */

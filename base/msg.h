@@ -218,7 +218,8 @@ struct kv_msg_lookup {
     kv_key_t tail_prev;
 };
 
-/* Pages first .. first + n - 1 of segs[seg].keys exist as wants[want] at each holder. */
+/* Pages first .. first + n - 1 of segs[seg].keys exist as wants[want] at each
+ * holder. */
 struct kv_msg_run {
     uint32_t seg, want, first, n;
     uint32_t *holders; /* node ids, best first */

@@ -287,9 +287,9 @@ kv_status_t kvp_room(
     struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, uint32_t len, uint32_t n,
     struct kvp_pool **pool_p);
 /* One frame for an arrival, by its rules about dropping. */
-/* May a page just sealed or landed go over to this equal copy? Counts as an acquire of it
- * for verify_local: one that is, or is now drawn to be, re-checked is not taken, and the
- * new copy, whose bytes have just been digested, replaces it. */
+/* May a page just sealed or landed go over to this equal copy? Counts as an acquire
+ * of it for verify_local: one that is, or is now drawn to be, re-checked is not
+ * taken, and the new copy, whose bytes have just been digested, replaces it. */
 bool kvp_sound(struct kvp_pager *p, uint32_t i);
 /* Drops the first of the pool's ready frames; false when there is none. */
 bool kvp_ready_drop(struct kvp_pager *p, struct kvp_pool *pool);

@@ -138,7 +138,8 @@ kv_status_t kvp_room_arrival(
             return refuse(p, KV_ERR_QUOTA);
         }
     }
-    const bool own_is_here = own != KVP_NO_FRAME && &p->pools[p->frames[own].pool] == pool;
+    const bool own_is_here =
+        own != KVP_NO_FRAME && &p->pools[p->frames[own].pool] == pool;
     const uint32_t target = kvp_free_target(p, pool);
     /* What only waits to go is as good as free. */
     const uint32_t nr_free = pool->in_state[KVP_FREE] + pool->nr_ready;

@@ -1,15 +1,16 @@
 /* Clients and their requests (docs/protocol.md, "client").
  *
- *   NONE ──► LOOK ──► MOVE ──► OUT ──► NONE     GET, SEQ_FETCH, EXISTS
- *   NONE ──► FILL ──► NONE                      PUT
- *   NONE ──► READY ──► NONE                     SEQ_APPEND whose frames are being readied
+ * NONE ──► LOOK ──► MOVE ──► OUT ──► NONE     GET, SEQ_FETCH, EXISTS NONE ──► FILL ──►
+ * NONE                      PUT NONE ──► READY ──► NONE                     SEQ_APPEND
+ * whose frames are being readied
  *
  *   client: GONE ──► ATTACHED ── hung up ──► HUNG_UP ── dead ──► GONE
  *
- * (1) A request ends once: op_finish() answers, kvo_op_drop() does not. (2) Whatever a key of
- * a request holds (a reference, an item, a fill) is given back or handed over before the
- * request ends. (3) What a hung-up client could still write stays fenced until it is
- * dead. (4) A client's tenants come from its attachment, never from its requests.
+ * (1) A request ends once: op_finish() answers, kvo_op_drop() does not. (2) Whatever
+ * a key of a request holds (a reference, an item, a fill) is given back or handed
+ * over before the request ends. (3) What a hung-up client could still write stays
+ * fenced until it is dead. (4) A client's tenants come from its attachment, never
+ * from its requests.
  */
 #include "node/core/core_priv.h"
 
@@ -57,7 +58,8 @@ static void count_key(kvo_node_t *node, enum kvo_op op, const struct kvo_key *ke
     node->metrics.hits_peer += key->place == KVO_FROM_PEER;
 }
 
-/* ------------------------------------------------------------------ requests in flight */
+/* ------------------------------------------------------------------ requests in
+ * flight */
 
 static struct kvo_op_obj *op_take(
     kvo_node_t *node, struct kvo_client_id client, const struct kvo_request *request)
@@ -178,10 +180,12 @@ static void key_end(
 
 /* ------------------------------------------------------------------ PUT */
 
-static void fill_end(kvo_node_t *node, struct kvo_op_obj *op, uint32_t i, kv_status_t why)
+static void
+fill_end(kvo_node_t *node, struct kvo_op_obj *op, uint32_t i, kv_status_t why)
 {
     struct kvo_key *key = &op->keys[i];
-    KV_ASSERT(key->phase == KEY_HERE || key->phase == KEY_OUT || key->phase == KEY_SEAL);
+    KV_ASSERT(
+        key->phase == KEY_HERE || key->phase == KEY_OUT || key->phase == KEY_SEAL);
     bool fence = key->phase == KEY_OUT; /* its mover still writes */
     node->owners[key->ref.frame].id = 0;
     kvp_fill_abort(node->pager, key->ref, fence);
@@ -395,7 +399,8 @@ static void op_leave_state(kvo_node_t *node, struct kvo_op_obj *op)
     }
 }
 
-static void op_finish(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t why) /* (1) */
+static void
+op_finish(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t why) /* (1) */
 {
     struct kvo_answer answer = {.status = KV_OK};
     op->busy = true; /* nothing that ends now advances it */
@@ -591,9 +596,10 @@ static bool run_settling(kvo_node_t *node, const struct kvo_op_obj *op)
     return false;
 }
 
-/* Frames for the sequence's growth: there, or no longer waited for. A demand takes the
- * coldest copy's place; waiting a few ticks of our own clock lets that copy move a tier
- * down first, so that the coldest of the domain goes and not the coldest of the device. */
+/* Frames for the sequence's growth: there, or no longer waited for. A demand takes
+ * the coldest copy's place; waiting a few ticks of our own clock lets that copy move
+ * a tier down first, so that the coldest of the domain goes and not the coldest of
+ * the device. */
 static bool grow(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t *status_p)
 {
     *status_p = KV_OK;

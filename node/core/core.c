@@ -1,4 +1,5 @@
-/* The node: its creation, the step that every call runs in, and what the pager tells it.
+/* The node: its creation, the step that every call runs in, and what the pager tells
+ * it.
  *
  *   kvo_*(now) ──► step_begin ──► the event ──► step_end ──► one message a peer
  *                    │ a pause of ours?           │ pager's notices, waiting items,
@@ -89,7 +90,8 @@ static void on_unlisted(
     event->entry.segment = *segment;
     event->entry.gen = hold;
     kvo_observe(
-        node, KVO_SAW_UNLISTED, copy, (struct kvp_ref){KVP_NO_FRAME, 0}, KVO_NONE, hold);
+        node, KVO_SAW_UNLISTED, copy, (struct kvp_ref){KVP_NO_FRAME, 0}, KVO_NONE,
+        hold);
 }
 
 static void on_switched(
@@ -335,7 +337,8 @@ void kvo_dial_failed(kvo_node_t *node, uint64_t now_us, uint32_t peer)
 
 /* ------------------------------------------------------------------ messages */
 
-/* An answer to a call of ours: the call, ended, or NULL when it is nobody's any more. */
+/* An answer to a call of ours: the call, ended, or NULL when it is nobody's any
+ * more. */
 static struct kvo_call *
 answered(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg, int kind)
 {
@@ -348,7 +351,8 @@ answered(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg, int 
     return call;
 }
 
-static void take_answer(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
+static void
+take_answer(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
 {
     struct kvo_call *call;
     switch (msg->type) {
@@ -393,7 +397,8 @@ static void take_answer(kvo_node_t *node, struct kvo_peer *peer, const struct kv
     }
 }
 
-static void take_message(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
+static void
+take_message(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
 {
     switch (msg->type) {
     case KV_MSG_PING:
@@ -437,7 +442,8 @@ static void take_message(kvo_node_t *node, struct kvo_peer *peer, const struct k
         /* HELLO on a link that is up, or data messages on a control connection. */
         node->metrics.messages_bad++;
         kvo_send_status(
-            node, peer, msg->req, KV_ERR_PROTOCOL, "type", KV_MSG_SPILL_DONE, msg->type);
+            node, peer, msg->req, KV_ERR_PROTOCOL, "type", KV_MSG_SPILL_DONE,
+            msg->type);
         break;
     }
 }
@@ -460,8 +466,9 @@ void kvo_message(
     } else if (current && msg->type == KV_MSG_STATUS && peer->state == LINK_HELLO) {
         kvo_link_refused(node, peer, msg);
     } else if (
-        peer->state == LINK_UP &&
-        ((current && msg->link == peer->link) || KV_PLANTED(KV_PLANT_OLD_INCARNATION))) {
+        peer->state == LINK_UP
+        && ((current && msg->link == peer->link)
+            || KV_PLANTED(KV_PLANT_OLD_INCARNATION))) {
         kvc_liveness_heard(&peer->live, now_us);
         kvo_observe(
             node, KVO_SAW_ACCEPTED, NULL, (struct kvp_ref){KVP_NO_FRAME, 0}, index,
@@ -474,7 +481,8 @@ void kvo_message(
 }
 
 void kvo_bad_message(
-    kvo_node_t *node, uint64_t now_us, uint32_t index, uint64_t conn, kv_status_t status)
+    kvo_node_t *node, uint64_t now_us, uint32_t index, uint64_t conn,
+    kv_status_t status)
 {
     KV_ASSERT(index < node->view.nr);
     struct kvo_peer *peer = &node->peers[index];
@@ -545,7 +553,8 @@ void kvo_complete(
 }
 
 void kvo_local_done(
-    kvo_node_t *node, uint64_t now_us, uint64_t id, kv_status_t status, uint64_t computed)
+    kvo_node_t *node, uint64_t now_us, uint64_t id, kv_status_t status,
+    uint64_t computed)
 {
     step_begin(node, now_us);
     if (kvp_order_done(node->pager, id, status, computed) == KV_ERR_STALE) {
@@ -666,7 +675,8 @@ static void check_objects(const kvo_node_t *node)
         }
         KV_ASSERT(item->state != ITEM_NONE);
         KV_ASSERT(
-            item->kind == ITEM_SPILL_IN || kvo_slots_find(&node->ops, item->op) != NULL);
+            item->kind == ITEM_SPILL_IN
+            || kvo_slots_find(&node->ops, item->op) != NULL);
         KV_ASSERT(
             (item->list == &node->waiting) ==
             (item->state == ITEM_FRAME || item->state == ITEM_OTHER));

@@ -6,15 +6,15 @@
  *     requests, ticks; each with `now`                  grant, data, spill, client
  *     struct kvo_out ◄──callbacks── messages, orders, answers, notices
  *
- * Threading: the loop thread alone. No call blocks. Callbacks run inside the call that
- *   caused them and must not call back into the node.
- * Ownership: all memory is taken in kvo_create(), sized by the config. Pointers handed
- *   to callbacks live until the callback returns; pointers handed in are not kept.
- * Time: microseconds of a monotonic clock that starts anywhere. Every call carries the
- *   time; it never goes back. kvo_next_timer() says when kvo_tick() is wanted next.
- * Promises: every request ends once, by its deadline, with a typed status; every order
- *   is completed once by node/ or ended by the fence of its data connection; a frame that
- *   some order may still touch is not reused (docs/protocol.md, pager/frame.h).
+ * Threading: the loop thread alone. No call blocks. Callbacks run inside the call
+ * that caused them and must not call back into the node. Ownership: all memory is
+ * taken in kvo_create(), sized by the config. Pointers handed to callbacks live
+ * until the callback returns; pointers handed in are not kept. Time: microseconds of
+ * a monotonic clock that starts anywhere. Every call carries the time; it never goes
+ * back. kvo_next_timer() says when kvo_tick() is wanted next. Promises: every
+ * request ends once, by its deadline, with a typed status; every order is completed
+ * once by node/ or ended by the fence of its data connection; a frame that some
+ * order may still touch is not reused (docs/protocol.md, pager/frame.h).
  */
 #ifndef KVO_CORE_H
 #define KVO_CORE_H
@@ -54,7 +54,7 @@ struct kvo_config {
     uint64_t grant_us;   /* duration of the grants that we give */
     uint64_t call_us;    /* an answer that takes longer is not coming */
     uint64_t double_us;  /* a home silent for this long is doubled by the next one */
-    uint64_t read_us;    /* a read that takes longer is given up, its connection fenced */
+    uint64_t read_us; /* a read that takes longer is given up, its connection fenced */
     uint64_t revoke_us;  /* REVOKED must come within this, else fence */
     uint64_t spill_us;   /* from offer to done */
     uint64_t redial_us;  /* first pause before dialling again; doubles up to 16 × */
@@ -75,21 +75,23 @@ struct kvo_config {
 /* ------------------------------------------------------------------ orders out */
 
 enum kvo_order_kind {
-    KVO_ORDER_LOCAL,       /* a kvp_order: digest, copy, zero */
-    KVO_ORDER_CLIENT_IN,   /* client buffer → frame */
-    KVO_ORDER_CLIENT_OUT,  /* frame → client buffer */
-    KVO_ORDER_READ_NAMED,  /* send READ for these copies; each lands in its frame */
-    KVO_ORDER_READ_GRANT,  /* read one frame of the peer under its grant */
-    KVO_ORDER_SERVE,       /* send DATA and the frame's bytes to a reader */
-    KVO_ORDER_FENCE_IN,    /* end the peer's data connection to us: when this completes, no
-                              read of that peer under data_gen or older touches us again */
-    KVO_ORDER_FENCE_OUT,   /* end ours to the peer: nothing lands any more */
+    KVO_ORDER_LOCAL,      /* a kvp_order: digest, copy, zero */
+    KVO_ORDER_CLIENT_IN,  /* client buffer → frame */
+    KVO_ORDER_CLIENT_OUT, /* frame → client buffer */
+    KVO_ORDER_READ_NAMED, /* send READ for these copies; each lands in its frame */
+    KVO_ORDER_READ_GRANT, /* read one frame of the peer under its grant */
+    KVO_ORDER_SERVE,      /* send DATA and the frame's bytes to a reader */
+    /* End the peer's data connection to us: when this completes, no read of that peer
+     * under data_gen or older touches us again. */
+    KVO_ORDER_FENCE_IN,
+    KVO_ORDER_FENCE_OUT, /* end ours to the peer: nothing lands any more */
 };
 
 /* One page of an order. `id` comes back in kvo_complete(). */
 struct kvo_part {
     uint64_t id;
-    struct kvp_ref frame; /* local: destination of reads, source of SERVE and CLIENT_OUT */
+    struct kvp_ref
+        frame; /* local: destination of reads, source of SERVE and CLIENT_OUT */
     uint32_t pool;        /* where it lies: pool and frame number inside the pool */
     uint32_t pool_frame;
     uint32_t len;         /* bytes to move; READ_NAMED: room */
@@ -137,8 +139,8 @@ enum kvo_op {
     KVO_UNPIN,
     KVO_DROP,
     /* pager level */
-    KVO_SEQ_OPEN,     /* → seq */
-    KVO_SEQ_FETCH,    /* the longest run of keys[] that can be had, adopted: → nr_hits */
+    KVO_SEQ_OPEN,  /* → seq */
+    KVO_SEQ_FETCH, /* the longest run of keys[] that can be had, adopted: → nr_hits */
     KVO_SEQ_APPEND,   /* n_tokens more */
     KVO_SEQ_SEAL,     /* page, keys[0] */
     KVO_SEQ_FORK,     /* → seq */
@@ -148,9 +150,9 @@ enum kvo_op {
     KVO_NR_OPS
 };
 
-/* A chained batch: keys[i] is page first_page + i of one prefix; `anchor` is the key that
- * opens the segment of keys[0] (ignored when first_page opens one). Loose: each key is a
- * segment of its own. A wrong anchor costs hits only. */
+/* A chained batch: keys[i] is page first_page + i of one prefix; `anchor` is the key
+ * that opens the segment of keys[0] (ignored when first_page opens one). Loose: each
+ * key is a segment of its own. A wrong anchor costs hits only. */
 struct kvo_request {
     uint64_t tag; /* the caller's; comes back in the answer */
     enum kvo_op op;
@@ -188,7 +190,7 @@ struct kvo_answer {
     uint64_t version;             /* of the table after the operation */
     const struct kv_msg_tail *tails; /* SEQ_FETCH: tails known to follow the last key */
     uint32_t nr_tails;
-    uint32_t nr_calls;            /* messages that this request asked peers (look-ups) */
+    uint32_t nr_calls; /* messages that this request asked peers (look-ups) */
     uint32_t nr_rounds;           /* … and round trips one after another */
 };
 
@@ -196,16 +198,16 @@ struct kvo_answer {
 
 /* What a simulation's checkers follow; a running node leaves `observe` NULL. */
 enum kvo_event {
-    KVO_SAW_LISTED,       /* copy, frame: sealed and visible */
-    KVO_SAW_UNLISTED,     /* copy: no frame of it is left here */
-    KVO_SAW_FREED,        /* frame: (frame, gen) is free */
-    KVO_SAW_HAVE_TOLD,    /* copy: as its first home, told `peer` that node `value` keeps it */
-    KVO_SAW_HAVE_DROP,    /* copy: dropped because a home said that another has it */
-    KVO_SAW_LINK_UP,      /* peer, value = link */
-    KVO_SAW_LINK_END,     /* peer, value = link */
-    KVO_SAW_GRANT_GIVEN,  /* peer, frame, value = grant id */
-    KVO_SAW_GRANT_ENDED,  /* peer, frame, value = grant id: proved over */
-    KVO_SAW_ACCEPTED,     /* peer, value = incarnation whose message was acted on */
+    KVO_SAW_LISTED,   /* copy, frame: sealed and visible */
+    KVO_SAW_UNLISTED, /* copy: no frame of it is left here */
+    KVO_SAW_FREED,    /* frame: (frame, gen) is free */
+    KVO_SAW_HAVE_TOLD, /* copy: as first home, told `peer` that `value` keeps it */
+    KVO_SAW_HAVE_DROP,   /* copy: dropped because a home said that another has it */
+    KVO_SAW_LINK_UP,     /* peer, value = link */
+    KVO_SAW_LINK_END,    /* peer, value = link */
+    KVO_SAW_GRANT_GIVEN, /* peer, frame, value = grant id */
+    KVO_SAW_GRANT_ENDED, /* peer, frame, value = grant id: proved over */
+    KVO_SAW_ACCEPTED,    /* peer, value = incarnation whose message was acted on */
 };
 struct kvo_observed {
     enum kvo_event event;
@@ -261,7 +263,8 @@ void kvo_message(
     const struct kv_msg *msg);
 /* Bytes that did not decode: the link ends with `status`. */
 void kvo_bad_message(
-    kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t conn, kv_status_t status);
+    kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t conn,
+    kv_status_t status);
 /* DATA_OPEN or READ on the data connection that the peer opened to us. */
 void kvo_data_message(
     kvo_node_t *node, uint64_t now_us, uint32_t peer, const struct kv_msg *msg);
@@ -278,7 +281,8 @@ void kvo_local_done(
 
 /* A client with the right to these tenants (bit i: index i). AGAIN: nr_clients. */
 kv_status_t kvo_client_attach(
-    kvo_node_t *node, uint64_t now_us, uint64_t tenants, struct kvo_client_id *client_p);
+    kvo_node_t *node, uint64_t now_us, uint64_t tenants,
+    struct kvo_client_id *client_p);
 /* Accepts a request: its answer comes by kvo_out.answer, perhaps before this returns.
  * STALE for a client that is gone; AGAIN when nr_ops are in flight: neither is answered
  * otherwise. */
@@ -318,16 +322,16 @@ extern const unsigned kvo_nr_answer_statuses;
     X(COUNTER, hits_peer, "kvrail_hits_peer_total", "pages fetched from peers")        \
     X(COUNTER, lookups_sent, "kvrail_lookups_sent_total", "LOOKUP messages sent")      \
     X(COUNTER, lookups_doubled, "kvrail_lookups_doubled_total",                        \
-      "look-ups repeated at the next home")                                           \
+      "look-ups repeated at the next home")                                            \
     X(COUNTER, messages_in, "kvrail_messages_in_total", "messages taken")              \
     X(COUNTER, messages_out, "kvrail_messages_out_total", "messages sent")             \
     X(COUNTER, messages_stale, "kvrail_messages_stale_total",                          \
-      "messages of an ended link, a former incarnation or an ended request")          \
+      "messages of an ended link, a former incarnation or an ended request")           \
     X(COUNTER, messages_bad, "kvrail_messages_bad_total", "messages refused")          \
     X(COUNTER, fetched_bytes, "kvrail_fetched_bytes_total", "bytes read from peers")   \
     X(COUNTER, served_bytes, "kvrail_served_bytes_total", "bytes that peers read")     \
     X(COUNTER, not_verified, "kvrail_verify_failed_total",                             \
-      "arrivals that did not match their digest")                                     \
+      "arrivals that did not match their digest")                                      \
     X(COUNTER, reads_lost, "kvrail_reads_lost_total", "reads given up by time")        \
     X(COUNTER, fences, "kvrail_fences_total", "data connections fenced")               \
     X(COUNTER, revokes, "kvrail_revokes_total", "grants revoked")                      \
@@ -338,10 +342,11 @@ extern const unsigned kvo_nr_answer_statuses;
     X(COUNTER, spills_have, "kvrail_spills_have_total", "offers answered HAVE")        \
     X(COUNTER, spills_taken, "kvrail_spills_taken_total", "offers taken and done")     \
     X(COUNTER, spills_refused, "kvrail_spills_refused_total", "offers refused")        \
-    X(COUNTER, spills_dropped, "kvrail_spills_dropped_total", "copies dropped unspilled") \
+    X(COUNTER, spills_dropped, "kvrail_spills_dropped_total",                          \
+      "copies dropped unspilled")                                                      \
     X(COUNTER, spills_in, "kvrail_spills_in_total", "copies taken from peers")         \
     X(COUNTER, late_completions, "kvrail_late_completions_total",                      \
-      "completions of operations that had ended")                                     \
+      "completions of operations that had ended")                                      \
     X(COUNTER, clients_lost, "kvrail_clients_lost_total", "clients that hung up")
 
 struct kvo_metrics {

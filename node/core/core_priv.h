@@ -11,9 +11,9 @@
  *   client.c   requests that take time
  *   request.c  clients, what they hold, and requests that are answered at once
  *
- * Threading: the loop thread. Every public call is one step: step_begin(), the event,
- * step_end(). Work that several events of a step ask for (publishing, reading, granting)
- * is collected and sent at the step's end, in one message a peer.
+ * Threading: the loop thread. Every public call is one step: step_begin(), the
+ * event, step_end(). Work that several events of a step ask for (publishing,
+ * reading, granting) is collected and sent at the step's end, in one message a peer.
  */
 #ifndef KVO_CORE_PRIV_H
 #define KVO_CORE_PRIV_H
@@ -292,7 +292,7 @@ struct kvo_op_obj {
     uint32_t nr_out;
     uint32_t nr_calls, nr_rounds;
     uint32_t run;       /* SEQ_FETCH: keys that can still become hits */
-    bool settling;      /* SEQ_FETCH: a page of the run is being re-checked for others */
+    bool settling; /* SEQ_FETCH: a page of the run is being re-checked for others */
     bool growing;       /* SEQ_APPEND: waits for frames */
     uint32_t pool;      /* … of this pool */
     uint32_t nr_wanted; /* … so many */
@@ -364,7 +364,12 @@ struct kvo_call {
 
 /* An order to a mover that has not ended. */
 enum kvo_data_kind {
-    DATA_READ, DATA_SERVE, DATA_CLIENT_IN, DATA_CLIENT_OUT, DATA_FENCE_IN, DATA_FENCE_OUT
+    DATA_READ,
+    DATA_SERVE,
+    DATA_CLIENT_IN,
+    DATA_CLIENT_OUT,
+    DATA_FENCE_IN,
+    DATA_FENCE_OUT
 };
 struct kvo_data_op {
     struct kvo_slot slot;
@@ -444,7 +449,13 @@ struct kvo_seq_owner {
 };
 
 /* What the pager told us inside a call of ours; handled after it. */
-enum kvo_event_kind { EVENT_LISTED, EVENT_UNLISTED, EVENT_VERIFIED, EVENT_SEALED, EVENT_COPIED };
+enum kvo_event_kind {
+    EVENT_LISTED,
+    EVENT_UNLISTED,
+    EVENT_VERIFIED,
+    EVENT_SEALED,
+    EVENT_COPIED
+};
 struct kvo_event_obj {
     uint8_t kind;
     kv_status_t status;
@@ -531,7 +542,8 @@ void kvo_trace(kvo_node_t *node, const char *format, ...)
 void kvo_observe(
     kvo_node_t *node, enum kvo_event event, const struct kv_copy *copy,
     struct kvp_ref frame, uint32_t peer, uint64_t value);
-static inline uint32_t kvo_peer_index(const kvo_node_t *node, const struct kvo_peer *peer)
+static inline uint32_t
+kvo_peer_index(const kvo_node_t *node, const struct kvo_peer *peer)
 {
     return (uint32_t)(peer - node->peers);
 }
@@ -557,8 +569,10 @@ void kvo_link_timer(kvo_node_t *node, struct kvo_peer *peer);
 void kvo_link_beat(kvo_node_t *node);
 void kvo_link_hello(
     kvo_node_t *node, struct kvo_peer *peer, uint64_t conn, const struct kv_msg *msg);
-void kvo_link_hello_ok(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
-void kvo_link_refused(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
+void kvo_link_hello_ok(
+    kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
+void kvo_link_refused(
+    kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
 void kvo_link_ping(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
 void kvo_link_pong(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
 
@@ -581,8 +595,10 @@ void kvo_op_place(
     const kvo_node_t *node, const struct kvo_op_obj *op, uint32_t key,
     struct kvp_place *place);
 void kvo_lookup_start(kvo_node_t *node, struct kvo_op_obj *op);
-void kvo_lookup_asked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
-void kvo_lookup_found(kvo_node_t *node, struct kvo_call *call, const struct kv_msg *msg);
+void kvo_lookup_asked(
+    kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
+void kvo_lookup_found(
+    kvo_node_t *node, struct kvo_call *call, const struct kv_msg *msg);
 void kvo_lookup_failed(kvo_node_t *node, struct kvo_call *call);
 void kvo_lookup_timer(kvo_node_t *node, struct kvo_call *call);
 
@@ -619,8 +635,10 @@ kv_status_t kvo_grant_give(
     struct kv_grant *grant);
 void kvo_grant_asked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
 void kvo_grant_ended(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
-void kvo_grant_revoked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
-void kvo_granted_late(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
+void kvo_grant_revoked(
+    kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
+void kvo_granted_late(
+    kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
 void kvo_found_late(kvo_node_t *node, struct kvo_peer *peer, uint64_t grant);
 void kvo_given_timer(kvo_node_t *node, struct kvo_given *given);
 void kvo_givens_fencing(kvo_node_t *node, uint32_t peer);
@@ -683,8 +701,8 @@ void kvo_ops_work(kvo_node_t *node);
 /* ------------------------------------------------------------------ request.c */
 kv_status_t kvo_request_core(
     kvo_node_t *node, struct kvo_client_id client, const struct kvo_request *request);
-kv_status_t
-kvo_client_attach_core(kvo_node_t *node, uint64_t tenants, struct kvo_client_id *client_p);
+kv_status_t kvo_client_attach_core(
+    kvo_node_t *node, uint64_t tenants, struct kvo_client_id *client_p);
 void kvo_client_hang_up_core(kvo_node_t *node, struct kvo_client_id client);
 void kvo_client_dead_core(kvo_node_t *node, struct kvo_client_id client);
 void kvo_client_switched(

@@ -7,7 +7,8 @@ struct bound {
     uint64_t value, min, max;
 };
 
-static kv_status_t config_check(const struct kvo_config *config, struct kv_detail *detail)
+static kv_status_t
+config_check(const struct kvo_config *config, struct kv_detail *detail)
 {
     const struct bound bounds[] = {
         {"node.incarnation", config->incarnation, 1, UINT64_MAX},

@@ -286,8 +286,8 @@ static void fence_out_end(kvo_node_t *node, struct kvo_data_op *data)
     kvo_data_give(node, data);
     KVO_MOVE(node, peer, out, CONN, FENCING, CLOSED);
     if (peer->state == LINK_UP) {
-        /* Grants that came under the old connection are refused by item_fresh(): opening
-         * first lets the requests that follow go on at once. */
+        /* Grants that came under the old connection are refused by item_fresh():
+         * opening first lets the requests that follow go on at once. */
         kvo_data_open(node, peer);
     }
     end_all(node, DATA_READ, index, data_gen);

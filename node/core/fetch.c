@@ -7,11 +7,12 @@
  *                     │ └────────┴─────────┴────────┘  next holder
  *                     └──► COPY ──► NONE              (from another tier of ours)
  *
- * (1) An item in FRAME without has_frame has taken nothing from the pager. (2) A read is
- * posted only within the first half of its grant, counted from before it was asked for,
- * on the data connection under which it was asked for. (3) Landed bytes are visible only
- * once their digest equals the owner's. (4) A frame that a mover may still write is
- * abandoned to QUARANTINE, never reused, until the completion or the fence.
+ * (1) An item in FRAME without has_frame has taken nothing from the pager. (2) A
+ * read is posted only within the first half of its grant, counted from before it was
+ * asked for, on the data connection under which it was asked for. (3) Landed bytes
+ * are visible only once their digest equals the owner's. (4) A frame that a mover
+ * may still write is abandoned to QUARANTINE, never reused, until the completion or
+ * the fence.
  */
 #include "node/core/core_priv.h"
 
@@ -60,7 +61,8 @@ static void list_remove(kvo_node_t *node, struct kvo_item *item)
     item->list = NULL;
 }
 
-/* ------------------------------------------------------------------ beginning, ending */
+/* ------------------------------------------------------------------ beginning,
+ * ending */
 
 static uint64_t item_id(const kvo_node_t *node, const struct kvo_item *item)
 {
@@ -229,10 +231,11 @@ static void item_exists(kvo_node_t *node, struct kvo_item *item, struct kvp_ref 
     struct kvp_info info;
     kv_status_t status;
     struct kvp_ref now;
-    if (kvp_info(node->pager, ref, &info) == KV_OK && info.hold != 0 &&
-        kvp_acquire(
-            node->pager, item->arrival.tenant, item->arrival.variant, &item->copy.key, 1,
-            &now, &status) == 1) {
+    if (kvp_info(node->pager, ref, &info) == KV_OK && info.hold != 0
+        && kvp_acquire(
+               node->pager, item->arrival.tenant, item->arrival.variant,
+               &item->copy.key, 1, &now, &status)
+               == 1) {
         bool checking = status == KV_INPROGRESS;
         KV_ASSERT(kvp_info(node->pager, now, &info) == KV_OK);
         list_remove(node, item);

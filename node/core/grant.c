@@ -4,9 +4,9 @@
  *    ▲         │ released            │ revoked                 │ fence completed
  *    └─────────┴─────────────────────┴─────────────────────────┘
  *
- * Time is a trigger, never a proof: (1) a frame's grant ends only by RELEASE, REVOKED or
- * the completion of a fence of the reader's data connection. (2) A grant is tied to the
- * link and the data connection under which it was given.
+ * Time is a trigger, never a proof: (1) a frame's grant ends only by RELEASE,
+ * REVOKED or the completion of a fence of the reader's data connection. (2) A grant
+ * is tied to the link and the data connection under which it was given.
  */
 #include "node/core/core_priv.h"
 
@@ -179,7 +179,8 @@ void kvo_grant_ended(kvo_node_t *node, struct kvo_peer *peer, const struct kv_ms
     }
 }
 
-/* ------------------------------------------------------------------ the reader's side */
+/* ------------------------------------------------------------------ the reader's
+ * side */
 
 /* Does an item or a read of ours use this grant of the peer? */
 static struct kvo_data_op *reading_under(kvo_node_t *node, uint32_t peer, uint64_t id)
@@ -241,7 +242,8 @@ void kvo_found_late(kvo_node_t *node, struct kvo_peer *peer, uint64_t grant)
 
 /* The owner wants grants back. Those under which we read are told later, when the read
  * has ended; the rest at once. */
-void kvo_grant_revoked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
+void kvo_grant_revoked(
+    kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
 {
     uint32_t index = kvo_peer_index(node, peer);
     uint64_t done[KV_MSG_ITEMS_MAX];

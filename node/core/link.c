@@ -1,5 +1,5 @@
-/* Links: one authenticated control connection between two incarnations (docs/protocol.md,
- * "link").
+/* Links: one authenticated control connection between two incarnations
+ * (docs/protocol.md, "link").
  *
  *          dial                conn_up               HELLO_OK / HELLO taken
  *   DOWN ────────► DIALING ─────────────► HELLO ───────────────────────────► UP
@@ -7,10 +7,10 @@
  *    │  └─────────────┴─────────────────────┘                                 ▼
  *    └────────────────────────────── both fences done ─────────────────── ENDING
  *
- * The node with the lower id dials. (1) In UP both sides know the other's incarnation.
- * (2) A message is acted on only if it came on peer.conn and names peer.link. (3) ENDING
- * ends when no read of the peer touches our memory and none of ours lands any more, so a
- * new link starts with nothing of the old one.
+ * The node with the lower id dials. (1) In UP both sides know the other's
+ * incarnation. (2) A message is acted on only if it came on peer.conn and names
+ * peer.link. (3) ENDING ends when no read of the peer touches our memory and none of
+ * ours lands any more, so a new link starts with nothing of the old one.
  */
 #include "node/core/core_priv.h"
 
@@ -304,7 +304,8 @@ static bool hello_second(
     if (peer->state == LINK_UP && peer->live.life == KVC_ALIVE &&
         msg->u.hello.incarnation != peer->incarnation) {
         refuse(
-            node, peer, conn, KV_ERR_DUPLICATE_NODE, "hello.node", 0, msg->u.hello.node);
+            node, peer, conn, KV_ERR_DUPLICATE_NODE, "hello.node", 0,
+            msg->u.hello.node);
         return false;
     }
     refuse(node, peer, conn, KV_ERR_AGAIN, "link", 0, 0);
@@ -359,7 +360,8 @@ void kvo_link_hello(
     link_up(node, peer);
 }
 
-void kvo_link_hello_ok(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
+void kvo_link_hello_ok(
+    kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
 {
     const struct kv_msg_hello_ok *ok = &msg->u.hello_ok;
     uint32_t index = kvo_peer_index(node, peer);
@@ -369,7 +371,8 @@ void kvo_link_hello_ok(kvo_node_t *node, struct kvo_peer *peer, const struct kv_
     }
     struct kv_detail detail = {0};
     kv_status_t status = KV_OK;
-    if (msg->link == 0 || ok->incarnation == 0 || ok->node != kvo_node_id(node, index)) {
+    if (msg->link == 0 || ok->incarnation == 0
+        || ok->node != kvo_node_id(node, index)) {
         status = KV_ERR_PROTOCOL;
     } else if (msg->epoch == node->view.epoch && ok->view_digest != node->view.digest) {
         status = KV_ERR_VIEW_DIFFERS;
@@ -405,7 +408,8 @@ void kvo_link_refused(kvo_node_t *node, struct kvo_peer *peer, const struct kv_m
     hello_failed(node, peer);
 }
 
-/* ------------------------------------------------------------------ the end of a link */
+/* ------------------------------------------------------------------ the end of a
+ * link */
 
 static void calls_of_peer_failed(kvo_node_t *node, uint32_t index)
 {
@@ -509,7 +513,8 @@ void kvo_link_ping(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg 
     const struct kv_msg_ping *ping = &msg->u.ping;
     uint32_t index = kvo_peer_index(node, peer);
     if (peer->forgotten > 0 && ++peer->forgotten_beats > KVO_FORGOTTEN_BEATS) {
-        peer->forgotten = 0; /* by now it has withdrawn them, or has kept one after all */
+        peer->forgotten =
+            0; /* by now it has withdrawn them, or has kept one after all */
     }
     uint32_t owed = peer->denied + peer->full + peer->forgotten;
     uint32_t mine = kvc_dir_nr_entries(node->dir, index) + owed;

@@ -1,12 +1,14 @@
-/* Look-ups: which nodes hold the pages that a request lacks (docs/protocol.md, "look-up").
+/* Look-ups: which nodes hold the pages that a request lacks (docs/protocol.md,
+ * "look-up").
  *
  *   keys ──► segments ──► one LOOKUP per home, all at once ──► holders per key
  *                 │ home here: no message
  *                 │ silent for double_us, lost or cold: the next home is asked too
  *
- * (1) A segment is open while an answer may still come; the request moves on when none
- *     is. (2) An answer is merged only into keys that were asked for; what a peer says
- *     about anything else is ignored. (3) An absence is believed unless the home is cold.
+ * (1) A segment is open while an answer may still come; the request moves on when
+ * none is. (2) An answer is merged only into keys that were asked for; what a peer
+ * says about anything else is ignored. (3) An absence is believed unless the home is
+ * cold.
  */
 #include "node/core/core_priv.h"
 
@@ -73,7 +75,8 @@ void kvo_op_place(
     memset(place, 0, sizeof(*place));
     key_segment(node, op, i, &place->segment, &place->index);
     if (key_is_tail(node, op, i)) {
-        place->prev = i > 0 && !op->request.loose ? op->keys[i - 1].key : op->request.prev;
+        place->prev =
+            i > 0 && !op->request.loose ? op->keys[i - 1].key : op->request.prev;
     }
 }
 
@@ -155,7 +158,8 @@ static void add_holder(kvo_node_t *node, struct kvo_key *key, uint32_t holder)
 static struct kv_copy key_copy(
     const kvo_node_t *node, const struct kvo_op_obj *op, const struct kvo_key *key)
 {
-    const struct kvp_variant_config *v = &node->config.pager.variants[op->request.variant];
+    const struct kvp_variant_config *v =
+        &node->config.pager.variants[op->request.variant];
     return (struct kv_copy){
         .tenant = node->config.pager.tenants[op->request.tenant].id,
         .layout = v->layout,
@@ -196,7 +200,8 @@ static void answer_here(kvo_node_t *node, struct kvo_op_obj *op, struct kvo_seg 
             add_holder(node, key, holders[h]);
         }
     }
-    seg->cold = kvc_dir_cold(node->dir, node->now) && !KV_PLANTED(KV_PLANT_COLD_BELIEVED);
+    seg->cold =
+        kvc_dir_cold(node->dir, node->now) && !KV_PLANTED(KV_PLANT_COLD_BELIEVED);
 }
 
 /* The segment's next home that can be asked, or KVO_NONE. */
@@ -228,7 +233,8 @@ static void send_lookup(
     kvo_node_t *node, struct kvo_op_obj *op, struct kvo_call *call, uint32_t depth)
 {
     struct kvo_peer *peer = &node->peers[call->peer];
-    const struct kvp_variant_config *v = &node->config.pager.variants[op->request.variant];
+    const struct kvp_variant_config *v =
+        &node->config.pager.variants[op->request.variant];
     struct kv_msg_want want = {
         .layout = v->layout, .group = v->group, .shard = v->shard};
     uint32_t nr_keys = 0;
@@ -260,8 +266,8 @@ static void send_lookup(
         for (uint32_t i = 0; i < n; i++) {
             node->msg_keys[nr_keys++] = op->keys[first + i].key;
         }
-        if (call->u.segs[s].seg + 1u == op->nr_segs && op->request.op == KVO_SEQ_FETCH &&
-            !op->request.loose) {
+        if (call->u.segs[s].seg + 1u == op->nr_segs && op->request.op == KVO_SEQ_FETCH
+            && !op->request.loose) {
             lookup->tails = true;
             lookup->tail_segment = seg->name;
             lookup->tail_prev = op->keys[op->nr_keys - 1].key;

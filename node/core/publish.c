@@ -5,11 +5,11 @@
  *   home:   takes a message only if it is the next of its stream, else asks for a sync
  *
  * (1) peer.listed counts our listed copies that the peer is a home of, sent or not.
- * (2) Every message of the stream has the number after the one before it.
- * (3) denied, full and forgotten count entries that the holder believes listed and we do
- *     not have; a WITHDRAW of one of them lowers them. What was forgotten (HAVE) and has
- *     not been withdrawn after some heartbeats was kept after all: the counts then differ,
- *     and a sync brings it back.
+ * (2) Every message of the stream has the number after the one before it. (3)
+ * denied, full and forgotten count entries that the holder believes listed and we do
+ * not have; a WITHDRAW of one of them lowers them. What was forgotten (HAVE) and has
+ * not been withdrawn after some heartbeats was kept after all: the counts then
+ * differ, and a sync brings it back.
  */
 #include "node/core/core_priv.h"
 
@@ -81,7 +81,7 @@ void kvo_cooled(kvo_node_t *node, struct kvp_ref ref)
 {
     struct kvp_info info;
     if (!node->config.spill) {
-        return; /* what moves to a busy node would die young there, and leave room idle here */
+        return; /* what moved to a busy node would die young, with room idle here */
     }
     if (!kvp_cool(node->pager, ref) || kvp_info(node->pager, ref, &info) != KV_OK ||
         info.hold == 0) {
@@ -136,7 +136,8 @@ static void send_withdraw(kvo_node_t *node, struct kvo_peer *peer, uint32_t n)
     kvo_send(node, peer, &msg);
 }
 
-/* Sends what is collected from pubs[first] on for one peer: runs of one kind, in order. */
+/* Sends what is collected from pubs[first] on for one peer: runs of one kind, in
+ * order. */
 static void flush_peer(kvo_node_t *node, uint32_t first, uint32_t index)
 {
     struct kvo_peer *peer = &node->peers[index];
@@ -278,7 +279,8 @@ static bool in_order(kvo_node_t *node, struct kvo_peer *peer, uint64_t pos)
     return false;
 }
 
-static void take_publish(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
+static void
+take_publish(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
 {
     const struct kv_msg_publish *publish = &msg->u.publish;
     uint32_t index = kvo_peer_index(node, peer);

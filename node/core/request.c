@@ -1,16 +1,16 @@
 /* Clients come and go; what they ask is checked here, answered at once where it can be,
  * and handed to client.c where it takes time.
  *
- * (1) A refused request is answered too, with the field, the limit and the value; only a
- * client that is gone and a full table are the caller's to handle. (2) Every sequence and
- * pin has one owner, and goes with it.
+ * (1) A refused request is answered too, with the field, the limit and the value;
+ * only a client that is gone and a full table are the caller's to handle. (2) Every
+ * sequence and pin has one owner, and goes with it.
  */
 #include "node/core/core_priv.h"
 
 /* ------------------------------------------------------------------ clients */
 
-kv_status_t
-kvo_client_attach_core(kvo_node_t *node, uint64_t tenants, struct kvo_client_id *client_p)
+kv_status_t kvo_client_attach_core(
+    kvo_node_t *node, uint64_t tenants, struct kvo_client_id *client_p)
 {
     for (uint32_t i = 0; i < node->config.nr_clients; i++) {
         struct kvo_client *client = &node->clients[i];
@@ -75,7 +75,8 @@ void kvo_client_hang_up_core(kvo_node_t *node, struct kvo_client_id id)
         struct kvo_seq_owner *owner = &node->seqs[i];
         if (owner->client == id.index) {
             struct kvp_seq_id seq = {.index = i, .gen = owner->gen};
-            /* Its kernels may still run: what they write stays fenced until it is dead. */
+            /* Its kernels may still run: what they write stays fenced until it is
+             * dead. */
             KV_ASSERT(kvp_seq_end(node->pager, seq, true) == KV_OK);
             owner->fenced = true;
         }
@@ -215,7 +216,8 @@ seq_owned(const kvo_node_t *node, struct kvo_client_id client, struct kvp_seq_id
     return owner->client == client.index && owner->gen == seq.gen && !owner->fenced;
 }
 
-static void seq_own(kvo_node_t *node, struct kvo_client_id client, struct kvp_seq_id seq)
+static void
+seq_own(kvo_node_t *node, struct kvo_client_id client, struct kvp_seq_id seq)
 {
     struct kvo_seq_owner *owner = &node->seqs[seq.index];
     KV_ASSERT(owner->client == KVO_NONE);
@@ -246,7 +248,8 @@ static kv_status_t seq_seal(kvo_node_t *node, const struct kvo_request *request)
     }
     const struct kvp_variant_config *v = &node->config.pager.variants[info.variant];
     struct kvp_place place = {.prev = request->prev};
-    bool tail = request->page + 1 == info.nr_pages && info.n_tokens % v->page_tokens != 0;
+    bool tail =
+        request->page + 1 == info.nr_pages && info.n_tokens % v->page_tokens != 0;
     if (tail && request->page == 0) {
         place.segment = request->prev;
     } else {
@@ -346,7 +349,8 @@ static kv_status_t request_check(
 {
     if ((unsigned)request->op >= KVO_NR_OPS) {
         return kv_fail(
-            detail, KV_ERR_INVALID, "request.op", KVO_NR_OPS - 1, (uint64_t)request->op);
+            detail, KV_ERR_INVALID, "request.op", KVO_NR_OPS - 1,
+            (uint64_t)request->op);
     }
     bool waits = request->op == KVO_GET || request->op == KVO_PUT ||
                  request->op == KVO_EXISTS || request->op == KVO_SEQ_FETCH ||
@@ -377,7 +381,8 @@ static kv_status_t request_check(
             return kv_fail(detail, KV_ERR_TOO_LARGE, "request.pages", limit, pages);
         }
     }
-    if ((request->op == KVO_GET || request->op == KVO_PUT) && request->buffers == NULL) {
+    if ((request->op == KVO_GET || request->op == KVO_PUT)
+        && request->buffers == NULL) {
         return kv_fail(detail, KV_ERR_INVALID, "request.buffers", request->nr_keys, 0);
     }
     if (request->op == KVO_SEQ_SEAL && request->nr_keys != 1) {

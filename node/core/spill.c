@@ -7,10 +7,11 @@
  *     ▲                   │ refused      │ not verified there
  *     └───────────────────┴──────────────┘  the next target
  *
- * (1) The owner's frame is LEAVING all the while: wanted again wins, and everything that
- * arrives later finds a token that has moved on. (2) HAVE: the answering home forgets the
- * asker's entry in the same step, so that two askers are not both told. (3) What came by
- * spill is not spilled on. (4) A taker says OK after it has published.
+ * (1) The owner's frame is LEAVING all the while: wanted again wins, and everything
+ * that arrives later finds a token that has moved on. (2) HAVE: the answering home
+ * forgets the asker's entry in the same step, so that two askers are not both told.
+ * (3) What came by spill is not spilled on. (4) A taker says OK after it has
+ * published.
  */
 #include "node/core/core_priv.h"
 
@@ -63,7 +64,8 @@ static void spill_next(kvo_node_t *node, struct kvo_spill *spill)
 }
 
 /* Nodes of the segment in order: never ourselves, never a suspect, at most two. */
-static void find_targets(kvo_node_t *node, struct kvo_spill *spill, const kv_key_t *name)
+static void
+find_targets(kvo_node_t *node, struct kvo_spill *spill, const kv_key_t *name)
 {
     uint32_t order[KVO_TARGETS_MAX + 1];
     uint32_t nr = kvc_homes(&node->view, name, KVO_TARGETS_MAX + 1, order);
@@ -242,9 +244,10 @@ void kvo_spill_flush(kvo_node_t *node)
             }
             if (target == KVO_NONE) {
                 target = spill->targets[spill->next];
-                call = kvo_usable(node, target)
-                           ? kvo_call_take(node, CALL_OFFER, target, node->config.call_us)
-                           : NULL;
+                call =
+                    kvo_usable(node, target)
+                        ? kvo_call_take(node, CALL_OFFER, target, node->config.call_us)
+                        : NULL;
             }
             node->nr_offers--;
             if (call == NULL) {
@@ -288,8 +291,8 @@ static struct kvo_spill *call_spill(kvo_node_t *node, struct kvo_call *call, uin
     return spill;
 }
 
-/* HAVE. A copy that was wanted again meanwhile, or that another tier has got as well, is
- * still ours: the home has forgotten it, and hears of it again. */
+/* HAVE. A copy that was wanted again meanwhile, or that another tier has got as
+ * well, is still ours: the home has forgotten it, and hears of it again. */
 static void
 spill_have(kvo_node_t *node, struct kvo_spill *spill, const struct kvo_peer *peer)
 {
@@ -425,7 +428,8 @@ static uint32_t keeper_of(
     const struct kv_msg_offer *offer, uint64_t last_use_us)
 {
     uint32_t first;
-    if (kvc_homes(&node->view, &offer->segment, 1, &first) != 1 || first != node->self) {
+    if (kvc_homes(&node->view, &offer->segment, 1, &first) != 1
+        || first != node->self) {
         return KVC_NO_NODE;
     }
     struct kvp_ref ref;
@@ -482,7 +486,8 @@ static kv_status_t take_offer(
         .tier = node->has_host ? KVP_HOST : KVP_DEVICE,
         .key = offer->copy.key,
         .n_tokens = offer->n_tokens,
-        .place = {.segment = offer->segment, .index = offer->index, .prev = offer->prev},
+        .place =
+            {.segment = offer->segment, .index = offer->index, .prev = offer->prev},
         .peer = asker,
         .may_drop = true,
         .keep_reserve = true,
@@ -513,7 +518,8 @@ void kvo_spill_asked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_ms
             msg->epoch);
         return;
     }
-    bool abreast = !peer->in_lost && !peer->in_sync && peer->in_pos >= offer->stream_pos;
+    bool abreast =
+        !peer->in_lost && !peer->in_sync && peer->in_pos >= offer->stream_pos;
     for (uint32_t i = 0; i < offer->nr_items; i++) {
         statuses[i] = take_offer(node, peer, &offer->items[i], abreast);
     }

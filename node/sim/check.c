@@ -30,7 +30,8 @@ struct kvs_copy_state {
     bool used;
     uint64_t holders;
     uint64_t gone; /* nodes that dropped it because of HAVE, until they list it again */
-    /* Each node's last HAVE: when (a serial, 0 for never) and which node was to keep it. */
+    /* Each node's last HAVE: when (a serial, 0 for never) and which node was to keep
+     * it. */
     uint32_t told_at[COPY_NODES_MAX];
     uint32_t keeper[COPY_NODES_MAX];
 };
@@ -100,9 +101,10 @@ static void lost_by_have(
     uint32_t keeper)
 {
     kvs_fail(
-        world, "L", "tenant %u key %016llx: n%u was told that n%u keeps it, and n%u went",
-        state->copy.tenant, (unsigned long long)kv_key_word(&state->copy.key), asker + 1,
-        keeper + 1, keeper + 1);
+        world, "L",
+        "tenant %u key %016llx: n%u was told that n%u keeps it, and n%u went",
+        state->copy.tenant, (unsigned long long)kv_key_word(&state->copy.key),
+        asker + 1, keeper + 1, keeper + 1);
 }
 
 /* A home tells `asker` that `keeper` keeps the copy. It must not be one that has itself
@@ -118,7 +120,8 @@ static void copy_told(
     }
 }
 
-/* `node` acts on a HAVE: nobody may have been told since then that it keeps the copy. */
+/* `node` acts on a HAVE: nobody may have been told since then that it keeps the
+ * copy. */
 static void copy_let_go(kvs_world_t *world, uint32_t node, const struct kv_copy *copy)
 {
     struct kvs_copy_state *state = copy_of(world, copy);

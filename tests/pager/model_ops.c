@@ -487,7 +487,7 @@ static void op_fill_seal(struct mw *w)
     if (expect == KV_EXISTS && status == KV_EXISTS) {
         w->words[hold.ref.frame] = before;
     }
-    expect = mw_or_rechecked(w, status, expect, KV_SEALING);
+    expect = mw_or_rechecked(w, status, expect, expect == KV_EXISTS, KV_SEALING);
     if (expect == KV_SEALING) {
         mw_put(w, &w->sealing, hold);
     } else if (expect == KV_EXISTS) {
@@ -629,7 +629,7 @@ static void op_arrive_done(struct mw *w, uint32_t at)
     w->may_unlist = true;
     const kv_status_t status =
         kvp_arrive_done(w->pager, &hold.ref, got, hold.digest, hold.word, how);
-    expect = mw_or_rechecked(w, status, expect, KV_OK);
+    expect = mw_or_rechecked(w, status, expect, expect == KV_EXISTS, KV_OK);
     if (how == KVP_ARRIVE_USED && (expect == KV_OK || expect == KV_EXISTS)) {
         mw_put(w, &w->refs, hold);
     }

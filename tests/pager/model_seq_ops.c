@@ -135,6 +135,7 @@ static void op_seal(struct mw *w, struct mw_seq *seq)
     struct kvp_info info;
     MW_MUST(w, kvp_info(w->pager, own, &info) == KV_OK);
     kv_status_t expect = KV_SEALING;
+    bool relies = false;
     if (info.state != KVP_FILLING) {
         expect = KV_ERR_INVALID;
     } else if (info.failed) {
@@ -143,6 +144,7 @@ static void op_seal(struct mw *w, struct mw_seq *seq)
         expect = KV_ERR_AGAIN;
     } else if (mw_equal_copy_in(
                    w, seq->tenant, seq->variant, number, 1u << seq_tier(seq))) {
+        relies = true;
         expect = retired_free(w) > 0 ? KV_EXISTS : KV_ERR_AGAIN;
     }
     if (expect == KV_SEALING) {
@@ -153,15 +155,15 @@ static void op_seal(struct mw *w, struct mw_seq *seq)
         w->words[own.frame] = mw_word(w, seq->tenant, seq->variant, number);
     }
     const uint64_t before = w->words[own.frame];
-    if (expect == KV_EXISTS) {
+    if (relies) {
         w->words[own.frame] = mw_word(w, seq->tenant, seq->variant, number);
     }
     const kv_status_t status =
         kvp_seq_seal(w->pager, seq->id, page, &w->keys[number], &place);
-    if (expect == KV_EXISTS && status == KV_EXISTS) {
+    if (relies && status != KV_SEALING) {
         w->words[own.frame] = before;
     }
-    (void)mw_or_rechecked(w, status, expect, KV_SEALING);
+    (void)mw_or_rechecked(w, status, expect, relies, KV_SEALING);
 }
 
 static void op_truncate(struct mw *w, struct mw_seq *seq)

@@ -429,11 +429,11 @@ void mw_step(struct mw *w)
 }
 
 kv_status_t mw_or_rechecked(
-    struct mw *w, kv_status_t status, kv_status_t expect, kv_status_t fresh)
+    struct mw *w, kv_status_t status, kv_status_t expect, bool relies,
+    kv_status_t fresh)
 {
-    const bool may_draw = w->config.verify_local != KVP_VERIFY_OFF;
+    const bool may_draw = relies && w->config.verify_local != KVP_VERIFY_OFF;
 
-    MW_MUST(
-        w, status == expect || (expect == KV_EXISTS && may_draw && status == fresh));
+    MW_MUST(w, status == expect || (may_draw && status == fresh));
     return status;
 }

@@ -151,9 +151,10 @@ void mw_op_seq(struct mw *w);
 void mw_op_other(struct mw *w);
 void mw_op_order(struct mw *w);
 
-/* `status` is what was expected, or, where an equal copy was to be relied on and a
- * re-check was drawn for it, `fresh`: the new copy goes its own way. Returns it. */
+/* `status` is what was expected, or, where the call relies on an equal copy and a
+ * re-check was drawn for that, `fresh`: the new copy goes its own way. Returns it. */
 kv_status_t mw_or_rechecked(
-    struct mw *w, kv_status_t status, kv_status_t expect, kv_status_t fresh);
+    struct mw *w, kv_status_t status, kv_status_t expect, bool relies,
+    kv_status_t fresh);
 
 #endif

@@ -188,7 +188,7 @@ static void spill__coldest_page_is_taken_and_found(void **state)
     sim_expect(
         &sim,
         "[    40.000] n1 > offer n3 copies 1\n"
-        "[    40.000] n1 > n3 spill_offer items 1\n"
+        "[    40.000] n1 > n3 spill_offer items 1 stream_pos 10\n"
         "[    41.000] n3 > n1 spill_answer statuses 1\n"
         "[    41.000] n3 > n1 read data_gen 1 copies 1\n"
         "[    42.048] n1 > n3 data data_gen 1 len 256 n_tokens 128 gen 1 digest "

@@ -69,7 +69,7 @@ struct kvo_config {
     uint32_t nr_spills;  /* copies being offered */
     uint32_t sync_items; /* published per tick and home while syncing */
     uint64_t tick_us;    /* period of background work: sync, demotion, spill */
-    uint64_t seed;
+    uint64_t seed;       /* of link ids and nonces: another one for every life */
 };
 
 /* ------------------------------------------------------------------ orders out */

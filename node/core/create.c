@@ -165,7 +165,7 @@ kv_status_t kvo_create(
     node->out = *out;
     node->self = kvc_view_index(&node->view, config->node);
     node->now = node->last_tick = now_us;
-    node->rng = kv_rng_seed(config->seed ^ config->incarnation);
+    node->rng = kv_rng_seed(kv_mix64(config->seed) ^ config->incarnation);
     node->waiting.head = node->waiting.tail = KVO_NONE;
     node->wanting = node->posted = node->waiting;
     for (uint32_t i = 0; i < config->pager.nr_pools; i++) {

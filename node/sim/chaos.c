@@ -489,9 +489,9 @@ static void think(void *arg, uint64_t value)
     if (!client->attached) {
         attach(client);
         pause = client->attached ? pause : ATTACH_US + below(client, ATTACH_US);
-    } else {
+    } else if (kvs_client_up(chaos->world, client->client)) {
         act(client);
-    }
+    } /* or its node was killed at this very moment: lost() comes next */
     kvs_at(chaos->world, pause, think, client, 0);
 }
 

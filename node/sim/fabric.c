@@ -351,11 +351,13 @@ static void client_moment(kvs_world_t *world, struct kvs_io *io)
 
 /* ------------------------------------------------------------------ reads */
 
+/* Never posted, so nothing can land, and no fence will find it: it touches nothing
+ * already, and its completion may come after a fence has ended it for the node. */
 static void refuse_read(kvs_world_t *world, struct kvs_io *io)
 {
-    io->over = true;
     io->done.status = KV_ERR_LINK_LOST;
-    kvs_io_push_done(world, io, kvs_io_handle(world, io), world->now + 20);
+    kvs_io_push_done(world, io, UINT64_MAX, world->now + 20);
+    kvs_io_give(world, io);
 }
 
 static void

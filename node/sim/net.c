@@ -496,6 +496,12 @@ void kvs_net_send_data(void *arg, uint32_t peer, const struct kv_msg *msg)
     uint32_t data_gen = msg->type == KV_MSG_DATA_OPEN ? msg->u.data_open.data_gen : 0;
     struct kvs_data_conn *conn =
         kvs_net_data_conn(world, port->node, peer, msg->link, data_gen, true);
+    if (conn->reader_life != world->nodes[port->node].life) { /* (I10) */
+        kvs_fail(
+            world, "I10", "n%u has a link with n%u of the same id as in life %llu",
+            port->node + 1, peer + 1, (unsigned long long)conn->reader_life);
+        return;
+    }
     if (!conn->closed) {
         kvs_net_data_out(world, conn, msg);
     }

@@ -56,5 +56,7 @@ install_build_needs() {
     install_missing cmake:cmake ninja:ninja-build cc:gcc pkg-config:pkg-config \
         'file:/usr/include/stdlib.h:libc6-dev' lib:libcrypto:libssl-dev \
         lib:msgpack-c,msgpack:libmsgpack-dev lib:inih:libinih-dev \
-        lib:jansson:libjansson-dev lib:zlib:zlib1g-dev
+        lib:jansson:libjansson-dev lib:zlib:zlib1g-dev \
+        lib:libssl:libssl-dev lib:libuv:libuv1-dev \
+        lib:libmicrohttpd:libmicrohttpd-dev
 }

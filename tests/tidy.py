@@ -10,14 +10,14 @@ import re
 import sys
 
 CORE = {"base", "pager", "cluster", "node/core"}
-PRODUCT = CORE | {"transport", "kernels", "node/sim", "node"}
+PRODUCT = CORE | {"transport", "kernels", "node/sim", "node", "include"}
 MAY_INCLUDE = {
-    "base": set(), "pager": {"base"}, "cluster": {"base"}, "transport": {"base"},
+    "include": set(), "base": {"include"}, "pager": {"base"}, "cluster": {"base"}, "transport": {"base"},
     "kernels": {"base"}, "node/core": CORE, "node/sim": CORE, "node": PRODUCT,
     "tests": PRODUCT | {"tests"},
 }  # and every folder its own
 PREFIX = {
-    "base": "kv_", "pager": "kvp_", "cluster": "kvc_", "transport": "kvt_",
+    "include": "kvr_", "base": "kv_", "pager": "kvp_", "cluster": "kvc_", "transport": "kvt_",
     "kernels": "kvk_", "node/core": "kvo_", "node/sim": "kvs_", "node": "kvn_",
 }
 PURE = {"pager", "cluster", "node/core"}

@@ -1,0 +1,89 @@
+/* Control connections between nodes: who is connected to whom, over TLS, and the frames
+ * on them; and the one listening port of a node.
+ *
+ *   listener ──► first byte 0x16: TLS ──► handshake ──► up(peer, conn) ──► frames
+ *            └─► first bytes "kvd1": a data connection ──► data(fd), as it came
+ *            └─► anything else: closed
+ *   kvn_links_dial(peer) ──► connect ──► TLS ──► up(peer, conn), or dial_failed(peer)
+ *
+ *   frame: u32 length, little endian, 1 … KV_MSG_BYTES_MAX ‖ that many bytes
+ *
+ * Limits hold before anybody is authenticated: connections not yet introduced (all,
+ * and of one address), bytes and time of a handshake, bytes of a frame; a connection
+ * that sends slower than a frame in frame_us is closed, one whose peer does not read is
+ * closed when queue_bytes wait for it. What is refused is one log line with its reason.
+ *
+ * Threading: the loop thread (libuv). Callbacks never run inside a call of this module
+ * but from the loop. Ownership: bytes of callbacks live until they return. Order:
+ * frames of one connection in order; after down(conn) nothing of it comes.
+ */
+#ifndef KVN_LINKS_H
+#define KVN_LINKS_H
+
+#include "node/daemon/tls.h"
+
+#include <uv.h>
+
+enum {
+    KVN_LINKS_HELLO_CONNS_MAX = 64,  /* not yet introduced */
+    KVN_LINKS_HELLO_ADDRESS_MAX = 16, /* of them, from one address */
+};
+
+struct kvn_links_peer {
+    uint32_t id;         /* of the node */
+    const char *address; /* host:port */
+};
+
+struct kvn_links_config {
+    const char *listen; /* host:port; port 0: any, see kvn_links_port() */
+    const kvn_tls_t *tls; /* NULL: clear, allowed on loopback addresses alone */
+    const struct kvn_links_peer *peers; /* by index in the view; copied */
+    uint32_t nr_peers;
+    uint32_t self;           /* index of this node */
+    uint64_t handshake_us;   /* from accept or connect to up */
+    uint64_t frame_us;       /* a frame that has begun is whole within this */
+    uint64_t queue_bytes;    /* that may wait to be sent on one connection */
+};
+
+struct kvn_links_events {
+    void *arg;
+    /* dialled: by us. A connection number is never used twice. */
+    void (*up)(void *arg, uint32_t peer, uint64_t conn, bool dialled);
+    void (*down)(void *arg, uint32_t peer, uint64_t conn);
+    void (*dial_failed)(void *arg, uint32_t peer);
+    void (*frame)(
+        void *arg, uint32_t peer, uint64_t conn, const uint8_t *bytes, size_t len);
+    /* The receiver owns the socket (non-blocking); nothing was read from it. */
+    void (*data)(void *arg, int fd);
+};
+
+struct kvn_links_counts {
+    uint64_t accepted, refused, dialled, dial_failed, handshake_failed;
+    uint64_t frames_in, frames_out, bytes_in, bytes_out;
+};
+
+typedef struct kvn_links kvn_links_t;
+
+/* Binds and listens. KV_ERR_CONFIG or IO with `line` (cap >= 512): a busy port, an
+ * address that is not ours, a name that does not resolve, a non-loopback address
+ * without credentials. */
+kv_status_t kvn_links_open(
+    uv_loop_t *loop, const struct kvn_links_config *config,
+    const struct kvn_links_events *events, kvn_links_t **links_p, char *line,
+    size_t cap);
+/* Closes everything; `closed` runs from the loop when all handles are gone, and the
+ * memory with them. */
+void kvn_links_close(kvn_links_t *links, void (*closed)(void *arg), void *arg);
+
+uint16_t kvn_links_port(const kvn_links_t *links);
+/* up() or dial_failed() follows, within handshake_us. One dial a peer at a time: a
+ * second while one is under way is ignored. */
+void kvn_links_dial(kvn_links_t *links, uint32_t peer);
+void kvn_links_hang_up(kvn_links_t *links, uint64_t conn); /* unknown: ignored */
+/* LINK_LOST: there is no such connection (down() has been or will be said).
+ * AGAIN never: a connection with a full queue is closed. */
+kv_status_t
+kvn_links_send(kvn_links_t *links, uint64_t conn, const uint8_t *bytes, size_t len);
+const struct kvn_links_counts *kvn_links_counts(const kvn_links_t *links);
+
+#endif

@@ -1,0 +1,105 @@
+/* Clients on this machine: a Unix socket to attach by, shared rings to ask by, buffers
+ * of theirs that pages are copied to and from.
+ *
+ *   client ── connect, ATTACH ──► peer credentials ──► tenants ──► attach() ──► core
+ *          ◄── ATTACHED: salts, spaces, memfd of the rings, two event fds ──
+ *   client ── ring: requests ──► copied once, checked ──► request() ──► core
+ *          ◄── ring: answers ── kvn_local_answer() ◄── core
+ *   client ── hang-up ──► hung_up()      its pidfd readable ──► dead()
+ *
+ * The socket is 0600, or 0660 and a group; what the credentials do not cover is not
+ * there. A ring is hostile input: every record is copied to memory of ours before a
+ * byte of it is looked at; head and tail are read once a turn; anything malformed ends that
+ * client and no other. Room for a request's answer is kept when it is taken from the
+ * ring, so that a client that does not read slows down nobody else. The loop polls the
+ * rings for poll_us after the last request, then says that it sleeps; only then need a
+ * client wake it. A client's memory is mapped only when it is sealed against
+ * shrinking; it stays mapped while an order uses it, also when the client is gone.
+ *
+ * Threading: the loop thread (libuv). Callbacks come from the loop, never from inside a
+ * call. Bounds: clients, bytes of a ring, buffers and their bytes a client, requests in
+ * flight a client.
+ */
+#ifndef KVN_LOCAL_H
+#define KVN_LOCAL_H
+
+#include "node/core/core.h"
+
+#include <uv.h>
+
+enum {
+    KVN_LOCAL_BUFFERS_MAX = 64,       /* of a client */
+    KVN_LOCAL_UIDS_MAX = 16,          /* of a tenant */
+    KVN_LOCAL_RING_BYTES_MIN = 1 << 17, /* holds the largest request */
+    KVN_LOCAL_RING_BYTES_MAX = 1 << 24,
+    KVN_LOCAL_REQUESTS_MAX = 1024,    /* in flight, of a client */
+};
+
+/* Tenant i of the pager's config: who may speak as it. */
+struct kvn_local_tenant {
+    uint32_t id;
+    const uint8_t *secret; /* to make salts of; not given away */
+    size_t secret_len;
+    uint32_t uids[KVN_LOCAL_UIDS_MAX]; /* of client processes */
+    uint32_t nr_uids;
+};
+
+/* What clients may know of a space: variant first_variant + g is its group g. */
+struct kvn_local_space {
+    const char *name; /* [space "name"] */
+    kv_key_t id;
+    uint32_t page_tokens;
+    uint32_t page_bytes;
+    uint32_t nr_groups;
+    uint16_t first_variant;
+};
+
+struct kvn_local_config {
+    const char *path; /* of the socket; a stale one is removed, a living one refused */
+    const struct kvn_local_tenant *tenants; /* copied, secrets wiped at close */
+    uint32_t nr_tenants;
+    const struct kvn_local_space *spaces;
+    uint32_t nr_spaces;
+    uint32_t nr_clients;
+    uint64_t buffer_bytes; /* of one client, all buffers */
+    uint64_t poll_us;      /* rings are polled for so long after the last request */
+    uint64_t attach_us;    /* from connect to a whole ATTACH */
+};
+
+struct kvn_local_events {
+    void *arg;
+    kv_status_t (*attach)(void *arg, uint64_t tenants, struct kvo_client_id *client_p);
+    /* OK: kvn_local_answer() follows once. Else answered here with that status. */
+    kv_status_t (*request)(
+        void *arg, struct kvo_client_id client, const struct kvo_request *request);
+    void (*hung_up)(void *arg, struct kvo_client_id client);
+    void (*dead)(void *arg, struct kvo_client_id client);
+};
+
+struct kvn_local_counts {
+    uint64_t attached, refused, hung_up, malformed, requests, wakes;
+};
+
+typedef struct kvn_local kvn_local_t;
+
+/* KV_ERR_CONFIG or IO with `line` (cap >= 512): a path too long (limit 107), a
+ * directory that is missing or not writable, a living node behind the socket. */
+kv_status_t kvn_local_open(
+    uv_loop_t *loop, const struct kvn_local_config *config,
+    const struct kvn_local_events *events, kvn_local_t **local_p, char *line,
+    size_t cap);
+void kvn_local_close(kvn_local_t *local, void (*closed)(void *arg), void *arg);
+
+/* May be called from inside request(). */
+void kvn_local_answer(kvn_local_t *local, const struct kvo_answer *answer);
+
+/* Address of `len` bytes of client `index`'s memory, as its request named them
+ * (kvo_part.buffer), held until kvn_local_release(hold): a client that is gone keeps
+ * its mapping as long. NULL: no such bytes. */
+uint8_t *kvn_local_hold(
+    kvn_local_t *local, uint32_t index, uint64_t buffer, uint32_t len,
+    uint64_t *hold_p);
+void kvn_local_release(kvn_local_t *local, uint64_t hold);
+const struct kvn_local_counts *kvn_local_counts(const kvn_local_t *local);
+
+#endif

@@ -1,0 +1,76 @@
+/* TLS 1.3 for links and remote clients, as a machine over bytes: no socket, no loop.
+ *
+ *   socket ──► kvn_tls_in(cipher) ──► kvn_tls_read ──► clear bytes
+ *   clear bytes ──► kvn_tls_write ──► kvn_tls_out(cipher) ──► socket
+ *
+ * Two kinds of credential, by config: certificates (both sides, of one authority; the
+ * subject's alternative name "URI:kvrail:<cluster>:node:<id>" says which node it is) or
+ * one pre-shared key of the cluster (32 random bytes in a file of mode 0600; the
+ * identity "kvrail:<cluster>:node:<id>" says who speaks: whoever has the key may be any
+ * node). Nothing is sent or taken in clear; no earlier version, no renegotiation, no
+ * 0-RTT, no session resumption, no client without a credential.
+ *
+ * Threading: one thread a session. Ownership: kvn_tls_close() frees; secrets are wiped.
+ * Errors: KV_ERR_CONFIG at load, with one line that names the file and the fix
+ * (missing, unreadable, mode not 0600, expired or not yet valid by this clock, key does
+ * not fit the certificate, not of the authority, names no node or another cluster).
+ * A failed handshake is KV_ERR_DENIED and a reason of one line for the log.
+ */
+#ifndef KVN_TLS_H
+#define KVN_TLS_H
+
+#include "base/status.h"
+
+enum {
+    KVN_TLS_PSK_BYTES = 32,
+    KVN_TLS_REASON_MAX = 256,
+    KVN_TLS_NO_NODE = 0, /* no id is 0 */
+};
+
+struct kvn_tls_config {
+    const char *cluster;
+    uint32_t node;     /* ours */
+    const char *psk;   /* file of 64 hex digits; or the three below; "" or NULL: none */
+    const char *ca;    /* PEM */
+    const char *cert;
+    const char *key;
+};
+
+typedef struct kvn_tls kvn_tls_t;             /* credentials, loaded */
+typedef struct kvn_tls_session kvn_tls_session_t; /* one connection */
+
+/* `line` (cap >= 512): what is wrong and what to do. KV_ERR_CONFIG when neither or both
+ * kinds are given: the caller decides whether none is allowed. */
+kv_status_t kvn_tls_load(
+    const struct kvn_tls_config *config, kvn_tls_t **tls_p, char *line, size_t cap);
+void kvn_tls_free(kvn_tls_t *tls);
+/* Seconds until our certificate ends; INT64_MAX for a pre-shared key. */
+int64_t kvn_tls_expires_s(const kvn_tls_t *tls);
+
+/* `peer`: the node that must answer (dialling); KVN_TLS_NO_NODE: whoever comes. */
+kv_status_t kvn_tls_open(
+    const kvn_tls_t *tls, bool dialling, uint32_t peer, kvn_tls_session_t **session_p);
+void kvn_tls_close(kvn_tls_session_t *session);
+
+/* Bytes that came. Takes them all. KV_ERR_DENIED, _PROTOCOL: the end; see reason. */
+kv_status_t
+kvn_tls_in(kvn_tls_session_t *session, const uint8_t *bytes, size_t len);
+/* Bytes to send: up to cap, 0 when there are none. */
+size_t kvn_tls_out(kvn_tls_session_t *session, uint8_t *bytes, size_t cap);
+/* The handshake is over and the other side is who it says. */
+bool kvn_tls_ready(const kvn_tls_session_t *session);
+/* Who it is; KVN_TLS_NO_NODE before ready. With a pre-shared key the dialling side
+ * believes that it is whom it dialled: HELLO_OK says it again. */
+uint32_t kvn_tls_peer(const kvn_tls_session_t *session);
+/* Clear bytes: *len_p of them, 0 when there are no more now. LINK_LOST after the other
+ * side's close_notify. */
+kv_status_t kvn_tls_read(
+    kvn_tls_session_t *session, uint8_t *bytes, size_t cap, size_t *len_p);
+/* Takes all of it, or fails for good. Only when ready. */
+kv_status_t
+kvn_tls_write(kvn_tls_session_t *session, const uint8_t *bytes, size_t len);
+/* close_notify, for kvn_tls_out(). */
+void kvn_tls_bye(kvn_tls_session_t *session);
+const char *kvn_tls_reason(const kvn_tls_session_t *session);
+
+#endif

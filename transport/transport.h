@@ -1,0 +1,209 @@
+/* transport: moves the bytes of pages between memories of processes and hosts.
+ *
+ *   node/daemon (loop thread)                      movers (threads of the transport)
+ *     kvt_open, _read, _send, _close ──► commands, bounded ──► sockets, maps, queues
+ *     kvt_next ◄── events, bounded, one event fd ◄── landed bytes and their digests
+ *
+ * A port is one node's end of one transport; a connection goes from a reader to an
+ * owner and carries pages one way, owner to reader. It knows nothing of pages, links or
+ * tenants: the first message (DATA_OPEN) and every request (READ) are handed up as
+ * bytes, and the node says what is sent for them.
+ *
+ * Threading: every call comes from the one thread that opened the port (the loop). No
+ * call blocks, none calls back. Ownership: the caller's memory that a read or a send
+ * names must stay until its KVT_EV_DONE, or until KVT_EV_CLOSED of its connection:
+ * after that nothing touches it any more. That event is the fence that node/core counts
+ * on (design.md, "Transports and their fences"). Order: requests and reads of one
+ * connection start in the order given; completions come in any order. Promises: each
+ * id that was accepted has exactly one KVT_EV_DONE; each connection that kvt_open()
+ * gave, or that came by KVT_EV_HELLO, has exactly one KVT_EV_CLOSED, after all DONE of
+ * it. Time is the caller's business: a transport gives up nothing by itself but a
+ * connection that says no first message (hello_us).
+ */
+#ifndef KVT_TRANSPORT_H
+#define KVT_TRANSPORT_H
+
+#include "base/msg.h"
+
+#include <stdbool.h>
+
+enum {
+    KVT_REGIONS_MAX = 64,
+    KVT_HELLO_BYTES_MAX = 256,     /* an encoded DATA_OPEN */
+    KVT_REQUEST_BYTES_MAX = 16384, /* an encoded READ of KV_MSG_READ_MAX copies */
+    KVT_HEAD_BYTES_MAX = 256,      /* an encoded DATA */
+    KVT_ADDRESS_MAX = 128,         /* "host:port" or a path, with the NUL */
+};
+
+/* What a transport can do; tests/transport/contract_test.c proves every bit. */
+enum kvt_cap {
+    KVT_CAP_NAMED = 1 << 0,     /* the reader names the copy, the owner sends */
+    KVT_CAP_ONE_SIDED = 1 << 1, /* the reader reads the owner's region under a grant */
+    KVT_CAP_VERIFIES = 1 << 2,  /* DONE of a read carries the digest of what landed */
+    KVT_CAP_REMOTE = 1 << 3,    /* reaches other hosts */
+    KVT_CAP_CLOSE_FENCES = 1 << 4, /* after CLOSED nothing lands and nothing is sent */
+};
+
+/* Memory that reads land in and sends come from. */
+struct kvt_region {
+    uint8_t *base;
+    uint64_t bytes;
+    int fd; /* memfd of a `read` arena that peers may map; -1: none */
+};
+
+struct kvt_config {
+    const struct kvt_region *regions; /* copied; index = arena of a grant */
+    uint32_t nr_regions;
+    uint32_t nr_ops;   /* reads and sends in flight, all connections */
+    uint32_t nr_conns; /* both directions, and those not yet introduced */
+    uint32_t nr_threads;
+    uint64_t hello_us; /* an accepted connection says its first message within this */
+    bool verify;       /* compute digests of what lands */
+};
+
+typedef struct kvt_port kvt_port_t;
+
+/* Names a connection of this port; a number is never used twice. 0: none. */
+typedef uint64_t kvt_conn_t;
+
+/* One page that a READ asks for, or one one-sided read. */
+struct kvt_part {
+    uint64_t id; /* comes back in KVT_EV_DONE */
+    uint8_t *to; /* inside a region */
+    uint32_t room;
+    /* one-sided: */
+    uint32_t arena;
+    uint64_t offset;
+};
+
+enum kvt_event_kind {
+    KVT_EV_HELLO,   /* a connection came in and said its first message: bytes, len */
+    KVT_EV_REQUEST, /* a READ came on a connection that was accepted: bytes, len */
+    KVT_EV_DONE,    /* id, status, and for reads what landed */
+    KVT_EV_BROKEN,  /* the connection ended by itself; CLOSED follows kvt_close() */
+    KVT_EV_CLOSED,  /* nothing of this connection touches memory any more */
+};
+
+struct kvt_event {
+    enum kvt_event_kind kind;
+    kvt_conn_t conn;
+    uint64_t id;
+    /* OK; what the owner said (MISS, AGAIN, DENIED); LINK_LOST; IO: the owner's header
+     * does not fit the request. */
+    kv_status_t status;
+    uint64_t computed; /* reads: digest of what landed; 0 without KVT_CAP_VERIFIES */
+    uint64_t expected; /* READ: the owner's digest, generation, length and tokens */
+    uint64_t gen;
+    uint32_t len;
+    uint32_t n_tokens;
+    const uint8_t *bytes; /* until the next kvt_next() of this port */
+    uint32_t nr_bytes;
+};
+
+struct kvt_ops {
+    const char *name; /* "tcp": the word used in config, HELLO, logs and tests */
+    uint32_t caps;
+
+    /* KV_ERR_NOMEM, KV_ERR_IO (threads, event fd) or KV_ERR_CONFIG with its detail. */
+    kv_status_t (*create)(
+        const struct kvt_config *config, kvt_port_t **port_p, struct kv_detail *detail);
+    /* Closes what is open, ends the movers, waits for them (bounded: they never block
+     * on a peer). No event comes any more. */
+    void (*destroy)(kvt_port_t *port);
+    /* Readable when kvt_next() has something. */
+    int (*fd)(const kvt_port_t *port);
+
+    /* Opens a connection to the owner at `address` and says `hello` first. Failure to
+     * connect comes as KVT_EV_BROKEN. AGAIN: nr_conns. */
+    kv_status_t (*open)(
+        kvt_port_t *port, const char *address, const uint8_t *hello, uint32_t len,
+        kvt_conn_t *conn_p);
+    /* A connected socket that a listener of the node accepted: the transport owns it
+     * from here on, also on failure. */
+    kv_status_t (*adopt)(kvt_port_t *port, int fd);
+    /* After KVT_EV_HELLO: requests of this connection are handed up from now on. */
+    void (*accept)(kvt_port_t *port, kvt_conn_t conn);
+    /* Ends it. KVT_EV_CLOSED follows, soon and always: no step of it waits for the
+     * other side. Idempotent; an unknown conn is ignored. */
+    void (*close)(kvt_port_t *port, kvt_conn_t conn);
+
+    /* KVT_CAP_NAMED, reader: sends `request` (an encoded READ with number `req`); the
+     * answer to its i-th copy lands in parts[i]. AGAIN: nr_ops; nothing was posted. */
+    kv_status_t (*read)(
+        kvt_port_t *port, kvt_conn_t conn, uint64_t req, const uint8_t *request,
+        uint32_t len, const struct kvt_part *parts, uint32_t nr_parts);
+    /* KVT_CAP_NAMED, owner: sends `head` (an encoded DATA) and len bytes from `from`
+     * (NULL with 0). DONE when they have left our memory for good. */
+    kv_status_t (*send)(
+        kvt_port_t *port, kvt_conn_t conn, uint64_t id, const uint8_t *head,
+        uint32_t head_len, const uint8_t *from, uint32_t len);
+    /* KVT_CAP_ONE_SIDED, reader: reads part->room bytes at (arena, offset) of the
+     * owner. */
+    kv_status_t (*get)(kvt_port_t *port, kvt_conn_t conn, const struct kvt_part *part);
+
+    /* The next event; false when there is none. */
+    bool (*next)(kvt_port_t *port, struct kvt_event *event);
+};
+
+/* Every port begins with its table; the calls below go through it. */
+struct kvt_port {
+    const struct kvt_ops *ops;
+};
+
+static inline void kvt_destroy(kvt_port_t *port)
+{
+    if (port != NULL) {
+        port->ops->destroy(port);
+    }
+}
+static inline int kvt_fd(const kvt_port_t *port)
+{
+    return port->ops->fd(port);
+}
+static inline kv_status_t kvt_open(
+    kvt_port_t *port, const char *address, const uint8_t *hello, uint32_t len,
+    kvt_conn_t *conn_p)
+{
+    return port->ops->open(port, address, hello, len, conn_p);
+}
+static inline kv_status_t kvt_adopt(kvt_port_t *port, int fd)
+{
+    return port->ops->adopt(port, fd);
+}
+static inline void kvt_accept(kvt_port_t *port, kvt_conn_t conn)
+{
+    port->ops->accept(port, conn);
+}
+static inline void kvt_close(kvt_port_t *port, kvt_conn_t conn)
+{
+    port->ops->close(port, conn);
+}
+static inline kv_status_t kvt_read(
+    kvt_port_t *port, kvt_conn_t conn, uint64_t req, const uint8_t *request,
+    uint32_t len, const struct kvt_part *parts, uint32_t nr_parts)
+{
+    return port->ops->read(port, conn, req, request, len, parts, nr_parts);
+}
+static inline kv_status_t kvt_send(
+    kvt_port_t *port, kvt_conn_t conn, uint64_t id, const uint8_t *head,
+    uint32_t head_len, const uint8_t *from, uint32_t len)
+{
+    return port->ops->send(port, conn, id, head, head_len, from, len);
+}
+static inline kv_status_t
+kvt_get(kvt_port_t *port, kvt_conn_t conn, const struct kvt_part *part)
+{
+    return port->ops->get(port, conn, part);
+}
+static inline bool kvt_next(kvt_port_t *port, struct kvt_event *event)
+{
+    return port->ops->next(port, event);
+}
+
+extern const struct kvt_ops kvt_tcp; /* transport/tcp/ */
+
+/* The table called `name`, or NULL. kvt_ops_at(i): all of them, NULL past the last. */
+const struct kvt_ops *kvt_ops_find(const char *name);
+const struct kvt_ops *kvt_ops_at(unsigned i);
+
+#endif

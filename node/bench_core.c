@@ -90,6 +90,12 @@ static void on_switched(
     (void)arg, (void)client, (void)seq, (void)page, (void)was, (void)now;
 }
 
+static void on_random(void *arg, uint8_t *bytes, size_t len)
+{
+    (void)arg;
+    memset(bytes, 0, len); /* no links here */
+}
+
 static kv_status_t node_create(struct core_bench *b)
 {
     const struct kvc_member self = {.id = 1, .weight = 1};
@@ -103,6 +109,7 @@ static kv_status_t node_create(struct core_bench *b)
         .order = on_order,
         .answer = on_answer,
         .switched = on_switched,
+        .random = on_random,
     };
     b->config = (struct kvo_config){
         .node = self.id,

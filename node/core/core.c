@@ -497,25 +497,28 @@ void kvo_bad_message(
     step_end(node);
 }
 
-void kvo_data_message(
+bool kvo_data_message(
     kvo_node_t *node, uint64_t now_us, uint32_t index, const struct kv_msg *msg)
 {
     KV_ASSERT(index < node->view.nr && index != node->self);
     struct kvo_peer *peer = &node->peers[index];
+    bool believed = true;
     step_begin(node, now_us);
     node->metrics.messages_in++;
     node->metrics.received[kv_msg_index(msg->type)]++;
     if (peer->state != LINK_UP ||
         (msg->link != peer->link && !KV_PLANTED(KV_PLANT_OLD_INCARNATION))) {
         node->metrics.messages_stale++;
+        believed = false;
     } else if (msg->type == KV_MSG_DATA_OPEN) {
-        kvo_data_opened(node, peer, msg);
+        believed = kvo_data_opened(node, peer, msg);
     } else if (msg->type == KV_MSG_READ) {
         kvo_data_asked(node, peer, msg);
     } else {
         node->metrics.messages_bad++;
     }
     step_end(node);
+    return believed;
 }
 
 void kvo_data_broken(
@@ -615,6 +618,25 @@ bool kvo_link_up(const kvo_node_t *node, uint32_t peer)
 {
     KV_ASSERT(peer < node->view.nr);
     return node->peers[peer].state == LINK_UP;
+}
+
+uint32_t kvo_link_peer(const kvo_node_t *node, uint64_t link)
+{
+    for (uint32_t i = 0; i < node->view.nr; i++) {
+        if (node->peers[i].state == LINK_UP && node->peers[i].link == link) {
+            return i;
+        }
+    }
+    return KVC_NO_NODE;
+}
+
+uint32_t kvo_links_up(const kvo_node_t *node)
+{
+    uint32_t nr = 0;
+    for (uint32_t i = 0; i < node->view.nr; i++) {
+        nr += node->peers[i].state == LINK_UP;
+    }
+    return nr;
 }
 
 bool kvo_edge_at(const kvo_node_t *node, unsigned i, struct kvo_edge *edge)

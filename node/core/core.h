@@ -69,7 +69,7 @@ struct kvo_config {
     uint32_t nr_spills;  /* copies being offered */
     uint32_t sync_items; /* published per tick and home while syncing */
     uint64_t tick_us;    /* period of background work: sync, demotion, spill */
-    uint64_t seed;       /* of link ids and nonces: another one for every life */
+    uint64_t seed;       /* of link ids: another one for every life */
 };
 
 /* ------------------------------------------------------------------ orders out */
@@ -231,6 +231,10 @@ struct kvo_out {
         void *arg, struct kvo_client_id client, struct kvp_seq_id seq, uint32_t page,
         struct kvp_ref was, struct kvp_ref now);
     void (*observe)(void *arg, const struct kvo_observed *observed); /* may be NULL */
+    /* Bytes that nobody can foretell, for the nonce of a link: link ids travel in clear
+     * on data connections, and come from the same generator as all else that a node
+     * draws, so nothing secret may. */
+    void (*random)(void *arg, uint8_t *bytes, size_t len);
     /* One line of the protocol's life, stable text: "link n2 up". May be NULL. */
     void (*trace)(void *arg, const char *line);
 };
@@ -265,8 +269,10 @@ void kvo_message(
 void kvo_bad_message(
     kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t conn,
     kv_status_t status);
-/* DATA_OPEN or READ on the data connection that the peer opened to us. */
-void kvo_data_message(
+/* DATA_OPEN or READ on the data connection that the peer opened to us. False: a
+ * DATA_OPEN that is not believed (its proof, its generation, its link); the connection is
+ * to be closed. */
+bool kvo_data_message(
     kvo_node_t *node, uint64_t now_us, uint32_t peer, const struct kv_msg *msg);
 /* Our data connection to the peer broke by itself (the owner fenced it). */
 void kvo_data_broken(
@@ -300,6 +306,10 @@ void kvo_client_dead(kvo_node_t *node, uint64_t now_us, struct kvo_client_id cli
 kvp_pager_t *kvo_pager(kvo_node_t *node);       /* reading only */
 const kvc_dir_t *kvo_directory(const kvo_node_t *node);
 bool kvo_link_up(const kvo_node_t *node, uint32_t peer);
+/* The peer whose living link has this id, or KVC_NO_NODE: who opens a data connection. */
+uint32_t kvo_link_peer(const kvo_node_t *node, uint64_t link);
+/* Peers whose link is up. */
+uint32_t kvo_links_up(const kvo_node_t *node);
 
 /* Each protocol's states and edges, counted over all nodes of the process in test
  * builds' simulations: machine m, edge e. */

@@ -652,7 +652,7 @@ struct kvo_data_op *kvo_data_take(
 void kvo_data_give(kvo_node_t *node, struct kvo_data_op *data);
 void kvo_data_lost(kvo_node_t *node, struct kvo_data_op *data);
 void kvo_data_open(kvo_node_t *node, struct kvo_peer *peer);
-void kvo_data_opened(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
+bool kvo_data_opened(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
 void kvo_data_asked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
 void kvo_fence_in(kvo_node_t *node, struct kvo_peer *peer);
 void kvo_fence_out(kvo_node_t *node, struct kvo_peer *peer);

@@ -81,7 +81,7 @@ void kvo_data_open(kvo_node_t *node, struct kvo_peer *peer)
     node->out.send_data(node->out.arg, kvo_peer_index(node, peer), &msg);
 }
 
-void kvo_data_opened(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
+bool kvo_data_opened(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
 {
     const struct kv_msg_data_open *open = &msg->u.data_open;
     kv_key_t proof;
@@ -89,12 +89,13 @@ void kvo_data_opened(kvo_node_t *node, struct kvo_peer *peer, const struct kv_ms
         proof_of(peer, open->data_gen, &proof) != KV_OK ||
         !kv_key_equal(&proof, &open->proof)) {
         node->metrics.messages_bad++;
-        return;
+        return false;
     }
     peer->in_gen = open->data_gen;
     if (peer->in == CONN_CLOSED) {
         KVO_MOVE(node, peer, in, CONN, CLOSED, OPEN);
     }
+    return true;
 }
 
 /* ------------------------------------------------------------------ serving */

@@ -339,9 +339,7 @@ void kvo_link_hello(
     do {
         peer->link = kv_rng_next(&node->rng);
     } while (peer->link == 0);
-    for (unsigned i = 0; i < KV_NONCE_BYTES; i++) {
-        peer->nonce[i] = (uint8_t)kv_rng_next(&node->rng);
-    }
+    node->out.random(node->out.arg, peer->nonce, KV_NONCE_BYTES);
     struct introduction intro;
     introduce(node, &intro);
     struct kv_msg answer = {.type = KV_MSG_HELLO_OK, .link = peer->link};

@@ -488,6 +488,14 @@ void kvs_net_data_out(
     put_on_data(world, conn, world->wire, (uint32_t)len);
 }
 
+void kvs_net_random(void *arg, uint8_t *bytes, size_t len)
+{
+    const struct kvs_port *port = arg;
+    for (size_t i = 0; i < len; i++) {
+        bytes[i] = (uint8_t)kv_rng_next(&port->world->net_rng);
+    }
+}
+
 /* A data connection is opened by its first message. */
 void kvs_net_send_data(void *arg, uint32_t peer, const struct kv_msg *msg)
 {

@@ -247,6 +247,7 @@ node_create(kvs_world_t *world, uint32_t index, struct kv_detail *detail)
         .answer = kvs_client_answered,
         .switched = kvs_client_switched,
         .observe = kvs_check_observe,
+        .random = kvs_net_random,
         .trace = node_said,
     };
     node->clock_base = UINT64_C(1000000) * (1 + (incarnation & 0xffff));

@@ -280,6 +280,7 @@ void kvs_net_dial(void *arg, uint32_t peer);
 void kvs_net_hang_up(void *arg, uint32_t peer, uint64_t conn);
 void kvs_net_send(void *arg, uint32_t peer, uint64_t conn, const struct kv_msg *msg);
 void kvs_net_send_data(void *arg, uint32_t peer, const struct kv_msg *msg);
+void kvs_net_random(void *arg, uint8_t *bytes, size_t len);
 void kvs_net_event(kvs_world_t *world, struct kvs_event *event);
 void kvs_net_killed(kvs_world_t *world, uint32_t node);
 bool kvs_net_cut(const kvs_world_t *world, uint32_t from, uint32_t to);

@@ -159,6 +159,12 @@ void ck_two_nodes(struct ck *ck)
     view_of(ck, 2);
 }
 
+static void on_random(void *arg, uint8_t *bytes, size_t len)
+{
+    (void)arg;
+    memset(bytes, 0x5a, len);
+}
+
 kv_status_t ck_create(struct ck *ck, struct kv_detail *detail)
 {
     const struct kvo_out out = {
@@ -170,6 +176,7 @@ kv_status_t ck_create(struct ck *ck, struct kv_detail *detail)
         .order = on_order,
         .answer = on_answer,
         .switched = on_switched,
+        .random = on_random,
     };
     return kvo_create(&ck->config, &out, ck->now_us, &ck->node, detail);
 }

@@ -8,8 +8,8 @@
  *                                   ▼
  *                            struct kvo_config
  *
- * Sections: [cluster] [pager] [liveness] [link] [spill] [directory] [limits], and by
- * name [node "1"] [tenant "7"] [space "chat"]. kvn_config_print() lists every option
+ * Sections: [cluster] [listen] [tls] [data] [client] [log] [pager] [liveness] [link]
+ * [spill] [directory] [limits], and by name [node "1"] [tenant "7"] [space "chat"]. kvn_config_print() lists every option
  * with its value and where that came from.
  *
  * Threading: at start only. Ownership: kvn_config_free(); secrets are wiped there.
@@ -30,7 +30,8 @@ enum {
     KVN_CONFIG_LINE_MAX = 196,  /* characters of a line of the file */
     KVN_CONFIG_NAME_MAX = 32,   /* of a section: [space "name"] */
     KVN_CONFIG_KEYS_MAX = 12,   /* options of a section with a name */
-    KVN_CONFIG_GLOBALS_MAX = 48,
+    KVN_CONFIG_GLOBALS_MAX = 64,
+    KVN_CONFIG_UIDS_MAX = 16, /* of a tenant */
 };
 
 struct kvn_config_source {
@@ -82,6 +83,9 @@ struct kvn_config_tenant {
     int domain;                            /* enum kvn_domain */
     uint64_t device_bytes, host_bytes;     /* of its own domain */
     uint64_t device_ceiling, host_ceiling; /* pages; 0: none */
+    char uids_text[KV_OPT_TEXT_BYTES];     /* "1000, 1001"; "": the node's own */
+    uint32_t uids[KVN_CONFIG_UIDS_MAX];
+    uint32_t nr_uids;
 };
 
 struct kvn_config_space {
@@ -122,6 +126,20 @@ struct kvn_config {
     int transports; /* enum kvn_transports */
     uint64_t grant_us, call_us, double_us, read_us, revoke_us, redial_us, tick_us;
 
+    char listen[KV_OPT_TEXT_BYTES]; /* host:port; "": the node's address */
+    char unix_path[KV_OPT_TEXT_BYTES];
+    char http[KV_OPT_TEXT_BYTES];
+    uint64_t handshake_us, frame_us, queue_bytes;
+    char tls_psk[KV_OPT_TEXT_BYTES];
+    char tls_ca[KV_OPT_TEXT_BYTES], tls_cert[KV_OPT_TEXT_BYTES];
+    char tls_key[KV_OPT_TEXT_BYTES];
+    bool clear; /* links without TLS: loopback alone */
+    uint64_t nr_transport_threads, nr_mover_threads, nr_data_conns;
+    bool verify_reads, populate;
+    uint64_t client_buffer_bytes, client_poll_us;
+    int log_level, log_format; /* enum kv_log_level, kv_log_format */
+    char log_file[KV_OPT_TEXT_BYTES];
+
     bool spill;
     uint64_t spill_us, nr_spills;
 
@@ -148,6 +166,12 @@ void kvn_config_free(struct kvn_config *config); /* NULL is fine */
 /* As a file that loads to the same, each option with where it came from as a comment.
  * Secrets are not printed. */
 void kvn_config_print(const struct kvn_config *config, FILE *file);
+
+/* A file that the configuration names: without a slash in front it lies beside it. */
+void kvn_config_path(
+    const struct kvn_config *config, const char *name, char *out, size_t cap);
+/* Of a host:port: is the host this machine's loopback, by its text? */
+bool kvn_config_loopback(const char *address);
 
 /* What node/core takes, for the member `node` of the view. Points into *config. `out`
  * is large: not for the stack. KV_ERR_CONFIG with its detail. */

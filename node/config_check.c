@@ -19,21 +19,6 @@ static int by_id(const void *a, const void *b)
     return (left->id > right->id) - (left->id < right->id);
 }
 
-/* host:port, or [address]:port. */
-static bool address_ok(const char *address)
-{
-    const char *colon = strrchr(address, ':');
-    uint64_t port;
-    if (colon == NULL || colon == address || kv_parse_uint(colon + 1, &port) != KV_OK
-        || port < 1 || port > 65535) {
-        return false;
-    }
-    if (address[0] == '[') {
-        return colon[-1] == ']';
-    }
-    return memchr(address, ':', (size_t)(colon - address)) == NULL;
-}
-
 static void check_address(
     const struct kvn_config *config, uint32_t i, struct kvn_config_errors *errors)
 {
@@ -46,7 +31,7 @@ static void check_address(
         }
         return;
     }
-    if (!address_ok(node->address)) {
+    if (!kvn_config_address_ok(node->address, false)) {
         kvn_config_fail_at(
             config, &node->section, "node.address", errors,
             "\"%s\" is not host:port with a port from 1 to 65535", node->address);
@@ -203,25 +188,13 @@ static size_t hex_parse(const char *text, uint8_t *out, size_t cap)
     return len / 2;
 }
 
-/* A name without a slash in front is looked for beside the configuration. */
-static void
-secret_path(const struct kvn_config *config, const char *name, char *out, size_t cap)
-{
-    const char *slash = strrchr(config->path, '/');
-    if (name[0] == '/' || slash == NULL) {
-        snprintf(out, cap, "%s", name);
-    } else {
-        snprintf(out, cap, "%.*s/%s", (int)(slash - config->path), config->path, name);
-    }
-}
-
 /* One line of hex from a file that only its owner can read. */
 static bool secret_file(
     const struct kvn_config *config, const struct kvn_config_tenant *tenant, char *hex,
     int cap, struct kvn_config_errors *errors)
 {
     char path[700];
-    secret_path(config, tenant->secret + 5, path, sizeof(path));
+    kvn_config_path(config, tenant->secret + 5, path, sizeof(path));
     FILE *file = fopen(path, "r");
     struct stat info;
     if (file == NULL || fstat(fileno(file), &info) != 0) {
@@ -486,6 +459,7 @@ void kvn_config_check(struct kvn_config *config, struct kvn_config_errors *error
     check_pager(config, errors);
     check_tenants(config, errors);
     check_spaces(config, errors);
+    kvn_config_check_listen(config, errors);
     if (errors->nr == 0) {
         check_memory(config, errors);
     }

@@ -88,14 +88,28 @@ kv_status_t kvn_config_pools(
 
 /* ---- the rest -------------------------------------------------------------------- */
 
+/* The most groups that a space of this layout has: all are made with its first space,
+ * so that group g of any space is variant (its group 0's) + g. */
+static uint32_t groups_of(const struct kvn_config *config, uint64_t layout)
+{
+    uint32_t most = 0;
+    for (uint32_t s = 0; s < config->nr_spaces; s++) {
+        const struct kvn_config_space *space = &config->spaces[s];
+        if (space->layout == layout && space->nr_groups > most) {
+            most = space->nr_groups;
+        }
+    }
+    return most;
+}
+
 /* One variant for each (layout, group) that some space has. */
 static kv_status_t add_variants(
     const struct kvn_config *config, struct kvp_config *pager, struct kv_detail *detail)
 {
     for (uint32_t s = 0; s < config->nr_spaces; s++) {
         const struct kvn_config_space *space = &config->spaces[s];
-        for (uint16_t g = 0; g < space->nr_groups; g++) {
-            uint32_t v = 0;
+        for (uint16_t g = 0; g < groups_of(config, space->layout); g++) {
+            uint32_t v = 0; /* a layout's groups follow each other: see groups_of() */
             while (v < pager->nr_variants
                    && (pager->variants[v].layout != space->layout
                        || pager->variants[v].group != g)) {

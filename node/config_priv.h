@@ -49,6 +49,12 @@ void kvn_config_fail_at(
  * secrets). Adds lines to *errors. */
 void kvn_config_check(struct kvn_config *config, struct kvn_config_errors *errors);
 
+/* Addresses, credentials, users. */
+void kvn_config_check_listen(
+    struct kvn_config *config, struct kvn_config_errors *errors);
+/* host:port, or [address]:port; any_port: 0 will do. */
+bool kvn_config_address_ok(const char *address, bool any_port);
+
 /* "off", "always", "sample=N". */
 bool kvn_config_verify(const char *text, enum kvp_verify *verify_p, uint32_t *sample_p);
 

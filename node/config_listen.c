@@ -1,0 +1,156 @@
+/* What the options of sockets, credentials and users mean together. */
+#include "node/config_priv.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+void kvn_config_path(
+    const struct kvn_config *config, const char *name, char *out, size_t cap)
+{
+    const char *slash = strrchr(config->path, '/');
+    if (name[0] == '/' || name[0] == '\0' || slash == NULL) {
+        snprintf(out, cap, "%s", name);
+    } else {
+        snprintf(out, cap, "%.*s/%s", (int)(slash - config->path), config->path, name);
+    }
+}
+
+bool kvn_config_address_ok(const char *address, bool any_port)
+{
+    const char *colon = strrchr(address, ':');
+    uint64_t port;
+    if (colon == NULL || colon == address || kv_parse_uint(colon + 1, &port) != KV_OK
+        || port < (any_port ? 0 : 1) || port > 65535) {
+        return false;
+    }
+    if (address[0] == '[') {
+        return colon[-1] == ']';
+    }
+    return memchr(address, ':', (size_t)(colon - address)) == NULL;
+}
+
+bool kvn_config_loopback(const char *address)
+{
+    struct in_addr v4;
+    char host[KV_OPT_TEXT_BYTES];
+    const char *colon = strrchr(address, ':');
+    size_t len = colon != NULL ? (size_t)(colon - address) : strlen(address);
+    snprintf(host, sizeof(host), "%.*s", (int)len, address);
+    if (strcmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0) {
+        return true;
+    }
+    return inet_pton(AF_INET, host, &v4) == 1 && ntohl(v4.s_addr) >> 24 == 127;
+}
+
+static void check_listeners(
+    const struct kvn_config *config, struct kvn_config_errors *errors)
+{
+    const struct {
+        const char *option, *value;
+    } addresses[] = {
+        {"listen.address", config->listen},
+        {"listen.http", config->http},
+    };
+    for (unsigned i = 0; i < 2; i++) {
+        if (addresses[i].value[0] != '\0'
+            && !kvn_config_address_ok(addresses[i].value, true)) {
+            kvn_config_fail_at(
+                config, NULL, addresses[i].option, errors,
+                "\"%s\" is not host:port with a port from 0 (any) to 65535",
+                addresses[i].value);
+        }
+    }
+}
+
+/* Either kind of credential, whole, or none; clear text on loopback alone. */
+static void check_tls(const struct kvn_config *config, struct kvn_config_errors *errors)
+{
+    bool psk = config->tls_psk[0] != '\0';
+    const struct {
+        const char *option, *value;
+    } files[] = {
+        {"tls.ca", config->tls_ca},
+        {"tls.cert", config->tls_cert},
+        {"tls.key", config->tls_key},
+    };
+    unsigned given = 0;
+    for (unsigned i = 0; i < 3; i++) {
+        given += files[i].value[0] != '\0';
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        if (given > 0 && given < 3 && files[i].value[0] == '\0') {
+            kvn_config_fail_at(
+                config, NULL, files[i].option, errors,
+                "missing: tls.ca, tls.cert and tls.key go together");
+        }
+    }
+    if (psk && given > 0) {
+        kvn_config_fail_at(
+            config, NULL, "tls.psk", errors,
+            "given beside certificates: one kind of credential or the other");
+    }
+    if (!config->clear) {
+        return;
+    }
+    if (psk || given > 0) {
+        kvn_config_fail_at(
+            config, NULL, "tls.clear", errors, "true beside credentials: drop one");
+    }
+    for (uint32_t i = 0; i < config->nr_nodes; i++) {
+        const struct kvn_config_node *node = &config->nodes[i];
+        if (node->address[0] != '\0' && !kvn_config_loopback(node->address)) {
+            kvn_config_fail_at(
+                config, &node->section, "node.address", errors,
+                "\"%s\" is no loopback address, and tls.clear is true: make "
+                "credentials with kvrail keygen",
+                node->address);
+        }
+    }
+    if (config->listen[0] != '\0' && !kvn_config_loopback(config->listen)) {
+        kvn_config_fail_at(
+            config, NULL, "listen.address", errors,
+            "\"%s\" is no loopback address, and tls.clear is true: make credentials "
+            "with kvrail keygen",
+            config->listen);
+    }
+}
+
+static void take_uids(
+    const struct kvn_config *config, struct kvn_config_tenant *tenant,
+    struct kvn_config_errors *errors)
+{
+    char text[KV_OPT_TEXT_BYTES];
+    snprintf(text, sizeof(text), "%s", tenant->uids_text);
+    char *rest = text;
+    char *word;
+    while (tenant->uids_text[0] != '\0' && (word = strsep(&rest, ",")) != NULL) {
+        word += strspn(word, " \t");
+        word[strcspn(word, " \t")] = '\0';
+        uint64_t uid;
+        if (kv_parse_uint(word, &uid) != KV_OK || uid > UINT32_MAX - 1) {
+            kvn_config_fail_at(
+                config, &tenant->section, "tenant.uids", errors,
+                "\"%s\" is not a user number from 0 to %u", word, UINT32_MAX - 1);
+            return;
+        }
+        if (tenant->nr_uids == KVN_CONFIG_UIDS_MAX) {
+            kvn_config_fail_at(
+                config, &tenant->section, "tenant.uids", errors,
+                "more than the limit of %d", KVN_CONFIG_UIDS_MAX);
+            return;
+        }
+        tenant->uids[tenant->nr_uids++] = (uint32_t)uid;
+    }
+}
+
+void kvn_config_check_listen(
+    struct kvn_config *config, struct kvn_config_errors *errors)
+{
+    check_listeners(config, errors);
+    check_tls(config, errors);
+    for (uint32_t i = 0; i < config->nr_tenants; i++) {
+        take_uids(config, &config->tenants[i], errors);
+    }
+}

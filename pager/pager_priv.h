@@ -282,11 +282,10 @@ static inline bool kvp_in_policy(const struct kvp_frame *f)
 struct kvp_pool *
 kvp_pool_fit(struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, uint32_t len);
 /* Makes n frames of *pool_p free for the tenant, dropping what must go; on failure
- * nothing has changed. */
+ * nothing has changed, but that ready frames may have gone. */
 kv_status_t kvp_room(
     struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, uint32_t len, uint32_t n,
     struct kvp_pool **pool_p);
-/* One frame for an arrival, by its rules about dropping. */
 /* May a page just sealed or landed go over to this equal copy? Counts as an acquire
  * of it for verify_local: one that is, or is now drawn to be, re-checked is not
  * taken, and the new copy, whose bytes have just been digested, replaces it. */
@@ -297,6 +296,7 @@ bool kvp_ready_drop(struct kvp_pager *p, struct kvp_pool *pool);
 void kvp_ready_remove(struct kvp_pager *p, uint32_t i);
 /* Free frames that kvp_pressure() aims at. */
 uint32_t kvp_free_target(const struct kvp_pager *p, const struct kvp_pool *pool);
+/* One frame for an arrival, by its rules about dropping. */
 kv_status_t kvp_room_arrival(
     struct kvp_pager *p, const struct kvp_arrival *arrival, uint32_t len,
     struct kvp_pool **pool_p);

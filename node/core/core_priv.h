@@ -32,13 +32,13 @@
 #define KVO_NONE UINT32_MAX
 
 enum {
-    KVO_EVENTS_MAX = 8192,   /* of the pager in one step */
+    KVO_EVENTS_MAX = 8192,   /* of the pager between two drains of a step */
     KVO_PUBS_MAX = 512,      /* directory items collected before they are sent */
     KVO_RELEASES_MAX = 32,   /* of one peer, likewise */
     KVO_DONES_MAX = 64,      /* SPILL_DONE items, likewise */
     KVO_HOLDERS_MAX = KV_MSG_HOLDERS_MAX,
     KVO_TARGETS_MAX = 2,     /* nodes that a spill is offered to */
-    KVO_PINS_MAX = 65536,    /* pins of all clients */
+    KVO_PINS_MAX = 65536,    /* pins of all clients, and no more than frames */
     KVO_SYNC_SCAN = 4096,    /* frames looked at per tick and home while syncing */
     KVO_SPILL_BATCH = 8,     /* so many are worth a message before the next tick */
     KVO_SPILL_BURST = 64,    /* copies made to leave in one step */

@@ -81,8 +81,7 @@ kv_status_t kvp_leave_begin(
     return KV_OK;
 }
 
-/* Is it still the leaving that the token names? */
-static bool leaves(const struct kvp_pager *p, struct kvp_ref ref, uint32_t token)
+bool kvp_leaves(const kvp_pager_t *p, struct kvp_ref ref, uint32_t token)
 {
     KV_ASSERT(token <= p->next_token);
     return kvp_ref_valid(p, ref) && p->frames[ref.frame].state == KVP_LEAVING
@@ -91,7 +90,7 @@ static bool leaves(const struct kvp_pager *p, struct kvp_ref ref, uint32_t token
 
 kv_status_t kvp_leave_done(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token)
 {
-    if (!leaves(pager, ref, token)) {
+    if (!kvp_leaves(pager, ref, token)) {
         return KV_ERR_STALE;
     }
     kvp_drop_frame(pager, ref.frame, true);
@@ -139,7 +138,7 @@ kv_status_t kvp_leave_ready(kvp_pager_t *pager, struct kvp_ref ref, uint32_t tok
 {
     struct kvp_pager *p = pager;
 
-    if (!leaves(p, ref, token)) {
+    if (!kvp_leaves(p, ref, token)) {
         return KV_ERR_STALE;
     }
     struct kvp_pool *pool = &p->pools[p->frames[ref.frame].pool];
@@ -161,7 +160,7 @@ kv_status_t kvp_leave_ready(kvp_pager_t *pager, struct kvp_ref ref, uint32_t tok
 
 kv_status_t kvp_leave_cancel(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token)
 {
-    if (!leaves(pager, ref, token)) {
+    if (!kvp_leaves(pager, ref, token)) {
         return KV_ERR_STALE;
     }
     kvp_ready_remove(pager, ref.frame);
@@ -178,7 +177,7 @@ kv_status_t kvp_demote(
     struct kvp_pager *p = pager;
     uint32_t dst;
 
-    if (!leaves(p, ref, token)) {
+    if (!kvp_leaves(p, ref, token)) {
         return KV_ERR_STALE;
     }
     const struct kvp_frame *f = &p->frames[ref.frame];
@@ -225,7 +224,7 @@ void kvp_demote_done(
 {
     struct kvp_frame *f = &p->frames[dst];
     const uint64_t digest = p->cold[src].digest;
-    const bool leaving = leaves(p, kvp_ref_of(p, src), p->cold[dst].copy_token);
+    const bool leaving = kvp_leaves(p, kvp_ref_of(p, src), p->cold[dst].copy_token);
     const bool good = status == KV_OK && computed == digest;
 
     KV_ASSERT(f->state == KVP_ARRIVING);

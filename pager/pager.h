@@ -386,6 +386,8 @@ kv_status_t kvp_leave_done(kvp_pager_t *pager, struct kvp_ref ref, uint32_t toke
 /* Nobody else takes it: it stays LEAVING, and readable, until its frame is needed. So a
  * reserve costs no hits. Past a quarter of the pool's limbo it goes at once. */
 kv_status_t kvp_leave_ready(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token);
+/* Is it still this leaving? Not when it was wanted again, also if it leaves anew. */
+bool kvp_leaves(const kvp_pager_t *pager, struct kvp_ref ref, uint32_t token);
 /* Back to SEALED at the cold end (the destination had no room). STALE as above. */
 kv_status_t kvp_leave_cancel(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token);
 /* A demotion: COPY order from the leaving frame to a new ARRIVING frame of `tier`, then

@@ -808,6 +808,10 @@ void kvo_ops_work(kvo_node_t *node)
 {
     for (uint32_t i = 0; i < node->ops.nr; i++) {
         struct kvo_op_obj *op = kvo_slots_at(&node->ops, i);
+        if (node->nr_events >= KVO_EVENTS_PAUSE) {
+            node->local_ended = true; /* the step comes back when these are handled */
+            return;
+        }
         if (op == NULL) {
             continue;
         }

@@ -482,12 +482,13 @@ void kvo_message(
 
 void kvo_bad_message(
     kvo_node_t *node, uint64_t now_us, uint32_t index, uint64_t conn,
-    kv_status_t status)
+    kv_status_t status, const struct kv_detail *detail)
 {
     KV_ASSERT(index < node->view.nr);
     struct kvo_peer *peer = &node->peers[index];
     step_begin(node, now_us);
     node->metrics.messages_bad++;
+    kvo_link_tell(node, peer, conn, status, detail);
     if (conn == peer->conn && conn != 0 && peer->state == LINK_UP) {
         kvo_link_end(node, peer, status);
     } else {

@@ -29,6 +29,7 @@
 
 enum {
     KVO_BATCH_KEYS_MAX = 1024, /* of one request */
+    KVO_APPEND_PAGES_MAX = 2048, /* of one SEQ_APPEND: longer ones come in several */
     KVO_CLIENTS_MAX = 1024,
 };
 
@@ -268,10 +269,11 @@ void kvo_dial_failed(kvo_node_t *node, uint64_t now_us, uint32_t peer);
 void kvo_message(
     kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t conn,
     const struct kv_msg *msg);
-/* Bytes that did not decode: the link ends with `status`; the peer sees a hang-up. */
+/* Bytes that did not decode: the peer is told what is wrong with them, and the link ends
+ * with `status`. */
 void kvo_bad_message(
-    kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t conn,
-    kv_status_t status);
+    kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t conn, kv_status_t status,
+    const struct kv_detail *detail);
 /* DATA_OPEN or READ on the data connection that the peer opened to us. */
 void kvo_data_message(
     kvo_node_t *node, uint64_t now_us, uint32_t peer, const struct kv_msg *msg);

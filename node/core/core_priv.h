@@ -32,7 +32,8 @@
 #define KVO_NONE UINT32_MAX
 
 enum {
-    KVO_EVENTS_MAX = 8192,   /* of the pager between two drains of a step */
+    KVO_EVENTS_MAX = 16384,  /* of the pager between two drains of a step */
+    KVO_EVENTS_PAUSE = KVO_EVENTS_MAX / 2, /* from here on loops stop and drain first */
     KVO_PUBS_MAX = 512,      /* directory items collected before they are sent */
     KVO_RELEASES_MAX = 32,   /* of one peer, likewise */
     KVO_DONES_MAX = 64,      /* SPILL_DONE items, likewise */
@@ -205,6 +206,7 @@ struct kvo_peer {
     uint8_t state;     /* enum kvo_link_state */
     uint8_t out;       /* our data connection to it: enum kvo_conn_state */
     uint8_t in;        /* its to us */
+    uint32_t in_next;  /* proved while `in` was FENCING: opens after it; 0: none */
     uint8_t transport;
     bool dialled;
     bool in_lost;      /* its stream to us has a gap: wait for SYNC_BEGIN */
@@ -413,6 +415,7 @@ struct kvo_spill {
     uint32_t targets[KVO_TARGETS_MAX];
     uint32_t token;
     uint32_t syncs; /* of the target, when it was asked */
+    bool relisted;  /* with the target, since it was asked */
     uint64_t call;
     struct kvp_ref ref;
     struct kv_msg_offer offer;
@@ -557,6 +560,10 @@ void kvo_part_at(kvo_node_t *node, struct kvp_ref ref, struct kvo_part *part);
 
 /* ------------------------------------------------------------------ link.c */
 void kvo_send(kvo_node_t *node, struct kvo_peer *peer, struct kv_msg *msg);
+/* Says STATUS on a connection that is going to be closed. */
+void kvo_link_tell(
+    kvo_node_t *node, struct kvo_peer *peer, uint64_t conn, kv_status_t status,
+    const struct kv_detail *detail);
 void kvo_send_status(
     kvo_node_t *node, struct kvo_peer *peer, uint64_t req, kv_status_t status,
     const char *field, uint64_t limit, uint64_t value);

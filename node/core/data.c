@@ -85,10 +85,14 @@ void kvo_data_opened(kvo_node_t *node, struct kvo_peer *peer, const struct kv_ms
 {
     const struct kv_msg_data_open *open = &msg->u.data_open;
     kv_key_t proof;
-    if (open->data_gen <= peer->in_gen || peer->in == CONN_FENCING ||
+    if (open->data_gen <= peer->in_gen || open->data_gen <= peer->in_next ||
         proof_of(peer, open->data_gen, &proof) != KV_OK ||
         !kv_key_equal(&proof, &open->proof)) {
         node->metrics.messages_bad++;
+        return;
+    }
+    if (peer->in == CONN_FENCING) {
+        peer->in_next = open->data_gen; /* the fence is of the one before */
         return;
     }
     peer->in_gen = open->data_gen;
@@ -304,6 +308,12 @@ static void fence_in_end(kvo_node_t *node, struct kvo_data_op *data)
     KVO_MOVE(node, peer, in, CONN, FENCING, CLOSED);
     end_all(node, DATA_SERVE, index, data_gen);
     kvo_givens_fenced(node, index, data_gen);
+    if (peer->in_next != 0 && peer->state == LINK_UP) {
+        KV_ASSERT(peer->in_next > peer->in_gen);
+        peer->in_gen = peer->in_next;
+        KVO_MOVE(node, peer, in, CONN, CLOSED, OPEN);
+    }
+    peer->in_next = 0;
     kvo_link_fenced(node, peer);
 }
 

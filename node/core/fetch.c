@@ -189,10 +189,17 @@ static bool next_holder(kvo_node_t *node, struct kvo_op_obj *op, struct kvo_item
     return false;
 }
 
+/* A grant names bytes of the length and the tokens that we want, or is no use. */
+static bool grant_fits(const struct kvo_item *item, const struct kv_grant *grant)
+{
+    return grant->len == item->len && grant->n_tokens == item->arrival.n_tokens;
+}
+
 static bool grant_fresh(const kvo_node_t *node, const struct kvo_item *item)
 {
     const struct kvo_peer *peer = &node->peers[item->peer];
-    return item->has_grant && item->grant_link == peer->link &&
+    return item->has_grant && peer->transport == KVO_ONE_SIDED &&
+           grant_fits(item, &item->grant) && item->grant_link == peer->link &&
            item->grant_gen == peer->out_gen &&
            node->now - item->grant_asked_us < item->grant.duration_us / 2; /* (2) */
 }
@@ -202,7 +209,11 @@ static void item_aim(kvo_node_t *node, struct kvo_item *item)
 {
     KV_ASSERT(item->state == ITEM_FRAME && item->has_frame);
     list_remove(node, item);
-    if (node->peers[item->peer].transport == KVO_NAMED || grant_fresh(node, item)) {
+    bool named = node->peers[item->peer].transport == KVO_NAMED;
+    if (named) {
+        kvo_item_drop_grant(node, item); /* nobody asked for one */
+    }
+    if (named || grant_fresh(node, item)) {
         KVO_MOVE(node, item, state, ITEM, FRAME, POST);
         list_push(node, &node->posted, item);
         return;
@@ -274,7 +285,9 @@ static void item_run(kvo_node_t *node, struct kvo_item *item)
             item_exists(node, item, ref);
             return;
         }
-        if (status == KV_ERR_AGAIN) {
+        /* At the tenant's ceiling its own oldest goes, once the item may drop. */
+        if (status == KV_ERR_AGAIN ||
+            (status == KV_ERR_QUOTA && !item->arrival.may_drop)) {
             if (item->list == NULL) {
                 list_push(node, &node->waiting, item);
             }
@@ -450,7 +463,7 @@ void kvo_item_granted(kvo_node_t *node, struct kvo_call *call, const struct kv_m
             item->grant_gen = call->data_gen;
             item->has_grant = true;
         }
-        if (given && answer->grant.len == item->len) {
+        if (given && grant_fits(item, &answer->grant)) {
             KVO_MOVE(node, item, state, ITEM, GRANT, POST);
             list_push(node, &node->posted, item);
         } else {
@@ -603,7 +616,8 @@ static kv_status_t read_check(
     const struct kvo_done *done)
 {
     if (done->status != KV_OK) {
-        return done->status;
+        /* An owner's word: what is no error is no success either. */
+        return done->status < 0 ? done->status : KV_ERR_IO;
     }
     if (data->grant == 0 &&
         (done->len != item->len || done->n_tokens != item->arrival.n_tokens)) {
@@ -799,6 +813,10 @@ void kvo_items_work(kvo_node_t *node, bool tick)
 {
     uint32_t n = node->waiting.nr;
     for (uint32_t i = node->waiting.head; i != KVO_NONE && n > 0; n--) {
+        if (node->nr_events >= KVO_EVENTS_PAUSE) {
+            node->arrived = true; /* the step comes back when these are handled */
+            return;
+        }
         struct kvo_item *item = item_at(node, i);
         uint32_t next = item->next;
         item->waits += tick;

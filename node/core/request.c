@@ -181,13 +181,13 @@ static void keys_now(
                 node->pager, request->tenant, request->variant, key, 1, &ref);
             if (request->op == KVO_UNPIN) {
                 status = unpin_one(node, client.index, request, ref, key);
+            } else if (request->op == KVO_DROP) {
+                /* Also what is only on its way here. */
+                status = kvp_drop(node->pager, request->tenant, request->variant, key);
             } else if (found == 0) {
                 status = KV_ERR_MISS;
-            } else if (request->op == KVO_PIN) {
-                status = pin_one(node, client.index, ref, key);
             } else {
-                status =
-                    kvp_drop(node->pager, request->tenant, request->variant, key);
+                status = pin_one(node, client.index, ref, key);
             }
         }
         node->answer_statuses[i] = status;
@@ -399,6 +399,13 @@ static kv_status_t request_check(
             return kv_fail(
                 detail, KV_ERR_STALE, "request.seq", node->config.pager.nr_sequences,
                 request->seq.index);
+        }
+        uint32_t full = node->config.pager.variants[info.variant].page_tokens;
+        if (request->op == KVO_SEQ_APPEND &&
+            request->tokens / full >= KVO_APPEND_PAGES_MAX) {
+            return kv_fail(
+                detail, KV_ERR_TOO_LARGE, "request.tokens",
+                (uint64_t)KVO_APPEND_PAGES_MAX * full, request->tokens);
         }
         if (info.tenant != request->tenant || info.variant != request->variant) {
             return kv_fail(

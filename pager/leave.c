@@ -97,14 +97,49 @@ kv_status_t kvp_leave_done(kvp_pager_t *pager, struct kvp_ref ref, uint32_t toke
     return KV_OK;
 }
 
+/* Would its frame be free at once? One that somebody still reads would be lost for
+ * nothing. */
+static bool ready_goes(const struct kvp_pager *p, uint32_t i, uint16_t tenant)
+{
+    const struct kvp_frame *f = &p->frames[i];
+
+    KV_ASSERT(f->state == KVP_LEAVING && p->cold[i].ready);
+    return (tenant == KVP_ANY_TENANT || tenant == f->tenant)
+           && (f->grants | f->ios | f->fences) == 0;
+}
+
+uint32_t
+kvp_ready_first(const struct kvp_pager *p, const struct kvp_pool *pool, uint16_t tenant)
+{
+    uint32_t i = pool->nr_ready > 0 ? pool->ready_head : KVP_NO_FRAME;
+
+    while (i != KVP_NO_FRAME && !ready_goes(p, i, tenant)) {
+        i = p->cold[i].next_ready;
+    }
+    return i;
+}
+
+uint32_t
+kvp_ready_nr(const struct kvp_pager *p, const struct kvp_pool *pool, uint16_t tenant)
+{
+    uint32_t i = pool->ready_head, nr = 0;
+
+    for (uint32_t n = 0; n < pool->nr_ready; n++) {
+        nr += ready_goes(p, i, tenant);
+        i = p->cold[i].next_ready;
+    }
+    return nr;
+}
+
 bool kvp_ready_drop(struct kvp_pager *p, struct kvp_pool *pool)
 {
-    if (pool->nr_ready == 0) {
+    const uint32_t i = kvp_ready_first(p, pool, KVP_ANY_TENANT);
+
+    if (i == KVP_NO_FRAME) {
         return false;
     }
-    const uint32_t i = pool->ready_head;
-    KV_ASSERT(p->frames[i].state == KVP_LEAVING && p->cold[i].ready);
     kvp_drop_frame(p, i, true);
+    KV_ASSERT(pool->in_state[KVP_FREE] > 0);
     return true;
 }
 
@@ -291,7 +326,8 @@ kvp_coldest_us(kvp_pager_t *pager, uint16_t tenant, enum kvp_tier tier, uint32_t
         const uint32_t own = kvp_quota_victim(pager, tenant, tier, pool);
         return own == KVP_NO_FRAME ? UINT64_MAX : kvp_victim_age(pager, own);
     }
-    if (pool->in_state[KVP_FREE] > 0) {
+    if (pool->in_state[KVP_FREE] > 0
+        || kvp_ready_first(pager, pool, KVP_ANY_TENANT) != KVP_NO_FRAME) {
         return 0;
     }
     const uint32_t i = kvp_victim(pager, pool, KVP_ANY_TENANT);

@@ -13,8 +13,7 @@
  * Time: kvp_now() sets the clock of the calls that follow; it never goes back.
  * Errors: a typed status; out-arguments are written only on success. A call with
  *   several pages does all or nothing unless it has one status a page.
- *   AGAIN      no frame at this moment (all in use, or the 1/8 rule); nothing changed,
- *              but that copies which only waited to go (kvp_leave_ready) may have gone
+ *   AGAIN      no frame at this moment (all in use, or the 1/8 rule); nothing changed
  *   TOO_LARGE  more than the tenant's pools of that tier will ever hold
  *   QUOTA      the tenant's ceiling in that tier, and nothing of its own can leave (an
  *              arrival: or may, see kvp_arrival.may_drop)
@@ -182,6 +181,7 @@ struct kvp_info {
     bool verifying;      /* a re-check of its bytes is out */
     bool spilled;        /* came by spill */
     bool cool;           /* a peer has read it, and nobody here has used it since */
+    bool ready;          /* LEAVING, and nobody takes it: goes when room is needed */
     bool failed;         /* FILLING, and a ZERO or COPY into it failed: end it */
     uint32_t pool;       /* and where its bytes lie: */
     uint32_t pool_frame; /* frame number inside the pool */
@@ -383,8 +383,10 @@ kv_status_t kvp_leave_begin(
 /* It was copied, taken or refused for good: LEAVING → QUARANTINE → FREE. STALE when it
  * was wanted again (or dropped) since: the copy stays. */
 kv_status_t kvp_leave_done(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token);
-/* Nobody else takes it: it stays LEAVING, and readable, until its frame is needed. So a
- * reserve costs no hits. Past a quarter of the pool's limbo it goes at once. */
+/* Nobody else takes it: it stays LEAVING, and readable, until its frame is needed, by
+ * the pool or under its tenant's ceiling; the oldest first, passing over those that a
+ * peer still reads. So a reserve costs no hits. At most a quarter of limbo waits like
+ * this: past it the copy is dropped. Once a leaving. */
 kv_status_t kvp_leave_ready(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token);
 /* Is it still this leaving? Not when it was wanted again, also if it leaves anew. */
 bool kvp_leaves(const kvp_pager_t *pager, struct kvp_ref ref, uint32_t token);
@@ -434,6 +436,7 @@ kvp_order_done(kvp_pager_t *pager, uint64_t id, kv_status_t status, uint64_t com
 struct kvp_pool_stats {
     uint32_t nr_frames;
     uint32_t in_state[KVP_NR_STATES];
+    uint32_t idle;  /* sealed, and nothing keeps them: they go when room is needed */
     uint32_t limbo; /* leaving, arriving, quarantine, kept only by grants; the rule also
                      * counts what is granted and referenced */
     uint32_t limbo_max;

@@ -290,7 +290,13 @@ kv_status_t kvp_room(
  * of it for verify_local: one that is, or is now drawn to be, re-checked is not
  * taken, and the new copy, whose bytes have just been digested, replaces it. */
 bool kvp_sound(struct kvp_pager *p, uint32_t i);
-/* Drops the first of the pool's ready frames; false when there is none. */
+/* Ready frames of the tenant (or KVP_ANY_TENANT) that would be free at once: the first
+ * to go, or KVP_NO_FRAME, and how many. A walk of at most limbo_max / 4. */
+uint32_t kvp_ready_first(
+    const struct kvp_pager *p, const struct kvp_pool *pool, uint16_t tenant);
+uint32_t
+kvp_ready_nr(const struct kvp_pager *p, const struct kvp_pool *pool, uint16_t tenant);
+/* Drops the first of any tenant's; false when there is none. */
 bool kvp_ready_drop(struct kvp_pager *p, struct kvp_pool *pool);
 /* Takes a frame that is wanted again, or dropped, off that list. */
 void kvp_ready_remove(struct kvp_pager *p, uint32_t i);
@@ -307,7 +313,7 @@ uint32_t kvp_frame_alloc(
 void kvp_frame_free(struct kvp_pager *p, uint32_t i);
 /* The policy's choice among the idle, or KVP_NO_FRAME. */
 uint32_t kvp_victim(struct kvp_pager *p, struct kvp_pool *pool, uint16_t tenant);
-/* 0 for what is wanted least, else the last use. */
+/* 0 for what is wanted least or just waits to go, else the last use. */
 uint64_t kvp_victim_age(const struct kvp_pager *p, uint32_t i);
 bool kvp_limbo_room(const struct kvp_pool *pool, uint32_t peer);
 
@@ -317,8 +323,9 @@ uint32_t kvp_quota_over(
 /* Could n frames ever be within the ceiling? */
 bool kvp_quota_ever(
     const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, uint32_t n);
+/* The tenant's own frames in that tier that can go at once: idle, or ready. */
 uint32_t kvp_quota_idle(const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier);
-/* The tenant's own next victim in that tier, in `pool` if it has any there. */
+/* The next of them, in `pool` if it has any there; what is ready goes first. */
 uint32_t kvp_quota_victim(
     struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, struct kvp_pool *pool);
 

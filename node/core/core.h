@@ -187,7 +187,7 @@ struct kvo_answer {
     uint64_t tag;
     enum kvo_op op;
     kv_status_t status;           /* of the whole; OK with per-key statuses otherwise */
-    struct kv_detail detail;
+    struct kv_detail detail;      /* why not; PUT: of the first key without room */
     const kv_status_t *statuses;  /* per key; NULL for ops without keys */
     const uint8_t *reasons;       /* enum kv_miss where statuses[i] is MISS */
     const uint8_t *places;        /* enum kvo_place where it was found */
@@ -269,8 +269,8 @@ void kvo_dial_failed(kvo_node_t *node, uint64_t now_us, uint32_t peer);
 void kvo_message(
     kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t conn,
     const struct kv_msg *msg);
-/* Bytes that did not decode: the peer is told what is wrong with them, and the link ends
- * with `status`. */
+/* Bytes that did not decode: the peer is told what is wrong with them, and the link
+ * ends with `status`. */
 void kvo_bad_message(
     kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t conn, kv_status_t status,
     const struct kv_detail *detail);

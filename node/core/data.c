@@ -13,15 +13,16 @@
 struct kvo_data_op *
 kvo_data_take(kvo_node_t *node, enum kvo_data_kind kind, uint32_t peer)
 {
-    bool bounded = kind == DATA_READ || kind == DATA_SERVE;
-    if (bounded && node->nr_reading >= node->config.nr_reads) {
+    bool read = kind == DATA_READ || kind == DATA_SERVE;
+    bool copy = kind == DATA_CLIENT_IN || kind == DATA_CLIENT_OUT;
+    if ((read && node->nr_reading >= node->config.nr_reads) ||
+        (copy && node->nr_copying >= kvo_copies_max(&node->config))) {
         return NULL;
     }
     struct kvo_data_op *data = kvo_slots_take(&node->datas);
-    if (data == NULL) {
-        return NULL;
-    }
-    node->nr_reading += bounded;
+    KV_ASSERT(data != NULL); /* each kind has a bound, the table is their sum */
+    node->nr_reading += read;
+    node->nr_copying += copy;
     data->kind = (uint8_t)kind;
     data->peer = peer;
     data->timer.pos = KVO_NONE;
@@ -40,6 +41,8 @@ kvo_data_take(kvo_node_t *node, enum kvo_data_kind kind, uint32_t peer)
 void kvo_data_give(kvo_node_t *node, struct kvo_data_op *data)
 {
     node->nr_reading -= data->kind == DATA_READ || data->kind == DATA_SERVE;
+    node->nr_copying -=
+        data->kind == DATA_CLIENT_IN || data->kind == DATA_CLIENT_OUT;
     kvo_timer_stop(&node->timers, &data->timer);
     kvo_slots_give(&node->datas, data);
 }
@@ -174,7 +177,7 @@ static void fence(
 {
     uint32_t index = kvo_peer_index(node, peer);
     struct kvo_data_op *data = kvo_data_take(node, kind, index);
-    KV_ASSERT(data != NULL); /* the table has room for every peer's fences */
+    KV_ASSERT(data != NULL); /* never refused: a peer has at most one each way */
     *id = kvo_slots_id(&node->datas, data);
     struct kvo_part part = {.id = *id};
     struct kvo_order order = {

@@ -394,6 +394,7 @@ static void ask_grants(kvo_node_t *node, uint32_t peer_index, bool spill)
         kvo_call_take(node, CALL_GRANT, peer_index, node->config.call_us);
     struct kv_copy copies[KV_MSG_ITEMS_MAX];
     uint32_t n = 0;
+    KV_ASSERT(call != NULL); /* one is free */
     for (uint32_t i = node->wanting.head; i != KVO_NONE && n < KV_MSG_ITEMS_MAX;) {
         struct kvo_item *item = item_at(node, i);
         i = item->next;
@@ -401,18 +402,9 @@ static void ask_grants(kvo_node_t *node, uint32_t peer_index, bool spill)
             continue;
         }
         list_remove(node, item);
-        if (call == NULL) {
-            KVO_MOVE(node, item, state, ITEM, GRANT, FRAME);
-            item_next(node, item, KV_MISS_TOO_SLOW);
-            i = node->wanting.head; /* item_next() may have moved others */
-            continue;
-        }
         item->call = kvo_slots_id(&node->calls, call);
         call->u.ids[n] = item_id(node, item);
         copies[n++] = item->copy;
-    }
-    if (call == NULL) {
-        return;
     }
     call->n = n;
     struct kv_msg msg = {
@@ -489,8 +481,7 @@ void kvo_item_grant_failed(kvo_node_t *node, struct kvo_call *call)
 static bool post_ready(kvo_node_t *node, struct kvo_item *item)
 {
     const struct kvo_peer *peer = &node->peers[item->peer];
-    if (peer->state != LINK_UP || peer->out != CONN_OPEN ||
-        node->nr_reading >= node->config.nr_reads) {
+    if (peer->state != LINK_UP || peer->out != CONN_OPEN) {
         KVO_MOVE(node, item, state, ITEM, POST, FRAME);
         item_next(node, item, KV_MISS_PEER_LOST);
         return false;
@@ -512,7 +503,7 @@ static bool post_ready(kvo_node_t *node, struct kvo_item *item)
 static void post_part(kvo_node_t *node, struct kvo_item *item, struct kvo_part *part)
 {
     struct kvo_data_op *data = kvo_data_take(node, DATA_READ, item->peer);
-    KV_ASSERT(data != NULL); /* nr_reading was below its bound */
+    KV_ASSERT(data != NULL); /* read_free() said so */
     data->item = item_id(node, item);
     data->ref = item->dst;
     if (item->has_grant) {
@@ -559,6 +550,13 @@ static void order_parts(
     node->out.order(node->out.arg, &order);
 }
 
+/* With as many out as may be, the others stay in POST until one ends: what is asked of
+ * us is not a miss because we are busy. */
+static bool read_free(const kvo_node_t *node)
+{
+    return node->nr_reading < node->config.nr_reads;
+}
+
 /* Posts every read for one peer: one READ message for up to KV_MSG_READ_MAX copies, or
  * one order a grant. */
 static void post_peer(kvo_node_t *node, uint32_t peer_index)
@@ -566,7 +564,7 @@ static void post_peer(kvo_node_t *node, uint32_t peer_index)
     const struct kvo_peer *peer = &node->peers[peer_index];
     bool named = peer->transport == KVO_NAMED;
     uint32_t n = 0;
-    for (uint32_t i = node->posted.head; i != KVO_NONE;) {
+    for (uint32_t i = node->posted.head; i != KVO_NONE && read_free(node);) {
         struct kvo_item *item = item_at(node, i);
         i = item->next;
         if (item->peer != peer_index) {
@@ -601,9 +599,12 @@ void kvo_items_flush(kvo_node_t *node)
             item_next(node, item, KV_MISS_PEER_LOST);
             continue;
         }
+        if (node->calls.free == KVO_NONE) {
+            break; /* they wait in GRANT for a call to end */
+        }
         ask_grants(node, item->peer, item->kind == ITEM_SPILL_IN);
     }
-    while (node->posted.head != KVO_NONE) {
+    while (node->posted.head != KVO_NONE && read_free(node)) {
         post_peer(node, item_at(node, node->posted.head)->peer);
     }
 }
@@ -803,6 +804,10 @@ void kvo_items_of_peer_lost(kvo_node_t *node, uint32_t peer)
         if (item->state == ITEM_POST) {
             list_remove(node, item);
             KVO_MOVE(node, item, state, ITEM, POST, FRAME);
+            item_next(node, item, KV_MISS_PEER_LOST);
+        } else if (item->list == &node->wanting) {
+            list_remove(node, item);
+            KVO_MOVE(node, item, state, ITEM, GRANT, FRAME);
             item_next(node, item, KV_MISS_PEER_LOST);
         }
     }

@@ -46,7 +46,8 @@ static void spill_next(kvo_node_t *node, struct kvo_spill *spill)
            !kvo_usable(node, spill->targets[spill->next])) {
         spill->next++;
     }
-    if (spill->next < spill->nr_targets && kvp_leaves(node->pager, spill->ref, spill->token)) {
+    bool leaves = kvp_leaves(node->pager, spill->ref, spill->token);
+    if (spill->next < spill->nr_targets && leaves) {
         queue_offer(node, spill);
         return;
     }

@@ -262,7 +262,7 @@ struct kv_msg_found {
 enum kv_grant_purpose { KV_GRANT_FETCH = 0, KV_GRANT_SPILL = 1 };
 struct kv_msg_grant {
     uint32_t purpose;
-    uint32_t duration_us; /* wished; the owner's answer may be shorter */
+    uint32_t duration_us; /* wished; the owner gives what its config says */
     struct kv_copy *copies;
     uint32_t nr_copies;
 };
@@ -327,7 +327,7 @@ struct kv_msg_spill_answer {
 };
 struct kv_msg_spilled {
     struct kv_copy copy;
-    int32_t status; /* OK (taken and published), NOT_VERIFIED, MISS, AGAIN */
+    int32_t status; /* OK (taken and published), NOT_VERIFIED, MISS */
 };
 struct kv_msg_spill_done {
     struct kv_msg_spilled *items;
@@ -339,8 +339,8 @@ struct kv_msg {
     uint32_t type;             /* enum kv_msg_type */
     uint64_t req;              /* pairs an answer with its request; 0 for none */
     uint64_t link;             /* 0 before HELLO_OK */
-    uint64_t epoch;            /* of the sender's view; directory messages and HELLO */
-    uint32_t deadline_left_us; /* of the request; 0 for none */
+    uint64_t epoch; /* of the sender's view; looked at as docs/protocol.md says */
+    uint32_t deadline_left_us; /* of the request; 0 for none; not looked at yet */
     union {
         struct kv_msg_hello hello;
         struct kv_msg_hello_ok hello_ok;

@@ -30,7 +30,7 @@
     X(KV_ERR_REFUSED, -12, "refused", "the node does not want this copy")              \
     /* the request: the same bytes can never succeed */                                \
     X(KV_ERR_INVALID, -20, "invalid", "a field is malformed or out of its bound")      \
-    X(KV_ERR_TOO_LARGE, -21, "too_large", "more than the tier can ever hold")          \
+    X(KV_ERR_TOO_LARGE, -21, "too_large", "more than can ever be held")                \
     X(KV_ERR_STALE, -22, "stale", "the handle's generation has moved on")              \
     X(KV_ERR_DENIED, -23, "denied", "the credential does not cover this tenant")       \
     X(KV_ERR_QUOTA, -24, "quota", "the tenant is at its ceiling")                      \

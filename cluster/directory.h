@@ -7,7 +7,8 @@
  *   tails are found by the key that they follow
  *
  * Threading: the loop thread alone. Ownership: all memory is taken in create; FULL when
- * entries or holdings run out, and the holder then keeps its copy unlisted.
+ * entries or holdings run out or an entry has KVC_HOLDERS_MAX holders, and the holder
+ * then keeps its copy unlisted.
  * Invariants: (1) an entry has at least one holding; (2) a holding is in exactly one
  * entry and in its holder's list; (3) per holder, nr_entries counts its list; (4) no
  * holding of a node whose link is gone.

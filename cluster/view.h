@@ -48,7 +48,8 @@ uint32_t kvc_view_index(const struct kvc_view *view, uint32_t id);
  *      heard                 silent for suspect_us          silent for lost_us
  *   ALIVE ◄──────────────── SUSPECT ◄──────────── ALIVE      SUSPECT ──────► LOST
  *
- * LOST is left only by kvc_liveness_reset(), when a new link is up. */
+ * ALIVE becomes LOST at once when nobody asked in between. LOST is left only by
+ * kvc_liveness_reset(), when a new link is up. */
 enum kvc_life { KVC_ALIVE, KVC_SUSPECT, KVC_LOST };
 
 struct kvc_liveness_config {

@@ -115,7 +115,9 @@ bool kvn_cli_number(
 {
     uint64_t value;
     if (kv_parse_uint(text, &value) != KV_OK) {
-        kvn_cli_refuse(cli, "--%s: '%s' is not a whole number", flag, text);
+        kvn_cli_refuse(
+            cli, "--%s: '%s' is not a whole number from %" PRIu64 " to %" PRIu64, flag,
+            text, min, max);
         return false;
     }
     if (value < min) {

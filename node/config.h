@@ -9,7 +9,8 @@
  *                            struct kvo_config
  *
  * Sections: [cluster] [listen] [tls] [data] [client] [log] [pager] [liveness] [link]
- * [spill] [directory] [limits], and by name [node "1"] [tenant "7"] [space "chat"]. kvn_config_print() lists every option
+ * [spill] [directory] [limits], and by name [node "1"] [tenant "7"] [space "chat"].
+ * kvn_config_print() lists every option
  * with its value and where that came from.
  *
  * Threading: at start only. Ownership: kvn_config_free(); secrets are wiped there.

@@ -615,6 +615,18 @@ static int lookups(const struct options *o)
 
 /* ------------------------------------------------------------------ options */
 
+static void refuse_fault(const char *text, int len)
+{
+    char names[1024] = "";
+    size_t used = 0;
+    for (unsigned i = 0; i < KVS_NR_FAULTS && used < sizeof(names); i++) {
+        used += (size_t)snprintf(
+            names + used, sizeof(names) - used, ", %s", kvs_fault_name(i));
+    }
+    kvn_cli_refuse(
+        &cli, "--faults: '%.*s' is not one of all, none%s", len, text, names);
+}
+
 static bool parse_faults(const char *text, uint32_t *faults)
 {
     if (strcmp(text, "all") == 0) {
@@ -634,12 +646,7 @@ static bool parse_faults(const char *text, uint32_t *faults)
             i++;
         }
         if (i == KVS_NR_FAULTS) {
-            kvn_cli_refuse(
-                &cli, "--faults: %.*s is none; all, none, or:", (int)len, text);
-            for (i = 0; i < KVS_NR_FAULTS; i++) {
-                fprintf(stderr, "%s%s", i > 0 ? "," : "  ", kvs_fault_name(i));
-            }
-            fputc('\n', stderr);
+            refuse_fault(text, (int)len);
             return false;
         }
         *faults |= KVS_FAULT_BIT(i);
@@ -733,7 +740,7 @@ int kvn_verb_sim(int argc, char **argv)
     }
     if (o.nodes > KVS_CHAOS_NODES_MAX) {
         return kvn_cli_refuse(
-            &cli, "--nodes: %" PRIu64 " is above %d, the most with faults", o.nodes,
+            &cli, "--nodes: %" PRIu64 " is above the maximum %d with faults", o.nodes,
             KVS_CHAOS_NODES_MAX);
     }
     return o.one_seed ? one_seed(&o) : many_seeds(&o);

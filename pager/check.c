@@ -51,6 +51,28 @@ static void check_pool(const struct kvp_pager *p, const struct kvp_pool *pool)
     p->config.evict->check(pool->evict);
 }
 
+/* The ready list has all of the pool's ready frames, each once, and no more than may
+ * wait. */
+static void check_ready(const struct kvp_pager *p, const struct kvp_pool *pool)
+{
+    uint32_t nr = 0, last = KVP_NO_FRAME;
+
+    for (uint32_t i = pool->base; i < pool->base + pool->config.nr_frames; i++) {
+        KV_ASSERT(KV_IMPLIES(p->cold[i].ready, p->frames[i].state == KVP_LEAVING));
+        nr += p->cold[i].ready;
+    }
+    KV_ASSERT(nr == pool->nr_ready && nr <= pool->limbo_max / 4);
+    for (uint32_t i = nr > 0 ? pool->ready_head : KVP_NO_FRAME; i != KVP_NO_FRAME;
+         i = p->cold[i].next_ready) {
+        KV_ASSERT(&p->pools[p->frames[i].pool] == pool && p->cold[i].ready);
+        KV_ASSERT(nr > 0);
+        nr--;
+        last = i;
+    }
+    KV_ASSERT(nr == 0);
+    KV_ASSERT(KV_IMPLIES(pool->nr_ready > 0, last == pool->ready_tail));
+}
+
 static void check_pair(const struct kvp_pager *p, uint32_t i)
 {
     const struct kvp_frame *f = &p->frames[i];
@@ -158,6 +180,7 @@ void kvp_check(const kvp_pager_t *pager)
     kvp_check_quick(pager);
     for (uint32_t n = 0; n < pager->config.nr_pools; n++) {
         check_pool(pager, &pager->pools[n]);
+        check_ready(pager, &pager->pools[n]);
     }
     for (uint32_t i = 0; i < pager->nr_frames; i++) {
         check_frame(pager, i);

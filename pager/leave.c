@@ -81,8 +81,7 @@ kv_status_t kvp_leave_begin(
     return KV_OK;
 }
 
-/* Is it still the leaving that the token names? */
-static bool leaves(const struct kvp_pager *p, struct kvp_ref ref, uint32_t token)
+bool kvp_leaves(const kvp_pager_t *p, struct kvp_ref ref, uint32_t token)
 {
     KV_ASSERT(token <= p->next_token);
     return kvp_ref_valid(p, ref) && p->frames[ref.frame].state == KVP_LEAVING
@@ -91,21 +90,56 @@ static bool leaves(const struct kvp_pager *p, struct kvp_ref ref, uint32_t token
 
 kv_status_t kvp_leave_done(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token)
 {
-    if (!leaves(pager, ref, token)) {
+    if (!kvp_leaves(pager, ref, token)) {
         return KV_ERR_STALE;
     }
     kvp_drop_frame(pager, ref.frame, true);
     return KV_OK;
 }
 
+/* Would its frame be free at once? One that somebody still reads would be lost for
+ * nothing. */
+static bool ready_goes(const struct kvp_pager *p, uint32_t i, uint16_t tenant)
+{
+    const struct kvp_frame *f = &p->frames[i];
+
+    KV_ASSERT(f->state == KVP_LEAVING && p->cold[i].ready);
+    return (tenant == KVP_ANY_TENANT || tenant == f->tenant)
+           && (f->grants | f->ios | f->fences) == 0;
+}
+
+uint32_t
+kvp_ready_first(const struct kvp_pager *p, const struct kvp_pool *pool, uint16_t tenant)
+{
+    uint32_t i = pool->nr_ready > 0 ? pool->ready_head : KVP_NO_FRAME;
+
+    while (i != KVP_NO_FRAME && !ready_goes(p, i, tenant)) {
+        i = p->cold[i].next_ready;
+    }
+    return i;
+}
+
+uint32_t
+kvp_ready_nr(const struct kvp_pager *p, const struct kvp_pool *pool, uint16_t tenant)
+{
+    uint32_t i = pool->ready_head, nr = 0;
+
+    for (uint32_t n = 0; n < pool->nr_ready; n++) {
+        nr += ready_goes(p, i, tenant);
+        i = p->cold[i].next_ready;
+    }
+    return nr;
+}
+
 bool kvp_ready_drop(struct kvp_pager *p, struct kvp_pool *pool)
 {
-    if (pool->nr_ready == 0) {
+    const uint32_t i = kvp_ready_first(p, pool, KVP_ANY_TENANT);
+
+    if (i == KVP_NO_FRAME) {
         return false;
     }
-    const uint32_t i = pool->ready_head;
-    KV_ASSERT(p->frames[i].state == KVP_LEAVING && p->cold[i].ready);
     kvp_drop_frame(p, i, true);
+    KV_ASSERT(pool->in_state[KVP_FREE] > 0);
     return true;
 }
 
@@ -139,7 +173,7 @@ kv_status_t kvp_leave_ready(kvp_pager_t *pager, struct kvp_ref ref, uint32_t tok
 {
     struct kvp_pager *p = pager;
 
-    if (!leaves(p, ref, token)) {
+    if (!kvp_leaves(p, ref, token)) {
         return KV_ERR_STALE;
     }
     struct kvp_pool *pool = &p->pools[p->frames[ref.frame].pool];
@@ -161,7 +195,7 @@ kv_status_t kvp_leave_ready(kvp_pager_t *pager, struct kvp_ref ref, uint32_t tok
 
 kv_status_t kvp_leave_cancel(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token)
 {
-    if (!leaves(pager, ref, token)) {
+    if (!kvp_leaves(pager, ref, token)) {
         return KV_ERR_STALE;
     }
     kvp_ready_remove(pager, ref.frame);
@@ -178,7 +212,7 @@ kv_status_t kvp_demote(
     struct kvp_pager *p = pager;
     uint32_t dst;
 
-    if (!leaves(p, ref, token)) {
+    if (!kvp_leaves(p, ref, token)) {
         return KV_ERR_STALE;
     }
     const struct kvp_frame *f = &p->frames[ref.frame];
@@ -225,7 +259,7 @@ void kvp_demote_done(
 {
     struct kvp_frame *f = &p->frames[dst];
     const uint64_t digest = p->cold[src].digest;
-    const bool leaving = leaves(p, kvp_ref_of(p, src), p->cold[dst].copy_token);
+    const bool leaving = kvp_leaves(p, kvp_ref_of(p, src), p->cold[dst].copy_token);
     const bool good = status == KV_OK && computed == digest;
 
     KV_ASSERT(f->state == KVP_ARRIVING);
@@ -292,7 +326,8 @@ kvp_coldest_us(kvp_pager_t *pager, uint16_t tenant, enum kvp_tier tier, uint32_t
         const uint32_t own = kvp_quota_victim(pager, tenant, tier, pool);
         return own == KVP_NO_FRAME ? UINT64_MAX : kvp_victim_age(pager, own);
     }
-    if (pool->in_state[KVP_FREE] > 0) {
+    if (pool->in_state[KVP_FREE] > 0
+        || kvp_ready_first(pager, pool, KVP_ANY_TENANT) != KVP_NO_FRAME) {
         return 0;
     }
     const uint32_t i = kvp_victim(pager, pool, KVP_ANY_TENANT);

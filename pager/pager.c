@@ -74,6 +74,7 @@ static void info_of(const struct kvp_pager *p, uint32_t i, struct kvp_info *info
         .verifying = (f->flags & KVP_F_VERIFYING) != 0,
         .spilled = (f->flags & KVP_F_SPILLED) != 0,
         .cool = cold->cool,
+        .ready = cold->ready,
         .failed = (f->flags & KVP_F_FAILED) != 0,
         .pool = f->pool,
         .pool_frame = i - pool->base,

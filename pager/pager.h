@@ -15,7 +15,8 @@
  *   several pages does all or nothing unless it has one status a page.
  *   AGAIN      no frame at this moment (all in use, or the 1/8 rule); nothing changed
  *   TOO_LARGE  more than the tenant's pools of that tier will ever hold
- *   QUOTA      the tenant's ceiling in that tier, and nothing of its own can leave
+ *   QUOTA      the tenant's ceiling in that tier, and nothing of its own can leave (an
+ *              arrival: or may, see kvp_arrival.may_drop)
  *   STALE      a handle whose generation moved on
  * Invariants: pager/frame.h (1) to (10); kvp_check() walks them all.
  */
@@ -180,6 +181,7 @@ struct kvp_info {
     bool verifying;      /* a re-check of its bytes is out */
     bool spilled;        /* came by spill */
     bool cool;           /* a peer has read it, and nobody here has used it since */
+    bool ready;          /* LEAVING, and nobody takes it: goes when room is needed */
     bool failed;         /* FILLING, and a ZERO or COPY into it failed: end it */
     uint32_t pool;       /* and where its bytes lie: */
     uint32_t pool_frame; /* frame number inside the pool */
@@ -331,11 +333,12 @@ struct kvp_arrival {
     uint32_t peer;        /* whose spill this is (< KVP_PEERS_MAX), or KVP_OWN */
     bool may_drop;        /* drop the coldest copy when no frame is free */
     bool keep_reserve;    /* leave half the free target to those that cannot wait */
-    bool by_age;          /* … but only one that was last used before last_use_us */
+    bool by_age;          /* may_drop only what was last used before last_use_us */
     uint64_t last_use_us; /* of the copy at its owner, on our clock */
 };
 /* FREE → ARRIVING, with one io for the mover. EXISTS: *ref_p names the frame of that
- * tier that is sealed or arriving already. AGAIN: no frame or the 1/8 rule. */
+ * tier that is sealed or arriving already. AGAIN: no frame or the 1/8 rule. QUOTA: the
+ * ceiling, and may_drop is false or nothing of the tenant's own gives way. */
 kv_status_t kvp_arrive_begin(
     kvp_pager_t *pager, const struct kvp_arrival *arrival, struct kvp_ref *ref_p);
 
@@ -380,9 +383,13 @@ kv_status_t kvp_leave_begin(
 /* It was copied, taken or refused for good: LEAVING → QUARANTINE → FREE. STALE when it
  * was wanted again (or dropped) since: the copy stays. */
 kv_status_t kvp_leave_done(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token);
-/* Nobody else takes it: it stays LEAVING, and readable, until its frame is needed. So a
- * reserve costs no hits. */
+/* Nobody else takes it: it stays LEAVING, and readable, until its frame is needed, by
+ * the pool or under its tenant's ceiling; the oldest first, passing over those that a
+ * peer still reads. So a reserve costs no hits. At most a quarter of limbo waits like
+ * this: past it the copy is dropped. Once a leaving. */
 kv_status_t kvp_leave_ready(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token);
+/* Is it still this leaving? Not when it was wanted again, also if it leaves anew. */
+bool kvp_leaves(const kvp_pager_t *pager, struct kvp_ref ref, uint32_t token);
 /* Back to SEALED at the cold end (the destination had no room). STALE as above. */
 kv_status_t kvp_leave_cancel(kvp_pager_t *pager, struct kvp_ref ref, uint32_t token);
 /* A demotion: COPY order from the leaving frame to a new ARRIVING frame of `tier`, then
@@ -429,7 +436,9 @@ kvp_order_done(kvp_pager_t *pager, uint64_t id, kv_status_t status, uint64_t com
 struct kvp_pool_stats {
     uint32_t nr_frames;
     uint32_t in_state[KVP_NR_STATES];
-    uint32_t limbo; /* leaving, arriving, quarantine, kept only by grants */
+    uint32_t idle;  /* sealed, and nothing keeps them: they go when room is needed */
+    uint32_t limbo; /* leaving, arriving, quarantine, kept only by grants; the rule also
+                     * counts what is granted and referenced */
     uint32_t limbo_max;
 };
 void kvp_pool_stats(

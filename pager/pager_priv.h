@@ -282,21 +282,27 @@ static inline bool kvp_in_policy(const struct kvp_frame *f)
 struct kvp_pool *
 kvp_pool_fit(struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, uint32_t len);
 /* Makes n frames of *pool_p free for the tenant, dropping what must go; on failure
- * nothing has changed. */
+ * nothing has changed, but that ready frames may have gone. */
 kv_status_t kvp_room(
     struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, uint32_t len, uint32_t n,
     struct kvp_pool **pool_p);
-/* One frame for an arrival, by its rules about dropping. */
 /* May a page just sealed or landed go over to this equal copy? Counts as an acquire
  * of it for verify_local: one that is, or is now drawn to be, re-checked is not
  * taken, and the new copy, whose bytes have just been digested, replaces it. */
 bool kvp_sound(struct kvp_pager *p, uint32_t i);
-/* Drops the first of the pool's ready frames; false when there is none. */
+/* Ready frames of the tenant (or KVP_ANY_TENANT) that would be free at once: the first
+ * to go, or KVP_NO_FRAME, and how many. A walk of at most limbo_max / 4. */
+uint32_t kvp_ready_first(
+    const struct kvp_pager *p, const struct kvp_pool *pool, uint16_t tenant);
+uint32_t
+kvp_ready_nr(const struct kvp_pager *p, const struct kvp_pool *pool, uint16_t tenant);
+/* Drops the first of any tenant's; false when there is none. */
 bool kvp_ready_drop(struct kvp_pager *p, struct kvp_pool *pool);
 /* Takes a frame that is wanted again, or dropped, off that list. */
 void kvp_ready_remove(struct kvp_pager *p, uint32_t i);
 /* Free frames that kvp_pressure() aims at. */
 uint32_t kvp_free_target(const struct kvp_pager *p, const struct kvp_pool *pool);
+/* One frame for an arrival, by its rules about dropping. */
 kv_status_t kvp_room_arrival(
     struct kvp_pager *p, const struct kvp_arrival *arrival, uint32_t len,
     struct kvp_pool **pool_p);
@@ -307,7 +313,7 @@ uint32_t kvp_frame_alloc(
 void kvp_frame_free(struct kvp_pager *p, uint32_t i);
 /* The policy's choice among the idle, or KVP_NO_FRAME. */
 uint32_t kvp_victim(struct kvp_pager *p, struct kvp_pool *pool, uint16_t tenant);
-/* 0 for what is wanted least, else the last use. */
+/* 0 for what is wanted least or just waits to go, else the last use. */
 uint64_t kvp_victim_age(const struct kvp_pager *p, uint32_t i);
 bool kvp_limbo_room(const struct kvp_pool *pool, uint32_t peer);
 
@@ -317,8 +323,9 @@ uint32_t kvp_quota_over(
 /* Could n frames ever be within the ceiling? */
 bool kvp_quota_ever(
     const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, uint32_t n);
+/* The tenant's own frames in that tier that can go at once: idle, or ready. */
 uint32_t kvp_quota_idle(const struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier);
-/* The tenant's own next victim in that tier, in `pool` if it has any there. */
+/* The next of them, in `pool` if it has any there; what is ready goes first. */
 uint32_t kvp_quota_victim(
     struct kvp_pager *p, uint16_t tenant, enum kvp_tier tier, struct kvp_pool *pool);
 

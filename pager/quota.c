@@ -33,10 +33,21 @@ uint32_t kvp_quota_idle(const struct kvp_pager *p, uint16_t tenant, enum kvp_tie
     uint32_t nr = 0;
 
     for (uint32_t i = 0; i < shelf->nr_pools; i++) {
-        nr += p->pools[shelf->pools[i]].idle_of[tenant];
+        const struct kvp_pool *pool = &p->pools[shelf->pools[i]];
+        nr += pool->idle_of[tenant] + kvp_ready_nr(p, pool, tenant);
     }
     KV_ASSERT(nr <= p->used[tenant][tier]);
     return nr;
+}
+
+static uint32_t victim_in(struct kvp_pager *p, uint16_t tenant, struct kvp_pool *pool)
+{
+    const uint32_t ready = kvp_ready_first(p, pool, tenant);
+
+    if (ready != KVP_NO_FRAME) {
+        return ready;
+    }
+    return pool->idle_of[tenant] > 0 ? kvp_victim(p, pool, tenant) : KVP_NO_FRAME;
 }
 
 uint32_t kvp_quota_victim(
@@ -45,15 +56,11 @@ uint32_t kvp_quota_victim(
     const struct kvp_shelf *shelf = &p->shelves[tenant][tier];
 
     KV_ASSERT(pool->config.tier == tier);
-    if (pool->idle_of[tenant] > 0) {
-        return kvp_victim(p, pool, tenant);
+    uint32_t victim = victim_in(p, tenant, pool);
+    for (uint32_t i = 0; i < shelf->nr_pools && victim == KVP_NO_FRAME; i++) {
+        victim = victim_in(p, tenant, &p->pools[shelf->pools[i]]);
     }
-    for (uint32_t i = 0; i < shelf->nr_pools; i++) {
-        if (p->pools[shelf->pools[i]].idle_of[tenant] > 0) {
-            return kvp_victim(p, &p->pools[shelf->pools[i]], tenant);
-        }
-    }
-    return KVP_NO_FRAME;
+    return victim;
 }
 
 uint32_t kvp_used(const kvp_pager_t *pager, uint16_t tenant, enum kvp_tier tier)

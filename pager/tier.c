@@ -52,7 +52,7 @@ uint32_t kvp_victim(struct kvp_pager *p, struct kvp_pool *pool, uint16_t tenant)
 uint64_t kvp_victim_age(const struct kvp_pager *p, uint32_t i)
 {
     KV_ASSERT(i < p->nr_frames);
-    return p->cold[i].first ? 0 : p->cold[i].last_use_us;
+    return p->cold[i].first || p->cold[i].ready ? 0 : p->cold[i].last_use_us;
 }
 
 bool kvp_limbo_room(const struct kvp_pool *pool, uint32_t peer)
@@ -85,19 +85,22 @@ kv_status_t kvp_room(
         return KV_ERR_TOO_LARGE;
     }
     const uint32_t over = kvp_quota_over(p, tenant, tier, n);
-    if (!kvp_quota_ever(p, tenant, tier, n) || over > kvp_quota_idle(p, tenant, tier)) {
+    if (!kvp_quota_ever(p, tenant, tier, n)
+        || (over > 0 && over > kvp_quota_idle(p, tenant, tier))) {
         return refuse(p, KV_ERR_QUOTA);
     }
-    /* One that a reader still has goes to QUARANTINE and frees nothing yet. */
-    while (pool->in_state[KVP_FREE] < n && kvp_ready_drop(p, pool)) {
-    }
-    /* The tenant's own that go for its ceiling are among the idle, so this one sum
-     * tells whether all n can be had: nothing is dropped in vain. */
-    if (n > pool->in_state[KVP_FREE] + pool->in_class[KVP_CLASS_IDLE]) {
+    /* The tenant's own that go for its ceiling are among the ready and the idle, so
+     * this one sum tells whether all n can be had: nothing is dropped in vain. */
+    const uint32_t nr_free = pool->in_state[KVP_FREE];
+    if (n > nr_free
+        && n - nr_free > pool->in_class[KVP_CLASS_IDLE]
+                             + kvp_ready_nr(p, pool, KVP_ANY_TENANT)) {
         return refuse(p, KV_ERR_AGAIN);
     }
     for (uint32_t i = 0; i < over; i++) {
         kvp_drop_frame(p, kvp_quota_victim(p, tenant, tier, pool), true);
+    }
+    while (pool->in_state[KVP_FREE] < n && kvp_ready_drop(p, pool)) {
     }
     while (pool->in_state[KVP_FREE] < n) {
         kvp_drop_frame(p, kvp_victim(p, pool, KVP_ANY_TENANT), true);
@@ -111,6 +114,9 @@ static bool
 gives_way(const struct kvp_pager *p, const struct kvp_arrival *arrival, uint32_t victim)
 {
     KV_ASSERT(arrival->tenant < p->config.nr_tenants);
+    if (victim != KVP_NO_FRAME && p->cold[victim].ready) {
+        return true; /* it only waits for somebody who needs its frame */
+    }
     if (victim == KVP_NO_FRAME || !arrival->may_drop) {
         return false;
     }
@@ -142,7 +148,8 @@ kv_status_t kvp_room_arrival(
         own != KVP_NO_FRAME && &p->pools[p->frames[own].pool] == pool;
     const uint32_t target = kvp_free_target(p, pool);
     /* What only waits to go is as good as free. */
-    const uint32_t nr_free = pool->in_state[KVP_FREE] + pool->nr_ready;
+    const uint32_t nr_free =
+        pool->in_state[KVP_FREE] + kvp_ready_nr(p, pool, KVP_ANY_TENANT);
     if (arrival->peer != KVP_OWN && nr_free <= target && !own_is_here) {
         /* What is kept free is no room to spare: a spill comes in for something clearly
          * older, which then leaves by itself (kvp_pressure). */
@@ -158,19 +165,15 @@ kv_status_t kvp_room_arrival(
             return refuse(p, KV_ERR_AGAIN);
         }
     }
-    if (other == KVP_NO_FRAME && !own_is_here) {
-        while (pool->in_state[KVP_FREE] == 0 && kvp_ready_drop(p, pool)) {
-        }
-        if (pool->in_state[KVP_FREE] == 0) {
-            return refuse(p, KV_ERR_AGAIN);
-        }
-    }
     if (own != KVP_NO_FRAME) {
         kvp_drop_frame(p, own, true);
     }
     if (other != KVP_NO_FRAME) {
         kvp_drop_frame(p, other, true);
+    } else if (pool->in_state[KVP_FREE] == 0) {
+        (void)kvp_ready_drop(p, pool);
     }
+    KV_ASSERT(pool->in_state[KVP_FREE] > 0);
     *pool_p = pool;
     return KV_OK;
 }
@@ -236,6 +239,7 @@ void kvp_pool_stats(
 
     stats->nr_frames = from->config.nr_frames;
     memcpy(stats->in_state, from->in_state, sizeof(stats->in_state));
+    stats->idle = from->in_class[KVP_CLASS_IDLE];
     stats->limbo = from->in_class[KVP_CLASS_LIMBO];
     stats->limbo_max = from->limbo_max;
 }

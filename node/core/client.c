@@ -1,10 +1,9 @@
 /* Clients and their requests (docs/protocol.md, "client").
  *
- * NONE ──► LOOK ──► MOVE ──► OUT ──► NONE     GET, SEQ_FETCH, EXISTS NONE ──► FILL ──►
- * NONE                      PUT NONE ──► READY ──► NONE                     SEQ_APPEND
- * whose frames are being readied
- *
- *   client: GONE ──► ATTACHED ── hung up ──► HUNG_UP ── dead ──► GONE
+ *   GET, SEQ_FETCH, EXISTS:  NONE ──► LOOK ──► MOVE ──► OUT ──► NONE
+ *   PUT:                      NONE ──► FILL ──► NONE
+ *   SEQ_APPEND:               NONE ──► READY ──► NONE   while its frames are readied
+ *   client:  GONE ──► ATTACHED ── hung up ──► HUNG_UP ── dead ──► GONE
  *
  * (1) A request ends once: op_finish() answers, kvo_op_drop() does not. (2) Whatever
  * a key of a request holds (a reference, an item, a fill) is given back or handed
@@ -58,8 +57,7 @@ static void count_key(kvo_node_t *node, enum kvo_op op, const struct kvo_key *ke
     node->metrics.hits_peer += key->place == KVO_FROM_PEER;
 }
 
-/* ------------------------------------------------------------------ requests in
- * flight */
+/* ------------------------------------------------------------------ in flight */
 
 static struct kvo_op_obj *op_take(
     kvo_node_t *node, struct kvo_client_id client, const struct kvo_request *request)
@@ -194,34 +192,6 @@ fill_end(kvo_node_t *node, struct kvo_op_obj *op, uint32_t i, kv_status_t why)
     key->status = why;
 }
 
-static void fill_copy(kvo_node_t *node, struct kvo_op_obj *op, uint32_t i)
-{
-    struct kvo_key *key = &op->keys[i];
-    struct kvo_data_op *data =
-        kvo_data_take(node, DATA_CLIENT_IN, op->client.index);
-    if (data == NULL) {
-        fill_end(node, op, i, KV_ERR_AGAIN);
-        return;
-    }
-    struct kvo_part part = {0};
-    data->op = kvo_slots_id(&node->ops, op);
-    data->key = i;
-    data->ref = key->ref;
-    kvo_part_at(node, key->ref, &part);
-    part.id = kvo_slots_id(&node->datas, data);
-    part.len = kvp_copy_len(node->pager, op->request.variant, key->n_tokens);
-    part.buffer = key->buffer;
-    key->phase = KEY_OUT;
-    op->nr_out++;
-    struct kvo_order order = {
-        .kind = KVO_ORDER_CLIENT_IN,
-        .peer = op->client.index,
-        .parts = &part,
-        .nr_parts = 1,
-    };
-    node->out.order(node->out.arg, &order);
-}
-
 static void fill_begin(kvo_node_t *node, struct kvo_op_obj *op, uint32_t i)
 {
     struct kvo_key *key = &op->keys[i];
@@ -238,6 +208,9 @@ static void fill_begin(kvo_node_t *node, struct kvo_op_obj *op, uint32_t i)
     if (status != KV_OK) {
         key->phase = KEY_DONE;
         key->status = status;
+        if (op->detail.field == NULL) {
+            kvo_room_detail(node, &op->request, tier, 1, status, &op->detail);
+        }
         return;
     }
     key->ref = ref;
@@ -245,7 +218,7 @@ static void fill_begin(kvo_node_t *node, struct kvo_op_obj *op, uint32_t i)
     node->owners[ref.frame].id = kvo_slots_id(&node->ops, op);
     node->owners[ref.frame].key = i;
     if (kvp_writable(node->pager, ref)) {
-        fill_copy(node, op, i);
+        kvo_copy_want(node, op, i);
     }
 }
 
@@ -375,6 +348,8 @@ static void settled(kvo_node_t *node, struct kvo_op_obj *op)
 static void op_leave_state(kvo_node_t *node, struct kvo_op_obj *op)
 {
     settled(node, op);
+    kvo_lookup_stop(node, op);
+    kvo_copy_want_none(node, op);
     switch ((enum kvo_op_state)op->state) {
     case OP_LOOK:
         KVO_MOVE(node, op, state, OP, LOOK, NONE);
@@ -399,6 +374,25 @@ static void op_leave_state(kvo_node_t *node, struct kvo_op_obj *op)
     }
 }
 
+/* In the tier that the sequence's pages go to: see kvp_seq_append(). */
+static void append_detail(
+    kvo_node_t *node, struct kvo_op_obj *op, const struct kvp_seq_info *info,
+    kv_status_t why)
+{
+    const struct kvo_request *request = &op->request;
+    const struct kvp_config *pager = &node->config.pager;
+    uint32_t domain = pager->tenants[request->tenant].domain;
+    enum kvp_tier tier = KVP_HOST;
+    for (uint32_t i = 0; i < pager->nr_pools; i++) {
+        const struct kvp_pool_config *pool = &pager->pools[i];
+        tier = pool->tier == KVP_DEVICE && pool->domain == domain ? KVP_DEVICE : tier;
+    }
+    uint32_t full = pager->variants[request->variant].page_tokens;
+    uint64_t tokens = (uint64_t)info->n_tokens + request->tokens;
+    uint64_t pages = tokens / full + (tokens % full != 0) - info->nr_pages;
+    kvo_room_detail(node, request, tier, (uint32_t)pages, why, &op->detail);
+}
+
 static void
 op_finish(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t why) /* (1) */
 {
@@ -412,6 +406,7 @@ op_finish(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t why) /* (1) */
         struct kvp_seq_info info;
         if (kvp_seq_info(node->pager, op->request.seq, &info) == KV_OK) {
             answer.version = info.version;
+            append_detail(node, op, &info, why);
         }
     }
     op_close_keys(node, op, why);
@@ -432,8 +427,9 @@ op_finish(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t why) /* (1) */
     answer.nr_rounds = op->nr_rounds;
     struct kvo_client_id client = op->client;
     struct kvo_request request = op->request;
+    struct kv_detail detail = op->detail;
     op_give(node, op);
-    kvo_answer_now(node, client, &request, &answer, answer.status, NULL);
+    kvo_answer_now(node, client, &request, &answer, answer.status, &detail);
 }
 
 /* The client is gone: everything is given back, nobody is told. */
@@ -452,10 +448,25 @@ void kvo_op_cancel(kvo_node_t *node, struct kvo_op_obj *op)
     op_finish(node, op, KV_ERR_STALE);
 }
 
+/* GET: copies that have not begun will not. */
+static void cut_waiting(kvo_node_t *node, struct kvo_op_obj *op)
+{
+    kvo_copy_want_none(node, op);
+    for (uint32_t i = op->nr_keys; i-- > 0;) {
+        if (op->keys[i].phase == KEY_HERE) {
+            key_end(node, op, i, KV_ERR_DEADLINE);
+            op->keys[i].reason = KV_MISS_TOO_SLOW;
+        }
+    }
+}
+
 void kvo_op_timer(kvo_node_t *node, struct kvo_op_obj *op)
 {
     if (op->state == OP_OUT) {
-        return; /* movers still write to the client's buffers: they end it, and soon */
+        /* Movers still write to the client's buffers: they end it, and soon. */
+        cut_waiting(node, op);
+        kvo_op_advance(node, op);
+        return;
     }
     op_finish(node, op, KV_ERR_DEADLINE);
 }
@@ -542,35 +553,9 @@ static void start_items(kvo_node_t *node, struct kvo_op_obj *op)
 static void start_out(kvo_node_t *node, struct kvo_op_obj *op)
 {
     for (uint32_t i = 0; i < op->nr_keys; i++) {
-        struct kvo_key *key = &op->keys[i];
-        if (key->phase != KEY_HERE) {
-            continue;
+        if (op->keys[i].phase == KEY_HERE) {
+            kvo_copy_want(node, op, i);
         }
-        struct kvo_data_op *data =
-            kvo_data_take(node, DATA_CLIENT_OUT, op->client.index);
-        if (data == NULL) {
-            key_end(node, op, i, KV_ERR_AGAIN);
-            continue;
-        }
-        struct kvo_part part = {0};
-        data->op = kvo_slots_id(&node->ops, op);
-        data->key = i;
-        data->ref = key->ref;
-        kvo_part_at(node, key->ref, &part);
-        part.id = kvo_slots_id(&node->datas, data);
-        part.len = kvp_copy_len(node->pager, op->request.variant, key->n_tokens);
-        part.buffer = key->buffer;
-        /* The operation has the reference: it outlives the request if need be. */
-        key->ref.frame = KVP_NO_FRAME;
-        key->phase = KEY_OUT;
-        op->nr_out++;
-        struct kvo_order order = {
-            .kind = KVO_ORDER_CLIENT_OUT,
-            .peer = op->client.index,
-            .parts = &part,
-            .nr_parts = 1,
-        };
-        node->out.order(node->out.arg, &order);
     }
 }
 
@@ -668,7 +653,7 @@ static bool op_step(kvo_node_t *node, struct kvo_op_obj *op, bool *ended_p)
         settled(node, op);
         break;
     case OP_OUT:
-        if (op->nr_out > 0) {
+        if (op->nr_out > 0 || op->in_line) {
             return false;
         }
         break;
@@ -808,6 +793,10 @@ void kvo_ops_work(kvo_node_t *node)
 {
     for (uint32_t i = 0; i < node->ops.nr; i++) {
         struct kvo_op_obj *op = kvo_slots_at(&node->ops, i);
+        if (node->nr_events >= KVO_EVENTS_PAUSE) {
+            node->local_ended = true; /* the step comes back when these are handled */
+            return;
+        }
         if (op == NULL) {
             continue;
         }
@@ -815,7 +804,7 @@ void kvo_ops_work(kvo_node_t *node)
             for (uint32_t k = 0; k < op->nr_keys; k++) {
                 if (op->keys[k].phase == KEY_HERE &&
                     kvp_writable(node->pager, op->keys[k].ref)) {
-                    fill_copy(node, op, k);
+                    kvo_copy_want(node, op, k);
                 }
             }
         }

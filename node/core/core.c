@@ -195,6 +195,22 @@ static void step_begin(kvo_node_t *node, uint64_t now_us)
     }
 }
 
+/* What waits for the end of the step, or for a call or a read that has ended. */
+static bool send_waiting(kvo_node_t *node)
+{
+    bool call = node->calls.free != KVO_NONE;
+    bool read = node->nr_reading < node->config.nr_reads;
+    bool ask = call && node->nr_asking > 0;
+    if (ask) {
+        kvo_lookups_work(node);
+    }
+    bool flush = (call && node->wanting.nr > 0) || (read && node->posted.nr > 0);
+    if (flush) {
+        kvo_items_flush(node);
+    }
+    return ask || flush;
+}
+
 static void step_end(kvo_node_t *node)
 {
     /* Each round is caused by something that ended in the one before. */
@@ -212,10 +228,8 @@ static void step_end(kvo_node_t *node)
             kvo_ops_work(node);
             again = true;
         }
-        if (node->wanting.nr > 0 || node->posted.nr > 0) {
-            kvo_items_flush(node);
-            again = true;
-        }
+        again = send_waiting(node) || again;
+        kvo_copies_work(node);
         if (!again && node->nr_events == 0) {
             break;
         }
@@ -482,12 +496,13 @@ void kvo_message(
 
 void kvo_bad_message(
     kvo_node_t *node, uint64_t now_us, uint32_t index, uint64_t conn,
-    kv_status_t status)
+    kv_status_t status, const struct kv_detail *detail)
 {
     KV_ASSERT(index < node->view.nr);
     struct kvo_peer *peer = &node->peers[index];
     step_begin(node, now_us);
     node->metrics.messages_bad++;
+    kvo_link_tell(node, peer, conn, status, detail);
     if (conn == peer->conn && conn != 0 && peer->state == LINK_UP) {
         kvo_link_end(node, peer, status);
     } else {
@@ -669,7 +684,10 @@ void kvo_check_quick(const kvo_node_t *node)
     KV_ASSERT(node->nr_events == 0 && node->nr_pubs == 0 && node->nr_dones == 0);
     KV_ASSERT(node->nr_offers <= node->spills.nr_taken);
     KV_ASSERT(node->nr_reading <= node->config.nr_reads);
-    KV_ASSERT(node->wanting.nr == 0 && node->posted.nr == 0);
+    KV_ASSERT(
+        (node->wanting.nr == 0 && node->nr_asking == 0) ||
+        node->calls.free == KVO_NONE);
+    KV_ASSERT(node->posted.nr == 0 || node->nr_reading == node->config.nr_reads);
     KV_ASSERT(node->metrics.answers <= node->metrics.requests);
     KV_ASSERT(
         node->metrics.requests - node->metrics.answers == node->ops.nr_taken);
@@ -678,7 +696,7 @@ void kvo_check_quick(const kvo_node_t *node)
 
 static void check_objects(const kvo_node_t *node)
 {
-    uint32_t reading = 0, queued = 0, ready = 0;
+    uint32_t reading = 0, queued = 0, ready = 0, asking = 0;
     for (uint32_t i = 0; i < node->datas.nr; i++) {
         const struct kvo_data_op *data = kvo_slots_at(&node->datas, i);
         if (data == NULL) {
@@ -707,12 +725,14 @@ static void check_objects(const kvo_node_t *node)
         const struct kvo_op_obj *op = kvo_slots_at(&node->ops, i);
         if (op != NULL) {
             queued += op->nr_queued;
+            asking += op->asking;
             ready += op->state == OP_FILL || op->state == OP_READY || op->settling;
             KV_ASSERT(op->state != OP_NONE && !op->busy);
         }
     }
     KV_ASSERT(reading == node->nr_reading);
     KV_ASSERT(queued == node->nr_queued);
+    KV_ASSERT(asking == node->nr_asking);
     KV_ASSERT(ready == node->nr_ready);
 }
 
@@ -743,5 +763,6 @@ void kvo_check(const kvo_node_t *node)
     kvp_check(node->pager);
     kvc_dir_check(node->dir);
     check_objects(node);
+    kvo_copies_check(node);
     check_listed(node);
 }

@@ -12,9 +12,10 @@
  * until the callback returns; pointers handed in are not kept. Time: microseconds of
  * a monotonic clock that starts anywhere. Every call carries the time; it never goes
  * back. kvo_next_timer() says when kvo_tick() is wanted next. Promises: every
- * request ends once, by its deadline, with a typed status; every order is completed
- * once by node/ or ended by the fence of its data connection; a frame that some
- * order may still touch is not reused (docs/protocol.md, pager/frame.h).
+ * request ends once, with a typed status, by its deadline (a GET whose bytes are being
+ * written to its client then: when that has ended); every order is completed once by
+ * node/ or ended by the fence of its data connection; a frame that some order may
+ * still touch is not reused (docs/protocol.md, pager/frame.h).
  */
 #ifndef KVO_CORE_H
 #define KVO_CORE_H
@@ -28,6 +29,7 @@
 
 enum {
     KVO_BATCH_KEYS_MAX = 1024, /* of one request */
+    KVO_APPEND_PAGES_MAX = 2048, /* of one SEQ_APPEND: longer ones come in several */
     KVO_CLIENTS_MAX = 1024,
 };
 
@@ -51,19 +53,21 @@ struct kvo_config {
     enum kvo_transport transports[KVO_NR_TRANSPORTS];
     uint32_t nr_transports;
 
-    uint64_t grant_us;   /* duration of the grants that we give */
+    uint64_t grant_us;   /* duration of the grants that we give; then REVOKE */
     uint64_t call_us;    /* an answer that takes longer is not coming */
     uint64_t double_us;  /* a home silent for this long is doubled by the next one */
-    uint64_t read_us; /* a read that takes longer is given up, its connection fenced */
+    /* A read that takes longer is given up, its connection fenced; a serve may take
+     * twice as long. */
+    uint64_t read_us;
     uint64_t revoke_us;  /* REVOKED must come within this, else fence */
-    uint64_t spill_us;   /* from offer to done */
+    uint64_t spill_us;   /* from leaving to done; at the taker from its answer */
     uint64_t redial_us;  /* first pause before dialling again; doubles up to 16 × */
 
     bool spill;
     uint32_t nr_clients;
     uint32_t nr_ops;     /* client requests in flight */
     uint32_t nr_items;   /* pages being fetched */
-    uint32_t nr_calls;   /* requests to peers in flight */
+    uint32_t nr_calls;   /* LOOKUP, GRANT, SPILL_OFFER in flight */
     uint32_t nr_reads;   /* data operations in flight, both directions */
     uint32_t nr_grants;  /* given, all peers */
     uint32_t nr_spills;  /* copies being offered */
@@ -115,10 +119,12 @@ struct kvo_order {
 
 /* What a mover found out. */
 struct kvo_done {
-    kv_status_t status;  /* OK; MISS, AGAIN, DENIED from the owner; LINK_LOST; IO */
+    /* OK; MISS, AGAIN, DENIED from the owner; LINK_LOST; IO. Never another status that
+     * is no error: what DATA says is the mover's to check. */
+    kv_status_t status;
     uint64_t computed;   /* digest of the landed bytes (reads) or of the frame */
     uint64_t expected;   /* READ_NAMED: digest, from the owner's DATA */
-    uint64_t gen;        /* READ_NAMED: of the owner's frame */
+    uint64_t gen;        /* READ_NAMED: of the owner's frame; told along */
     uint32_t len;        /* READ_NAMED */
     uint32_t n_tokens;   /* READ_NAMED */
 };
@@ -135,9 +141,9 @@ enum kvo_op {
     KVO_EXISTS, /* OK: here or listed somewhere; MISS */
     KVO_GET,    /* page i's bytes to buffer offset buffers[i] */
     KVO_PUT,    /* OK, EXISTS, or why not */
-    KVO_PIN,    /* local copies; OK, MISS */
+    KVO_PIN,    /* local copies; OK, MISS, AGAIN (no pin free) */
     KVO_UNPIN,
-    KVO_DROP,
+    KVO_DROP, /* local copies; MISS also for one that is still arriving */
     /* pager level */
     KVO_SEQ_OPEN,  /* → seq */
     KVO_SEQ_FETCH, /* the longest run of keys[] that can be had, adopted: → nr_hits */
@@ -156,7 +162,8 @@ enum kvo_op {
 struct kvo_request {
     uint64_t tag; /* the caller's; comes back in the answer */
     enum kvo_op op;
-    uint64_t deadline_us; /* absolute; 0 is refused for ops that may wait */
+    /* Absolute; 0 is refused for EXISTS, GET, PUT, SEQ_FETCH and SEQ_APPEND. */
+    uint64_t deadline_us;
     uint16_t tenant;      /* index; must be one of the client's */
     uint16_t variant;
     bool loose;
@@ -165,7 +172,7 @@ struct kvo_request {
     const kv_key_t *keys;
     uint32_t nr_keys;
     const uint64_t *buffers;  /* GET, PUT: one a key */
-    const uint32_t *n_tokens; /* PUT: one a key, NULL for full pages */
+    const uint32_t *n_tokens; /* one a key, NULL for full pages */
     struct kvp_seq_id seq;
     uint32_t page;            /* SEQ_SEAL */
     uint32_t tokens;          /* SEQ_APPEND, SEQ_TRUNCATE */
@@ -180,7 +187,7 @@ struct kvo_answer {
     uint64_t tag;
     enum kvo_op op;
     kv_status_t status;           /* of the whole; OK with per-key statuses otherwise */
-    struct kv_detail detail;
+    struct kv_detail detail;      /* why not; PUT: of the first key without room */
     const kv_status_t *statuses;  /* per key; NULL for ops without keys */
     const uint8_t *reasons;       /* enum kv_miss where statuses[i] is MISS */
     const uint8_t *places;        /* enum kvo_place where it was found */
@@ -188,7 +195,8 @@ struct kvo_answer {
     uint32_t nr_hits;             /* SEQ_FETCH: adopted pages */
     struct kvp_seq_id seq;        /* SEQ_OPEN, SEQ_FORK */
     uint64_t version;             /* of the table after the operation */
-    const struct kv_msg_tail *tails; /* SEQ_FETCH: tails known to follow the last key */
+    /* SEQ_FETCH: tails that some home lists behind the last key; hints. */
+    const struct kv_msg_tail *tails;
     uint32_t nr_tails;
     uint32_t nr_calls; /* messages that this request asked peers (look-ups) */
     uint32_t nr_rounds;           /* … and round trips one after another */
@@ -265,13 +273,14 @@ void kvo_dial_failed(kvo_node_t *node, uint64_t now_us, uint32_t peer);
 void kvo_message(
     kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t conn,
     const struct kv_msg *msg);
-/* Bytes that did not decode: the link ends with `status`. */
+/* Bytes that did not decode: the peer is told what is wrong with them, and the link
+ * ends with `status`. */
 void kvo_bad_message(
-    kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t conn,
-    kv_status_t status);
+    kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t conn, kv_status_t status,
+    const struct kv_detail *detail);
 /* DATA_OPEN or READ on the data connection that the peer opened to us. False: a
- * DATA_OPEN that is not believed (its proof, its generation, its link); the connection is
- * to be closed. */
+ * DATA_OPEN that is not believed (its proof, its generation, its link); the connection
+ * is to be closed. */
 bool kvo_data_message(
     kvo_node_t *node, uint64_t now_us, uint32_t peer, const struct kv_msg *msg);
 /* Our data connection to the peer broke by itself (the owner fenced it). */
@@ -295,8 +304,9 @@ kv_status_t kvo_client_attach(
 kv_status_t kvo_request(
     kvo_node_t *node, uint64_t now_us, struct kvo_client_id client,
     const struct kvo_request *request);
-/* It hung up: everything it holds is given back, but what it could still write waits in
- * QUARANTINE for kvo_client_dead(). Its requests end unanswered. */
+/* It hung up: everything it holds is given back, but for the frames of its sequences,
+ * which it could still write: they wait for kvo_client_dead(). Its requests end
+ * unanswered. */
 void kvo_client_hung_up(
     kvo_node_t *node, uint64_t now_us, struct kvo_client_id client);
 void kvo_client_dead(kvo_node_t *node, uint64_t now_us, struct kvo_client_id client);
@@ -306,13 +316,13 @@ void kvo_client_dead(kvo_node_t *node, uint64_t now_us, struct kvo_client_id cli
 kvp_pager_t *kvo_pager(kvo_node_t *node);       /* reading only */
 const kvc_dir_t *kvo_directory(const kvo_node_t *node);
 bool kvo_link_up(const kvo_node_t *node, uint32_t peer);
-/* The peer whose living link has this id, or KVC_NO_NODE: who opens a data connection. */
+/* The peer whose living link has this id, or KVC_NO_NODE: who opens a data
+ * connection. */
 uint32_t kvo_link_peer(const kvo_node_t *node, uint64_t link);
 /* Peers whose link is up. */
 uint32_t kvo_links_up(const kvo_node_t *node);
 
-/* Each protocol's states and edges, counted over all nodes of the process in test
- * builds' simulations: machine m, edge e. */
+/* An edge of a protocol's states, and how often this node walked it. */
 struct kvo_edge {
     const char *machine, *from, *to;
     uint64_t count;
@@ -320,7 +330,8 @@ struct kvo_edge {
 /* Fills *edge with the i-th edge; false past the last. */
 bool kvo_edge_at(const kvo_node_t *node, unsigned i, struct kvo_edge *edge);
 
-/* The statuses that a client can be answered with, whole or per key. */
+/* The statuses that a client can be answered with, whole or per key. What movers say of
+ * CLIENT_IN and CLIENT_OUT is passed on, and must be one of these. */
 extern const kv_status_t kvo_answer_statuses[];
 extern const unsigned kvo_nr_answer_statuses;
 

@@ -9,6 +9,7 @@
  *   data.c     data operations in flight, and the fences that end them
  *   spill.c    what leaves: demotion, offers, takers
  *   client.c   requests that take time
+ *   copy.c     bytes between a client's buffers and frames
  *   request.c  clients, what they hold, and requests that are answered at once
  *
  * Threading: the loop thread. Every public call is one step: step_begin(), the
@@ -32,13 +33,14 @@
 #define KVO_NONE UINT32_MAX
 
 enum {
-    KVO_EVENTS_MAX = 8192,   /* of the pager in one step */
+    KVO_EVENTS_MAX = 16384,  /* of the pager between two drains of a step */
+    KVO_EVENTS_PAUSE = KVO_EVENTS_MAX / 2, /* from here on loops stop and drain first */
     KVO_PUBS_MAX = 512,      /* directory items collected before they are sent */
     KVO_RELEASES_MAX = 32,   /* of one peer, likewise */
     KVO_DONES_MAX = 64,      /* SPILL_DONE items, likewise */
     KVO_HOLDERS_MAX = KV_MSG_HOLDERS_MAX,
     KVO_TARGETS_MAX = 2,     /* nodes that a spill is offered to */
-    KVO_PINS_MAX = 65536,    /* pins of all clients */
+    KVO_PINS_MAX = 65536,    /* pins of all clients, and no more than frames */
     KVO_SYNC_SCAN = 4096,    /* frames looked at per tick and home while syncing */
     KVO_SPILL_BATCH = 8,     /* so many are worth a message before the next tick */
     KVO_SPILL_BURST = 64,    /* copies made to leave in one step */
@@ -46,6 +48,11 @@ enum {
     KVO_FORGOTTEN_BEATS = 8, /* heartbeats until what HAVE forgot must be withdrawn */
     KVO_GROW_TICKS = 4,      /* an append waits so long for demotions, then drops */
     KVO_STEP_ROUNDS = 64,    /* of step_end(): each must bring progress */
+    /* Copies between clients' buffers and frames that are out at once: so many for each
+     * request, and no more than keep any mover busy. What finds none free waits
+     * (copy.c), so this bounds memory, never what may be asked. */
+    KVO_COPIES_PER_OP = KVO_BATCH_KEYS_MAX / 4,
+    KVO_COPIES_MAX = 16 * KVO_BATCH_KEYS_MAX,
 };
 
 /* ------------------------------------------------------------------ timers, slots */
@@ -205,6 +212,7 @@ struct kvo_peer {
     uint8_t state;     /* enum kvo_link_state */
     uint8_t out;       /* our data connection to it: enum kvo_conn_state */
     uint8_t in;        /* its to us */
+    uint32_t in_next;  /* proved while `in` was FENCING: opens after it; 0: none */
     uint8_t transport;
     bool dialled;
     bool in_lost;      /* its stream to us has a gap: wait for SYNC_BEGIN */
@@ -274,7 +282,7 @@ struct kvo_seg {
     bool open;          /* an answer is still wanted */
     bool cold;          /* a cold home knew less than was asked */
     bool lost;          /* a home could not be reached */
-    uint32_t ask_home;  /* while a round of calls is put together */
+    uint32_t ask_home;  /* while a round of calls is put together, or waits */
 };
 
 struct kvo_op_obj {
@@ -290,6 +298,11 @@ struct kvo_op_obj {
     uint32_t nr_queued; /* keys that want one */
     uint32_t nr_checks;
     uint32_t nr_out;
+    bool asking;          /* LOOK: some segments wait for a call */
+    uint32_t ask_depth;   /* … of this round */
+    bool in_line;         /* some of its keys wait for a copy */
+    uint32_t next_copy;   /* … none before this one */
+    uint32_t next_copier; /* the request behind it */
     uint32_t nr_calls, nr_rounds;
     uint32_t run;       /* SEQ_FETCH: keys that can still become hits */
     bool settling; /* SEQ_FETCH: a page of the run is being re-checked for others */
@@ -297,6 +310,7 @@ struct kvo_op_obj {
     uint32_t pool;      /* … of this pool */
     uint32_t nr_wanted; /* … so many */
     uint64_t until;     /* … and takes what is there from then on */
+    struct kv_detail detail; /* of the first refusal for want of room */
     uint32_t nr_tails;
     struct kv_msg_tail tails[KV_MSG_TAILS_MAX];
     struct kvo_key *keys;  /* [KVO_BATCH_KEYS_MAX], the op's own */
@@ -413,6 +427,7 @@ struct kvo_spill {
     uint32_t targets[KVO_TARGETS_MAX];
     uint32_t token;
     uint32_t syncs; /* of the target, when it was asked */
+    bool relisted;  /* with the target, since it was asked */
     uint64_t call;
     struct kvp_ref ref;
     struct kv_msg_offer offer;
@@ -507,9 +522,12 @@ struct kvo_node {
     uint32_t nr_dones;
     struct kvo_list waiting; /* items in FRAME and OTHER */
     struct kvo_list wanting; /* items in GRANT whose call is not out */
-    struct kvo_list posted;  /* items in POST */
+    struct kvo_list posted;  /* items in POST; both empty unless tables are full */
     uint32_t nr_reading;   /* data operations of kind READ and SERVE */
+    uint32_t nr_copying;   /* … of kind CLIENT_IN and CLIENT_OUT */
+    struct kvo_list copiers; /* ops with keys that wait for a copy */
     uint32_t nr_queued;    /* keys that want an item */
+    uint32_t nr_asking;    /* ops whose look-up waits for a call */
     uint32_t nr_offers;    /* spills in SPILL_QUEUED */
     uint32_t nr_ready;     /* ops in OP_READY or OP_FILL, or settling */
     uint32_t wanted[KVP_POOLS_MAX]; /* frames that growing sequences wait for */
@@ -557,6 +575,10 @@ void kvo_part_at(kvo_node_t *node, struct kvp_ref ref, struct kvo_part *part);
 
 /* ------------------------------------------------------------------ link.c */
 void kvo_send(kvo_node_t *node, struct kvo_peer *peer, struct kv_msg *msg);
+/* Says STATUS on a connection that is going to be closed. */
+void kvo_link_tell(
+    kvo_node_t *node, struct kvo_peer *peer, uint64_t conn, kv_status_t status,
+    const struct kv_detail *detail);
 void kvo_send_status(
     kvo_node_t *node, struct kvo_peer *peer, uint64_t req, kv_status_t status,
     const char *field, uint64_t limit, uint64_t value);
@@ -601,6 +623,8 @@ void kvo_lookup_found(
     kvo_node_t *node, struct kvo_call *call, const struct kv_msg *msg);
 void kvo_lookup_failed(kvo_node_t *node, struct kvo_call *call);
 void kvo_lookup_timer(kvo_node_t *node, struct kvo_call *call);
+void kvo_lookup_stop(kvo_node_t *node, struct kvo_op_obj *op);
+void kvo_lookups_work(kvo_node_t *node);
 
 /* Any call: ends it unanswered. */
 struct kvo_call *kvo_call_take(
@@ -698,6 +722,13 @@ void kvo_op_sealed(
     kvo_node_t *node, struct kvp_ref ref, struct kvp_ref now, kv_status_t status);
 void kvo_ops_work(kvo_node_t *node);
 
+/* ------------------------------------------------------------------ copy.c */
+uint32_t kvo_copies_max(const struct kvo_config *config);
+void kvo_copy_want(kvo_node_t *node, struct kvo_op_obj *op, uint32_t key);
+void kvo_copy_want_none(kvo_node_t *node, struct kvo_op_obj *op);
+void kvo_copies_work(kvo_node_t *node);
+void kvo_copies_check(const kvo_node_t *node);
+
 /* ------------------------------------------------------------------ request.c */
 kv_status_t kvo_request_core(
     kvo_node_t *node, struct kvo_client_id client, const struct kvo_request *request);
@@ -705,6 +736,9 @@ kv_status_t kvo_client_attach_core(
     kvo_node_t *node, uint64_t tenants, struct kvo_client_id *client_p);
 void kvo_client_hang_up_core(kvo_node_t *node, struct kvo_client_id client);
 void kvo_client_dead_core(kvo_node_t *node, struct kvo_client_id client);
+void kvo_room_detail(
+    const kvo_node_t *node, const struct kvo_request *request, enum kvp_tier tier,
+    uint32_t n, kv_status_t status, struct kv_detail *detail);
 void kvo_client_switched(
     kvo_node_t *node, struct kvp_seq_id seq, uint32_t page, struct kvp_ref was,
     struct kvp_ref now);

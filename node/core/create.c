@@ -13,23 +13,23 @@ config_check(const struct kvo_config *config, struct kv_detail *detail)
     const struct bound bounds[] = {
         {"node.incarnation", config->incarnation, 1, UINT64_MAX},
         {"cluster.name", strlen(config->cluster), 1, KV_MSG_TEXT_MAX},
-        {"transports", config->nr_transports, 1, KVO_NR_TRANSPORTS},
+        {"link.transports", config->nr_transports, 1, KVO_NR_TRANSPORTS},
         {"limits.clients", config->nr_clients, 1, KVO_CLIENTS_MAX},
         {"limits.requests", config->nr_ops, 1, 65536},
-        {"limits.items", config->nr_items, 1, 1 << 20},
+        {"limits.fetching", config->nr_items, 1, 1 << 20},
         {"limits.calls", config->nr_calls, 1, 1 << 20},
         {"limits.reads", config->nr_reads, 1, 1 << 20},
         {"limits.grants", config->nr_grants, 1, 1 << 20},
-        {"limits.spills", config->nr_spills, 1, 65536},
+        {"spill.copies", config->nr_spills, 1, 65536},
         {"directory.sync_items", config->sync_items, 1, KV_MSG_ITEMS_MAX},
-        {"grant.duration", config->grant_us, 1, UINT32_MAX},
-        {"call.timeout", config->call_us, 1, UINT32_MAX},
-        {"call.double_after", config->double_us, 1, config->call_us},
-        {"read.timeout", config->read_us, 1, UINT32_MAX},
-        {"grant.revoke", config->revoke_us, 1, UINT32_MAX},
-        {"spill.timeout", config->spill_us, 1, UINT32_MAX},
+        {"link.grant", config->grant_us, 1, UINT32_MAX},
+        {"link.call", config->call_us, 1, UINT32_MAX},
+        {"link.double", config->double_us, 1, config->call_us},
+        {"link.read", config->read_us, 1, UINT32_MAX},
+        {"link.revoke", config->revoke_us, 1, UINT32_MAX},
+        {"spill.deadline", config->spill_us, 1, UINT32_MAX},
         {"link.redial", config->redial_us, 1, UINT32_MAX},
-        {"tick", config->tick_us, 1, config->liveness.suspect_us},
+        {"link.tick", config->tick_us, 1, config->liveness.suspect_us},
         {"pager.tenants", config->pager.nr_tenants, 1, KVP_TENANTS_MAX},
         {"pager.variants", config->pager.nr_variants, 1, KVP_VARIANTS_MAX},
     };
@@ -44,7 +44,7 @@ config_check(const struct kvo_config *config, struct kv_detail *detail)
     }
     if (kvc_view_index(config->view, config->node) == KVC_NO_NODE) {
         return kv_fail(
-            detail, KV_ERR_CONFIG, "node.id", config->view->nr, config->node);
+            detail, KV_ERR_CONFIG, "cluster.node", config->view->nr, config->node);
     }
     return kvc_liveness_check(&config->liveness, detail);
 }
@@ -54,10 +54,9 @@ static kv_status_t create_slots(kvo_node_t *node)
     const struct kvo_config *c = &node->config;
     uint32_t nr_frames = kvp_nr_frames(node->pager);
     uint32_t nr_pins = nr_frames < KVO_PINS_MAX ? nr_frames : KVO_PINS_MAX;
-    /* Beside the bounded reads: every key of every request copying to or from its
-     * client, and each peer's two fences. */
-    uint32_t nr_datas =
-        c->nr_reads + 2 * node->view.nr + c->nr_ops * KVO_BATCH_KEYS_MAX / 4 + 64;
+    /* Reads and serves, clients' copies, and each peer's two fences: each has its own
+     * share, so that none can take what another must have. */
+    uint32_t nr_datas = c->nr_reads + kvo_copies_max(c) + 2 * node->view.nr;
     const struct {
         struct kvo_slots *slots;
         uint32_t nr;
@@ -167,7 +166,7 @@ kv_status_t kvo_create(
     node->now = node->last_tick = now_us;
     node->rng = kv_rng_seed(kv_mix64(config->seed) ^ config->incarnation);
     node->waiting.head = node->waiting.tail = KVO_NONE;
-    node->wanting = node->posted = node->waiting;
+    node->wanting = node->posted = node->copiers = node->waiting;
     for (uint32_t i = 0; i < config->pager.nr_pools; i++) {
         node->has_host = node->has_host || config->pager.pools[i].tier == KVP_HOST;
     }

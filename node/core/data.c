@@ -13,15 +13,16 @@
 struct kvo_data_op *
 kvo_data_take(kvo_node_t *node, enum kvo_data_kind kind, uint32_t peer)
 {
-    bool bounded = kind == DATA_READ || kind == DATA_SERVE;
-    if (bounded && node->nr_reading >= node->config.nr_reads) {
+    bool read = kind == DATA_READ || kind == DATA_SERVE;
+    bool copy = kind == DATA_CLIENT_IN || kind == DATA_CLIENT_OUT;
+    if ((read && node->nr_reading >= node->config.nr_reads) ||
+        (copy && node->nr_copying >= kvo_copies_max(&node->config))) {
         return NULL;
     }
     struct kvo_data_op *data = kvo_slots_take(&node->datas);
-    if (data == NULL) {
-        return NULL;
-    }
-    node->nr_reading += bounded;
+    KV_ASSERT(data != NULL); /* each kind has a bound, the table is their sum */
+    node->nr_reading += read;
+    node->nr_copying += copy;
     data->kind = (uint8_t)kind;
     data->peer = peer;
     data->timer.pos = KVO_NONE;
@@ -40,6 +41,8 @@ kvo_data_take(kvo_node_t *node, enum kvo_data_kind kind, uint32_t peer)
 void kvo_data_give(kvo_node_t *node, struct kvo_data_op *data)
 {
     node->nr_reading -= data->kind == DATA_READ || data->kind == DATA_SERVE;
+    node->nr_copying -=
+        data->kind == DATA_CLIENT_IN || data->kind == DATA_CLIENT_OUT;
     kvo_timer_stop(&node->timers, &data->timer);
     kvo_slots_give(&node->datas, data);
 }
@@ -85,11 +88,15 @@ bool kvo_data_opened(kvo_node_t *node, struct kvo_peer *peer, const struct kv_ms
 {
     const struct kv_msg_data_open *open = &msg->u.data_open;
     kv_key_t proof;
-    if (open->data_gen <= peer->in_gen || peer->in == CONN_FENCING ||
+    if (open->data_gen <= peer->in_gen || open->data_gen <= peer->in_next ||
         proof_of(peer, open->data_gen, &proof) != KV_OK ||
         !kv_key_equal(&proof, &open->proof)) {
         node->metrics.messages_bad++;
         return false;
+    }
+    if (peer->in == CONN_FENCING) {
+        peer->in_next = open->data_gen; /* the fence is of the one before */
+        return true;
     }
     peer->in_gen = open->data_gen;
     if (peer->in == CONN_CLOSED) {
@@ -171,7 +178,7 @@ static void fence(
 {
     uint32_t index = kvo_peer_index(node, peer);
     struct kvo_data_op *data = kvo_data_take(node, kind, index);
-    KV_ASSERT(data != NULL); /* the table has room for every peer's fences */
+    KV_ASSERT(data != NULL); /* never refused: a peer has at most one each way */
     *id = kvo_slots_id(&node->datas, data);
     struct kvo_part part = {.id = *id};
     struct kvo_order order = {
@@ -305,6 +312,12 @@ static void fence_in_end(kvo_node_t *node, struct kvo_data_op *data)
     KVO_MOVE(node, peer, in, CONN, FENCING, CLOSED);
     end_all(node, DATA_SERVE, index, data_gen);
     kvo_givens_fenced(node, index, data_gen);
+    if (peer->in_next != 0 && peer->state == LINK_UP) {
+        KV_ASSERT(peer->in_next > peer->in_gen);
+        peer->in_gen = peer->in_next;
+        KVO_MOVE(node, peer, in, CONN, CLOSED, OPEN);
+    }
+    peer->in_next = 0;
     kvo_link_fenced(node, peer);
 }
 

@@ -189,10 +189,17 @@ static bool next_holder(kvo_node_t *node, struct kvo_op_obj *op, struct kvo_item
     return false;
 }
 
+/* A grant names bytes of the length and the tokens that we want, or is no use. */
+static bool grant_fits(const struct kvo_item *item, const struct kv_grant *grant)
+{
+    return grant->len == item->len && grant->n_tokens == item->arrival.n_tokens;
+}
+
 static bool grant_fresh(const kvo_node_t *node, const struct kvo_item *item)
 {
     const struct kvo_peer *peer = &node->peers[item->peer];
-    return item->has_grant && item->grant_link == peer->link &&
+    return item->has_grant && peer->transport == KVO_ONE_SIDED &&
+           grant_fits(item, &item->grant) && item->grant_link == peer->link &&
            item->grant_gen == peer->out_gen &&
            node->now - item->grant_asked_us < item->grant.duration_us / 2; /* (2) */
 }
@@ -202,7 +209,11 @@ static void item_aim(kvo_node_t *node, struct kvo_item *item)
 {
     KV_ASSERT(item->state == ITEM_FRAME && item->has_frame);
     list_remove(node, item);
-    if (node->peers[item->peer].transport == KVO_NAMED || grant_fresh(node, item)) {
+    bool named = node->peers[item->peer].transport == KVO_NAMED;
+    if (named) {
+        kvo_item_drop_grant(node, item); /* nobody asked for one */
+    }
+    if (named || grant_fresh(node, item)) {
         KVO_MOVE(node, item, state, ITEM, FRAME, POST);
         list_push(node, &node->posted, item);
         return;
@@ -274,7 +285,9 @@ static void item_run(kvo_node_t *node, struct kvo_item *item)
             item_exists(node, item, ref);
             return;
         }
-        if (status == KV_ERR_AGAIN) {
+        /* At the tenant's ceiling its own oldest goes, once the item may drop. */
+        if (status == KV_ERR_AGAIN ||
+            (status == KV_ERR_QUOTA && !item->arrival.may_drop)) {
             if (item->list == NULL) {
                 list_push(node, &node->waiting, item);
             }
@@ -381,6 +394,7 @@ static void ask_grants(kvo_node_t *node, uint32_t peer_index, bool spill)
         kvo_call_take(node, CALL_GRANT, peer_index, node->config.call_us);
     struct kv_copy copies[KV_MSG_ITEMS_MAX];
     uint32_t n = 0;
+    KV_ASSERT(call != NULL); /* one is free */
     for (uint32_t i = node->wanting.head; i != KVO_NONE && n < KV_MSG_ITEMS_MAX;) {
         struct kvo_item *item = item_at(node, i);
         i = item->next;
@@ -388,18 +402,9 @@ static void ask_grants(kvo_node_t *node, uint32_t peer_index, bool spill)
             continue;
         }
         list_remove(node, item);
-        if (call == NULL) {
-            KVO_MOVE(node, item, state, ITEM, GRANT, FRAME);
-            item_next(node, item, KV_MISS_TOO_SLOW);
-            i = node->wanting.head; /* item_next() may have moved others */
-            continue;
-        }
         item->call = kvo_slots_id(&node->calls, call);
         call->u.ids[n] = item_id(node, item);
         copies[n++] = item->copy;
-    }
-    if (call == NULL) {
-        return;
     }
     call->n = n;
     struct kv_msg msg = {
@@ -450,7 +455,7 @@ void kvo_item_granted(kvo_node_t *node, struct kvo_call *call, const struct kv_m
             item->grant_gen = call->data_gen;
             item->has_grant = true;
         }
-        if (given && answer->grant.len == item->len) {
+        if (given && grant_fits(item, &answer->grant)) {
             KVO_MOVE(node, item, state, ITEM, GRANT, POST);
             list_push(node, &node->posted, item);
         } else {
@@ -476,8 +481,7 @@ void kvo_item_grant_failed(kvo_node_t *node, struct kvo_call *call)
 static bool post_ready(kvo_node_t *node, struct kvo_item *item)
 {
     const struct kvo_peer *peer = &node->peers[item->peer];
-    if (peer->state != LINK_UP || peer->out != CONN_OPEN ||
-        node->nr_reading >= node->config.nr_reads) {
+    if (peer->state != LINK_UP || peer->out != CONN_OPEN) {
         KVO_MOVE(node, item, state, ITEM, POST, FRAME);
         item_next(node, item, KV_MISS_PEER_LOST);
         return false;
@@ -499,7 +503,7 @@ static bool post_ready(kvo_node_t *node, struct kvo_item *item)
 static void post_part(kvo_node_t *node, struct kvo_item *item, struct kvo_part *part)
 {
     struct kvo_data_op *data = kvo_data_take(node, DATA_READ, item->peer);
-    KV_ASSERT(data != NULL); /* nr_reading was below its bound */
+    KV_ASSERT(data != NULL); /* read_free() said so */
     data->item = item_id(node, item);
     data->ref = item->dst;
     if (item->has_grant) {
@@ -546,6 +550,13 @@ static void order_parts(
     node->out.order(node->out.arg, &order);
 }
 
+/* With as many out as may be, the others stay in POST until one ends: what is asked of
+ * us is not a miss because we are busy. */
+static bool read_free(const kvo_node_t *node)
+{
+    return node->nr_reading < node->config.nr_reads;
+}
+
 /* Posts every read for one peer: one READ message for up to KV_MSG_READ_MAX copies, or
  * one order a grant. */
 static void post_peer(kvo_node_t *node, uint32_t peer_index)
@@ -553,7 +564,7 @@ static void post_peer(kvo_node_t *node, uint32_t peer_index)
     const struct kvo_peer *peer = &node->peers[peer_index];
     bool named = peer->transport == KVO_NAMED;
     uint32_t n = 0;
-    for (uint32_t i = node->posted.head; i != KVO_NONE;) {
+    for (uint32_t i = node->posted.head; i != KVO_NONE && read_free(node);) {
         struct kvo_item *item = item_at(node, i);
         i = item->next;
         if (item->peer != peer_index) {
@@ -588,9 +599,12 @@ void kvo_items_flush(kvo_node_t *node)
             item_next(node, item, KV_MISS_PEER_LOST);
             continue;
         }
+        if (node->calls.free == KVO_NONE) {
+            break; /* they wait in GRANT for a call to end */
+        }
         ask_grants(node, item->peer, item->kind == ITEM_SPILL_IN);
     }
-    while (node->posted.head != KVO_NONE) {
+    while (node->posted.head != KVO_NONE && read_free(node)) {
         post_peer(node, item_at(node, node->posted.head)->peer);
     }
 }
@@ -603,7 +617,8 @@ static kv_status_t read_check(
     const struct kvo_done *done)
 {
     if (done->status != KV_OK) {
-        return done->status;
+        /* An owner's word: what is no error is no success either. */
+        return done->status < 0 ? done->status : KV_ERR_IO;
     }
     if (data->grant == 0 &&
         (done->len != item->len || done->n_tokens != item->arrival.n_tokens)) {
@@ -790,6 +805,10 @@ void kvo_items_of_peer_lost(kvo_node_t *node, uint32_t peer)
             list_remove(node, item);
             KVO_MOVE(node, item, state, ITEM, POST, FRAME);
             item_next(node, item, KV_MISS_PEER_LOST);
+        } else if (item->list == &node->wanting) {
+            list_remove(node, item);
+            KVO_MOVE(node, item, state, ITEM, GRANT, FRAME);
+            item_next(node, item, KV_MISS_PEER_LOST);
         }
     }
 }
@@ -799,6 +818,10 @@ void kvo_items_work(kvo_node_t *node, bool tick)
 {
     uint32_t n = node->waiting.nr;
     for (uint32_t i = node->waiting.head; i != KVO_NONE && n > 0; n--) {
+        if (node->nr_events >= KVO_EVENTS_PAUSE) {
+            node->arrived = true; /* the step comes back when these are handled */
+            return;
+        }
         struct kvo_item *item = item_at(node, i);
         uint32_t next = item->next;
         item->waits += tick;

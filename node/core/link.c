@@ -73,6 +73,29 @@ static void refuse(
     node->out.hang_up(node->out.arg, kvo_peer_index(node, peer), conn);
 }
 
+void kvo_link_tell(
+    kvo_node_t *node, struct kvo_peer *peer, uint64_t conn, kv_status_t status,
+    const struct kv_detail *detail)
+{
+    bool known = conn != 0 && (conn == peer->conn || conn == peer->pending_conn);
+    if (!known) {
+        return; /* of a link that has ended */
+    }
+    const char *field =
+        detail != NULL && detail->field != NULL ? detail->field : "message";
+    struct kv_msg msg = {.type = KV_MSG_STATUS};
+    msg.u.status = (struct kv_msg_status){
+        .status = status,
+        .field = {.text = field, .len = (uint32_t)strlen(field)},
+        .limit = detail != NULL ? detail->limit : 0,
+        .value = detail != NULL ? detail->value : 0,
+    };
+    if (peer->state == LINK_UP && conn == peer->conn) {
+        msg.link = peer->link;
+    }
+    send_on(node, peer, conn, &msg);
+}
+
 /* What HELLO and HELLO_OK have in common: who we are. */
 struct introduction {
     struct kv_msg_text transports[KVO_NR_TRANSPORTS];
@@ -267,7 +290,7 @@ static void link_up(kvo_node_t *node, struct kvo_peer *peer)
     peer->in_sync = false;
     kvo_owed_nothing(peer);
     peer->mismatches = 0;
-    peer->out_gen = peer->in_gen = 0;
+    peer->out_gen = peer->in_gen = peer->in_next = 0;
     peer->nr_releases = 0;
     kvc_liveness_reset(&peer->live, node->now);
     kvc_dir_holder_up(node->dir, index);
@@ -319,10 +342,16 @@ void kvo_link_hello(
     kvo_node_t *node, struct kvo_peer *peer, uint64_t conn, const struct kv_msg *msg)
 {
     struct kv_detail detail = {0};
+    kv_status_t status = hello_check(node, peer, msg, &detail);
+    if (status != KV_OK && conn == peer->pending_conn && peer->state == LINK_UP) {
+        peer->pending_conn = 0; /* the living link is none of its business */
+        node->metrics.messages_bad++;
+        refuse(node, peer, conn, status, detail.field, detail.limit, detail.value);
+        return;
+    }
     if (!hello_second(node, peer, conn, msg)) {
         return;
     }
-    kv_status_t status = hello_check(node, peer, msg, &detail);
     if (status == KV_OK) {
         const struct kv_msg_hello *hello = &msg->u.hello;
         status = take_introduction(
@@ -516,10 +545,12 @@ void kvo_link_ping(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg 
     }
     uint32_t owed = peer->denied + peer->full + peer->forgotten;
     uint32_t mine = kvc_dir_nr_entries(node->dir, index) + owed;
-    bool gap = peer->in_lost || ping->stream_pos > peer->in_pos;
+    /* What a peer of an older epoch publishes is refused: a sync would be too. */
+    bool heard = msg->epoch >= node->view.epoch;
+    bool gap = heard && (peer->in_lost || ping->stream_pos > peer->in_pos);
     bool differs = ping->stream_pos < peer->in_pos ||
                    (ping->nr_entries != mine && !peer->in_sync);
-    if (!gap && differs) {
+    if (!gap && differs && heard) {
         /* Twice in a row, since an answer of ours may be on its way. */
         gap = ++peer->mismatches >= 2;
     } else if (!gap) {

@@ -8,7 +8,8 @@
  * (1) A segment is open while an answer may still come; the request moves on when
  * none is. (2) An answer is merged only into keys that were asked for; what a peer
  * says about anything else is ignored. (3) An absence is believed unless the home is
- * cold.
+ * cold. (4) With as many calls out as may be, a segment waits, open, for one to end: at
+ * most until its request's deadline.
  */
 #include "node/core/core_priv.h"
 
@@ -224,9 +225,24 @@ static void seg_close(struct kvo_op_obj *op, struct kvo_seg *seg)
 {
     if (seg->open) {
         seg->open = false;
+        seg->ask_home = KVO_NONE;
         KV_ASSERT(op->nr_open > 0); /* (1) */
         op->nr_open--;
     }
+}
+
+/* (4) The segments keep their ask_home. */
+static void ask_later(kvo_node_t *node, struct kvo_op_obj *op, uint32_t depth)
+{
+    node->nr_asking += !op->asking;
+    op->asking = true;
+    op->ask_depth = depth;
+}
+
+void kvo_lookup_stop(kvo_node_t *node, struct kvo_op_obj *op)
+{
+    node->nr_asking -= op->asking;
+    op->asking = false;
 }
 
 static void send_lookup(
@@ -293,18 +309,14 @@ static void ask_homes(kvo_node_t *node, struct kvo_op_obj *op, uint32_t depth)
         }
         struct kvo_call *call =
             kvo_call_take(node, CALL_LOOKUP, home, node->config.double_us);
+        if (call == NULL) {
+            ask_later(node, op, depth);
+            return;
+        }
         uint32_t nr_keys = 0;
         for (uint32_t t = s; t < op->nr_segs; t++) {
             struct kvo_seg *seg = &op->segs[t];
             if (seg->ask_home != home) {
-                continue;
-            }
-            if (call == NULL) { /* too many calls out: as if the home were silent */
-                seg->ask_home = KVO_NONE;
-                seg->lost = true;
-                if (seg->waiting == 0) {
-                    seg_close(op, seg);
-                }
                 continue;
             }
             if (call->n == KV_MSG_SEGS_MAX || nr_keys + seg->ask_n > KV_MSG_KEYS_MAX) {
@@ -317,14 +329,10 @@ static void ask_homes(kvo_node_t *node, struct kvo_op_obj *op, uint32_t depth)
             seg->ask_home = KVO_NONE;
             seg->waiting++;
         }
-        if (call != NULL) {
-            call->op = kvo_slots_id(&node->ops, op);
-            call->depth = (uint8_t)depth;
-            send_lookup(node, op, call, depth);
-            if (op->segs[s].ask_home != KVO_NONE) {
-                s--; /* did not fit */
-            }
-        }
+        call->op = kvo_slots_id(&node->ops, op);
+        call->depth = (uint8_t)depth;
+        send_lookup(node, op, call, depth);
+        KV_ASSERT(op->segs[s].ask_home == KVO_NONE); /* one segment always fits */
     }
 }
 
@@ -381,6 +389,9 @@ static void ask_again(
             seg_close(op, seg);
             continue;
         }
+        if (seg->ask_home != KVO_NONE) {
+            continue; /* (4) */
+        }
         uint32_t home = seg_next_home(node, seg);
         if (home != KVO_NONE) {
             seg->ask_home = home;
@@ -391,6 +402,38 @@ static void ask_again(
     }
     if (any) {
         ask_homes(node, op, call->depth + 1u);
+    }
+}
+
+/* (4) A home may have gone while nobody could be asked. */
+static void aim_again(kvo_node_t *node, struct kvo_op_obj *op)
+{
+    for (uint32_t s = 0; s < op->nr_segs; s++) {
+        struct kvo_seg *seg = &op->segs[s];
+        if (seg->ask_home == KVO_NONE || kvo_usable(node, seg->ask_home)) {
+            continue;
+        }
+        seg->lost = true;
+        seg->ask_home = seg_next_home(node, seg);
+        if (seg->ask_home == KVO_NONE && seg->waiting == 0) {
+            seg_close(op, seg);
+        }
+    }
+}
+
+void kvo_lookups_work(kvo_node_t *node)
+{
+    for (uint32_t i = 0; i < node->ops.nr && node->nr_asking > 0; i++) {
+        struct kvo_op_obj *op = kvo_slots_at(&node->ops, i);
+        if (op == NULL || !op->asking || node->calls.free == KVO_NONE) {
+            continue;
+        }
+        kvo_lookup_stop(node, op);
+        if (op->state == OP_LOOK) {
+            aim_again(node, op);
+            ask_homes(node, op, op->ask_depth);
+            kvo_op_advance(node, op);
+        }
     }
 }
 

@@ -310,23 +310,31 @@ take_publish(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
     kvo_send(node, peer, &answer);
 }
 
+/* (3) Which of them it was cannot always be told. What was refused goes first: a
+ * forgotten one too many ends with some heartbeats, in a sync; one too few would hide
+ * for ever that a forgotten copy was kept. */
+static void withdrawn_unlisted(struct kvo_peer *peer, bool covered)
+{
+    if (covered && peer->full > 0) {
+        peer->full--;
+    } else if (covered && peer->forgotten > 0) {
+        peer->forgotten--;
+    } else if (peer->denied > 0) {
+        peer->denied--;
+    }
+}
+
 static void take_withdraw(
     kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg_withdraw *withdraw)
 {
     if (!in_order(node, peer, withdraw->pos)) {
         return;
     }
+    uint32_t index = kvo_peer_index(node, peer);
     for (uint32_t i = 0; i < withdraw->nr_items; i++) {
-        if (!kvc_dir_withdraw(
-                node->dir, kvo_peer_index(node, peer), &withdraw->items[i])) {
-            /* (3) Which of them it was does not matter for the sum. */
-            if (peer->forgotten > 0) {
-                peer->forgotten--;
-            } else if (peer->denied > 0) {
-                peer->denied--;
-            } else if (peer->full > 0) {
-                peer->full--;
-            }
+        const struct kv_msg_gone *item = &withdraw->items[i];
+        if (!kvc_dir_withdraw(node->dir, index, item)) {
+            withdrawn_unlisted(peer, covers(node, peer, item->copy.tenant));
         }
     }
 }

@@ -181,13 +181,13 @@ static void keys_now(
                 node->pager, request->tenant, request->variant, key, 1, &ref);
             if (request->op == KVO_UNPIN) {
                 status = unpin_one(node, client.index, request, ref, key);
+            } else if (request->op == KVO_DROP) {
+                /* Also what is only on its way here. */
+                status = kvp_drop(node->pager, request->tenant, request->variant, key);
             } else if (found == 0) {
                 status = KV_ERR_MISS;
-            } else if (request->op == KVO_PIN) {
-                status = pin_one(node, client.index, ref, key);
             } else {
-                status =
-                    kvp_drop(node->pager, request->tenant, request->variant, key);
+                status = pin_one(node, client.index, ref, key);
             }
         }
         node->answer_statuses[i] = status;
@@ -343,6 +343,68 @@ static bool has_keys(enum kvo_op op)
     return op <= KVO_DROP || op == KVO_SEQ_FETCH;
 }
 
+static kv_status_t seq_check(
+    const kvo_node_t *node, struct kvo_client_id id, const struct kvo_request *request,
+    struct kv_detail *detail)
+{
+    struct kvp_seq_id seq = request->seq;
+    struct kvp_seq_info info;
+    uint32_t last = node->config.pager.nr_sequences - 1;
+    if (seq.index > last) {
+        return kv_fail(detail, KV_ERR_STALE, "request.seq", last, seq.index);
+    }
+    if (!seq_owned(node, id, seq) || kvp_seq_info(node->pager, seq, &info) != KV_OK) {
+        /* Of another client's sequence nothing is told. */
+        const struct kvo_seq_owner *owner = &node->seqs[seq.index];
+        uint32_t gen = owner->client == id.index ? owner->gen : 0;
+        return kv_fail(detail, KV_ERR_STALE, "request.seq.gen", gen, seq.gen);
+    }
+    if (info.tenant != request->tenant) {
+        return kv_fail(
+            detail, KV_ERR_INVALID, "request.tenant", info.tenant, request->tenant);
+    }
+    if (info.variant != request->variant) {
+        return kv_fail(
+            detail, KV_ERR_INVALID, "request.variant", info.variant, request->variant);
+    }
+    uint32_t full = node->config.pager.variants[info.variant].page_tokens;
+    if (request->op == KVO_SEQ_APPEND
+        && request->tokens / full >= KVO_APPEND_PAGES_MAX) {
+        return kv_fail(
+            detail, KV_ERR_TOO_LARGE, "request.tokens",
+            (uint64_t)KVO_APPEND_PAGES_MAX * full, request->tokens);
+    }
+    return KV_OK;
+}
+
+/* n more pages of that tier were refused: how many there are of which, pages that could
+ * go not counted. No detail where it was something else that ran out. */
+void kvo_room_detail(
+    const kvo_node_t *node, const struct kvo_request *request, enum kvp_tier tier,
+    uint32_t n, kv_status_t status, struct kv_detail *detail)
+{
+    const char *field = tier == KVP_DEVICE ? "device.pages" : "host.pages";
+    const struct kvp_tenant_config *tenant =
+        &node->config.pager.tenants[request->tenant];
+    struct kvp_pool_stats stats = {0};
+    uint32_t pool = kvp_pool_of(node->pager, request->tenant, request->variant, tier);
+    if (pool < KVP_POOLS_MAX) {
+        kvp_pool_stats(node->pager, pool, &stats);
+    }
+    uint64_t limit = stats.nr_frames, value = n;
+    if (status == KV_ERR_QUOTA) {
+        limit = tenant->ceiling[tier];
+        value += kvp_used(node->pager, request->tenant, tier);
+    } else if (status == KV_ERR_AGAIN) {
+        value += stats.nr_frames - stats.in_state[KVP_FREE] - stats.idle;
+    } else if (status != KV_ERR_TOO_LARGE) {
+        return;
+    }
+    if (value > limit) {
+        (void)kv_fail(detail, status, field, limit, value);
+    }
+}
+
 static kv_status_t request_check(
     const kvo_node_t *node, struct kvo_client_id id, const struct kvo_client *client,
     const struct kvo_request *request, struct kv_detail *detail)
@@ -361,19 +423,19 @@ static kv_status_t request_check(
     if (request->tenant >= node->config.pager.nr_tenants ||
         (client->tenants >> request->tenant & 1) == 0) {
         return kv_fail( /* (4) of client.c */
-            detail, KV_ERR_DENIED, "request.tenant", node->config.pager.nr_tenants,
-            request->tenant);
+            detail, KV_ERR_DENIED, "request.tenant",
+            node->config.pager.nr_tenants - 1, request->tenant);
     }
     if (request->variant >= node->config.pager.nr_variants) {
         return kv_fail(
-            detail, KV_ERR_INVALID, "request.variant", node->config.pager.nr_variants,
-            request->variant);
+            detail, KV_ERR_INVALID, "request.variant",
+            node->config.pager.nr_variants - 1, request->variant);
     }
     if (has_keys(request->op)) {
         if (request->nr_keys == 0 || request->nr_keys > KVO_BATCH_KEYS_MAX) {
             return kv_fail(
-                detail, KV_ERR_INVALID, "request.keys", KVO_BATCH_KEYS_MAX,
-                request->nr_keys);
+                detail, KV_ERR_INVALID, "request.keys",
+                request->nr_keys == 0 ? 1 : KVO_BATCH_KEYS_MAX, request->nr_keys);
         }
         uint64_t pages = (uint64_t)request->first_page + request->nr_keys;
         uint64_t limit = KVP_SEQ_LEAF_PAGES * (uint64_t)KVP_SEQ_LEAVES_MAX;
@@ -392,20 +454,7 @@ static kv_status_t request_check(
     if (request->op == KVO_SEQ_SEAL && kv_key_equal(&request->keys[0], &zero)) {
         return kv_fail(detail, KV_ERR_INVALID, "request.keys", 1, 0);
     }
-    if (is_seq_op(request->op)) {
-        struct kvp_seq_info info;
-        if (!seq_owned(node, id, request->seq) ||
-            kvp_seq_info(node->pager, request->seq, &info) != KV_OK) {
-            return kv_fail(
-                detail, KV_ERR_STALE, "request.seq", node->config.pager.nr_sequences,
-                request->seq.index);
-        }
-        if (info.tenant != request->tenant || info.variant != request->variant) {
-            return kv_fail(
-                detail, KV_ERR_INVALID, "request.seq", info.variant, request->variant);
-        }
-    }
-    return KV_OK;
+    return is_seq_op(request->op) ? seq_check(node, id, request, detail) : KV_OK;
 }
 
 kv_status_t kvo_request_core(

@@ -31,13 +31,6 @@ static void leave(kvo_node_t *node, struct kvo_spill *spill)
     spill_give(node, spill);
 }
 
-static bool leaving_still(kvo_node_t *node, const struct kvo_spill *spill)
-{
-    struct kvp_info info;
-    return kvp_info(node->pager, spill->ref, &info) == KV_OK &&
-           info.state == KVP_LEAVING;
-}
-
 static void queue_offer(kvo_node_t *node, struct kvo_spill *spill)
 {
     KV_ASSERT(spill->state == SPILL_QUEUED);
@@ -53,7 +46,8 @@ static void spill_next(kvo_node_t *node, struct kvo_spill *spill)
            !kvo_usable(node, spill->targets[spill->next])) {
         spill->next++;
     }
-    if (spill->next < spill->nr_targets && leaving_still(node, spill)) {
+    bool leaves = kvp_leaves(node->pager, spill->ref, spill->token);
+    if (spill->next < spill->nr_targets && leaves) {
         queue_offer(node, spill);
         return;
     }
@@ -259,6 +253,7 @@ void kvo_spill_flush(kvo_node_t *node)
             spill->call = kvo_slots_id(&node->calls, call);
             call->u.ids[n] = kvo_slots_id(&node->spills, spill);
             spill->syncs = node->peers[target].nr_syncs;
+            spill->relisted = false;
             offers[n] = spill->offer;
             offers[n++].age_us = node->now - spill->last_use_us;
         }
@@ -291,6 +286,29 @@ static struct kvo_spill *call_spill(kvo_node_t *node, struct kvo_call *call, uin
     return spill;
 }
 
+static bool copy_equal(const struct kv_copy *a, const struct kv_copy *b)
+{
+    return a->tenant == b->tenant && a->layout == b->layout && a->group == b->group &&
+           a->shard == b->shard && kv_key_equal(&a->key, &b->key);
+}
+
+/* To the home that has forgotten it though we kept it. From now on it may tell another
+ * holder that we keep it: a second offer of the same copy that is out already (it was
+ * wanted again, and left anew) must not be let go by what the home said before. */
+static void
+list_again(kvo_node_t *node, uint32_t home, const struct kvp_info *info)
+{
+    for (uint32_t i = 0; i < node->spills.nr; i++) {
+        struct kvo_spill *spill = kvo_slots_at(&node->spills, i);
+        if (spill != NULL && spill->state == SPILL_OFFERED &&
+            spill->targets[spill->next] == home &&
+            copy_equal(&spill->offer.copy, &info->copy)) {
+            spill->relisted = true;
+        }
+    }
+    kvo_list_again(node, home, info);
+}
+
 /* HAVE. A copy that was wanted again meanwhile, or that another tier has got as
  * well, is still ours: the home has forgotten it, and hears of it again. */
 static void
@@ -300,7 +318,7 @@ spill_have(kvo_node_t *node, struct kvo_spill *spill, const struct kvo_peer *pee
     struct kvp_info info;
     bool here = kvp_info(node->pager, spill->ref, &info) == KV_OK && info.hold != 0;
     bool twin = here && info.twin != KVP_NO_FRAME;
-    bool doubt = here && spill->syncs != peer->nr_syncs; /* (2) */
+    bool doubt = here && (spill->relisted || spill->syncs != peer->nr_syncs); /* (2) */
     kv_status_t left = KV_ERR_STALE;
     if (doubt && !twin) {
         (void)kvp_leave_cancel(node->pager, spill->ref, spill->token);
@@ -312,9 +330,18 @@ spill_have(kvo_node_t *node, struct kvo_spill *spill, const struct kvo_peer *pee
         kvo_observe(
             node, KVO_SAW_HAVE_DROP, &spill->offer.copy, spill->ref, KVO_NONE, 0);
     } else if (here) {
-        kvo_list_again(node, kvo_peer_index(node, peer), &info);
+        list_again(node, kvo_peer_index(node, peer), &info);
     }
     spill_give(node, spill);
+}
+
+/* (2) Only the segment's first home may say HAVE. */
+static bool first_home_is(
+    const kvo_node_t *node, const struct kvo_spill *spill, uint32_t peer)
+{
+    uint32_t first;
+    return kvc_homes(&node->view, &spill->offer.segment, 1, &first) == 1 &&
+           first == peer;
 }
 
 void kvo_spill_answered(
@@ -327,7 +354,7 @@ void kvo_spill_answered(
         if (spill == NULL) {
             continue;
         }
-        if (status == KV_EXISTS) {
+        if (status == KV_EXISTS && first_home_is(node, spill, call->peer)) {
             spill_have(node, spill, &node->peers[call->peer]);
         } else if (status == KV_TAKE) {
             KVO_MOVE(node, spill, state, SPILL, OFFERED, TAKEN);
@@ -350,12 +377,6 @@ void kvo_spill_unanswered(kvo_node_t *node, struct kvo_call *call)
             spill_next(node, spill);
         }
     }
-}
-
-static bool copy_equal(const struct kv_copy *a, const struct kv_copy *b)
-{
-    return a->tenant == b->tenant && a->layout == b->layout && a->group == b->group &&
-           a->shard == b->shard && kv_key_equal(&a->key, &b->key);
 }
 
 void kvo_spill_told(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
@@ -456,7 +477,8 @@ static kv_status_t take_offer(
     if (tenant == UINT16_MAX || (peer->tenants >> tenant & 1) == 0) {
         return KV_ERR_DENIED;
     }
-    if (variant == UINT16_MAX ||
+    if (variant == UINT16_MAX || offer->n_tokens == 0 ||
+        offer->n_tokens > node->config.pager.variants[variant].page_tokens ||
         offer->len != kvp_copy_len(node->pager, variant, offer->n_tokens)) {
         return KV_ERR_REFUSED;
     }

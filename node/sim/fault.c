@@ -234,8 +234,11 @@ static void shape_other(kvs_world_t *world, struct hostile *h, uint32_t which)
     }
     case 5:
         msg->type = KV_MSG_SPILL_OFFER;
+        msg->epoch = world->view.epoch + below(world, 3) - 1;
         msg->u.spill_offer = (struct kv_msg_spill_offer){
-            .items = h->offers, .nr_items = HOSTILE_ITEMS};
+            .stream_pos = below(world, 500),
+            .items = h->offers,
+            .nr_items = HOSTILE_ITEMS};
         break;
     case 6:
         msg->type = KV_MSG_SPILL_ANSWER;

@@ -386,7 +386,7 @@ static void message(kvs_world_t *world, const struct kvs_event *event)
         world->stale = of_ended_link(world, event->node, peer, &msg);
         kvo_message(core, now, peer, event->id >> 1, &msg);
     } else {
-        kvo_bad_message(core, now, peer, event->id >> 1, status);
+        kvo_bad_message(core, now, peer, event->id >> 1, status, &detail);
     }
     kvs_leave(world, event->node);
 }

@@ -110,7 +110,7 @@ struct kvs_config {
 };
 
 /* Three nodes, 64 device and 64 host frames of 256 bytes, no faults, 1 ms network,
- * the times of docs/protocol.md. Change what you need, then create. */
+ * times near the defaults of docs/protocol.md. Change what you need, then create. */
 void kvs_preset(struct kvs_config *config);
 
 typedef struct kvs_world kvs_world_t;

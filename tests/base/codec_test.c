@@ -355,6 +355,42 @@ static void codec__greatest_message_is_read_and_one_byte_more_refused(void **sta
     free(bytes);
 }
 
+/* What a log says of bytes that are no message: the field, the limit and the value. */
+static void codec__refusal_is_one_line(void **state)
+{
+    static uint8_t large[KV_MSG_BYTES_MAX + 1], deep[KV_MSG_DEPTH_MAX + 2];
+    static const uint8_t cut[] = {0x82, 0, 1, 1, 0xcd, 1};
+    static const uint8_t newer[] = {0x82, 0, 2, 1, 5};
+    static const struct {
+        const uint8_t *bytes;
+        size_t len;
+        const char *line;
+    } rows[] = {
+        {cut, sizeof(cut),
+         "invalid: a field is malformed or out of its bound: message.end is 2, the "
+         "limit is 1"},
+        {large, sizeof(large),
+         "too_large: more than can ever be held: message.bytes is 1048577, the limit "
+         "is 1048576"},
+        {deep, sizeof(deep),
+         "invalid: a field is malformed or out of its bound: message.depth is 9, the "
+         "limit is 8"},
+        {newer, sizeof(newer),
+         "version: no protocol version in common: proto is 2, the limit is 1"},
+    };
+
+    (void)state;
+    memset(deep, 0x91, sizeof(deep));
+    for (size_t i = 0; i < KV_COUNT_OF(rows); i++) {
+        struct kv_detail detail = {0};
+        struct kv_msg msg;
+        char line[256];
+        kv_status_t status = kit_decode(rows[i].bytes, rows[i].len, &msg, &detail);
+        kv_detail_format(&detail, status, line, sizeof(line));
+        assert_string_equal(line, rows[i].line);
+    }
+}
+
 /* ---- room ------------------------------------------------------------------------ */
 
 /* One byte too few is a status, what was taken is given back, and the message that
@@ -503,6 +539,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(codec__cut_message_is_refused),
         cmocka_unit_test(codec__flipped_bits_do_no_harm),
         cmocka_unit_test(codec__greatest_message_is_read_and_one_byte_more_refused),
+        cmocka_unit_test(codec__refusal_is_one_line),
         cmocka_unit_test(codec__small_arena_gives_too_large),
         cmocka_unit_test(codec__arena_is_the_same_whatever_it_held),
         cmocka_unit_test(codec__small_buffer_gives_too_large),

@@ -362,7 +362,7 @@ static void replay_verb__wrong_words_are_refused(void **state)
         "kvrail replay: --pages: 0 is below the minimum 1\n");
     usage(
         (const char *[]){"replay", "--pages", "many", NULL},
-        "kvrail replay: --pages: 'many' is not a whole number\n");
+        "kvrail replay: --pages: 'many' is not a whole number from 1 to 67108864\n");
     usage(
         (const char *[]){"replay", "--policy", "best", NULL},
         "kvrail replay: --policy: 'best' is not lru, fifo, opt or all\n");

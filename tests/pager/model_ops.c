@@ -698,6 +698,22 @@ static bool leaves(const struct mw *w, const struct mw_hold *hold)
     return true;
 }
 
+/* The token stays good: what is ready can still be wanted, dropped, or moved down. */
+static void op_leave_ready(struct mw *w, const struct mw_hold *hold, bool still)
+{
+    struct kvp_info info;
+
+    if (kvp_info(w->pager, hold->ref, &info) == KV_OK && info.ready) {
+        return; /* one end a leaving */
+    }
+    const kv_status_t status = kvp_leave_ready(w->pager, hold->ref, hold->token);
+    MW_MUST(w, status == (still ? KV_OK : KV_ERR_STALE));
+    if (kvp_info(w->pager, hold->ref, &info) == KV_OK) {
+        MW_MUST(w, !info.ready || (still && info.state == KVP_LEAVING));
+        w->nr_ready += info.ready;
+    }
+}
+
 static void op_leave_end(struct mw *w)
 {
     if (w->leavings.nr == 0) {
@@ -711,7 +727,11 @@ static void op_leave_end(struct mw *w)
     kv_status_t status;
 
     w->may_unlist = true;
-    switch (mw_below(w, 4)) {
+    switch (mw_below(w, 6)) {
+    case 4:
+    case 5:
+        op_leave_ready(w, &hold, still);
+        return;
     case 0:
         mw_take(&w->leavings, at);
         status = kvp_leave_done(w->pager, hold.ref, hold.token);

@@ -96,7 +96,7 @@ bool mw_any_copy(struct mw *w, struct mw_hold *hold)
 
 static bool evictable(const struct kvp_info *info)
 {
-    return info->state == KVP_SEALED
+    return (info->state == KVP_SEALED || info->ready)
            && (info->refs | info->pins | info->grants | info->ios | info->fences) == 0;
 }
 

@@ -75,6 +75,7 @@ struct mw_order {
 
 struct mw {
     uint64_t seed, step, ops_done;
+    uint64_t nr_ready; /* leavings that became ready */
     struct kv_rng rng;
     struct kvp_config config;
     kvp_pager_t *pager;

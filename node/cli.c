@@ -16,7 +16,7 @@ int kvn_cli_refuse(const struct kvn_cli *cli, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    fprintf(stderr, "kvrail %s: ", cli->verb);
+    fprintf(stderr, "%s%s: ", cli->program ? "" : "kvrail ", cli->verb);
     vfprintf(stderr, format, args);
     fputc('\n', stderr);
     va_end(args);
@@ -34,7 +34,9 @@ static void help_row(const char *name, const char *value, const char *text)
 
 static void help(const struct kvn_cli *cli)
 {
-    printf("usage: kvrail %s [options]\n\n%s\n\noptions:\n", cli->verb, cli->summary);
+    printf(
+        "usage: %s%s [options]\n\n%s\n\noptions:\n", cli->program ? "" : "kvrail ",
+        cli->verb, cli->summary);
     for (unsigned i = 0; i < cli->nr_flags; i++) {
         help_row(cli->flags[i].name, cli->flags[i].value, cli->flags[i].help);
     }

@@ -22,6 +22,7 @@ struct kvn_cli {
     const char *summary; /* of --help, one line or a few */
     const struct kvn_flag *flags;
     unsigned nr_flags; /* <= KVN_CLI_FLAGS_MAX */
+    bool program;      /* "kvraild …", not "kvrail kvraild …" */
 };
 
 enum { KVN_CLI_FLAGS_MAX = 32 };

@@ -31,6 +31,7 @@ enum {
     KVO_BATCH_KEYS_MAX = 1024, /* of one request */
     KVO_APPEND_PAGES_MAX = 2048, /* of one SEQ_APPEND: longer ones come in several */
     KVO_CLIENTS_MAX = 1024,
+    KVO_COPIES_MAX = 16 * KVO_BATCH_KEYS_MAX, /* CLIENT_* orders out at once */
 };
 
 /* How bytes come from a peer. A node speaks one of them per peer: the first of its own

@@ -52,7 +52,6 @@ enum {
      * request, and no more than keep any mover busy. What finds none free waits
      * (copy.c), so this bounds memory, never what may be asked. */
     KVO_COPIES_PER_OP = KVO_BATCH_KEYS_MAX / 4,
-    KVO_COPIES_MAX = 16 * KVO_BATCH_KEYS_MAX,
 };
 
 /* ------------------------------------------------------------------ timers, slots */

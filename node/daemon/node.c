@@ -1,0 +1,745 @@
+/* The turn of the loop, and how a node starts and stops.
+ *
+ *   prepare: overdue timers of the core ──► poll: sockets, rings, transport, movers ──►
+ *   what they say goes to the core at once; what the core orders goes out at once
+ *
+ * (1) Nothing is said to the core from inside an order of the core: what is known at
+ * once waits in `deferred` for the next turn. (2) Stop: clients and links first, then
+ * the threads, then the core, then the memory that all of them touch.
+ */
+#include "node/daemon/node_priv.h"
+
+#include "base/assert.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+uint64_t kvn_node_now(const struct kvn_node *node)
+{
+    (void)node;
+    return uv_hrtime() / 1000;
+}
+
+void kvn_node_defer(struct kvn_node *node, const struct kvn_deferred *deferred)
+{
+    KV_ASSERT(node->deferred_nr < node->deferred_size);
+    uint32_t at = (node->deferred_head + node->deferred_nr++) % node->deferred_size;
+    node->deferred[at] = *deferred;
+}
+
+/* ------------------------------------------------------------------ the core's orders */
+
+static void on_dial(void *arg, uint32_t peer)
+{
+    kvn_links_dial(((struct kvn_node *)arg)->links, peer);
+}
+
+static void on_hang_up(void *arg, uint32_t peer, uint64_t conn)
+{
+    struct kvn_node *node = arg;
+    (void)peer;
+    kvn_links_hang_up(node->links, conn);
+}
+
+static void on_send(void *arg, uint32_t peer, uint64_t conn, const struct kv_msg *msg)
+{
+    struct kvn_node *node = arg;
+    struct kv_detail detail;
+    size_t len;
+    kv_status_t status = kv_encode(msg, node->wire, KV_MSG_BYTES_MAX, &len, &detail);
+    if (status != KV_OK) {
+        char line[256];
+        kv_detail_format(&detail, status, line, sizeof(line));
+        kv_log(
+            KV_LOG_ERROR, "link", "node %u: no bytes for a message: %s",
+            node->config->nodes[peer].id, line);
+        kvn_links_hang_up(node->links, conn);
+        return;
+    }
+    (void)kvn_links_send(node->links, conn, node->wire, len); /* lost: down() says so */
+}
+
+static void on_send_data(void *arg, uint32_t peer, const struct kv_msg *msg)
+{
+    kvn_data_open(arg, peer, msg);
+}
+
+static void on_order(void *arg, const struct kvo_order *order)
+{
+    switch (order->kind) {
+    case KVO_ORDER_LOCAL:
+        kvn_move_local(arg, &order->local);
+        break;
+    case KVO_ORDER_CLIENT_IN:
+    case KVO_ORDER_CLIENT_OUT:
+        kvn_move_client(arg, order);
+        break;
+    case KVO_ORDER_READ_NAMED:
+        kvn_data_read(arg, order);
+        break;
+    case KVO_ORDER_SERVE:
+        kvn_data_serve(arg, order);
+        break;
+    case KVO_ORDER_FENCE_IN:
+    case KVO_ORDER_FENCE_OUT:
+        kvn_data_fence(arg, order);
+        break;
+    case KVO_ORDER_READ_GRANT:
+        KV_UNREACHABLE("no transport here reads under grants, and HELLO says so");
+    }
+}
+
+static void on_answer(void *arg, const struct kvo_answer *answer)
+{
+    kvn_local_answer(((struct kvn_node *)arg)->local, answer);
+}
+
+static void on_switched(
+    void *arg, struct kvo_client_id client, struct kvp_seq_id seq, uint32_t page,
+    struct kvp_ref was, struct kvp_ref now)
+{
+    (void)arg, (void)client, (void)seq, (void)page, (void)was, (void)now;
+    KV_UNREACHABLE("clients have no sequences: the pager level is not served");
+}
+
+static void on_random(void *arg, uint8_t *bytes, size_t len)
+{
+    (void)arg;
+    KV_ASSERT(len <= 256); /* never short, never interrupted */
+    KV_ASSERT(getrandom(bytes, len, 0) == (ssize_t)len);
+}
+
+static void on_trace(void *arg, const char *line)
+{
+    (void)arg;
+    bool link = strncmp(line, "link ", 5) == 0;
+    kv_log(link ? KV_LOG_INFO : KV_LOG_DEBUG, "core", "%s", line);
+}
+
+/* ------------------------------------------------------------------ links */
+
+static void link_up(void *arg, uint32_t peer, uint64_t conn, bool dialled)
+{
+    struct kvn_node *node = arg;
+    kvo_conn_up(node->core, kvn_node_now(node), peer, conn, dialled);
+}
+
+static void link_down(void *arg, uint32_t peer, uint64_t conn)
+{
+    struct kvn_node *node = arg;
+    kvo_conn_down(node->core, kvn_node_now(node), peer, conn);
+}
+
+static void link_dial_failed(void *arg, uint32_t peer)
+{
+    struct kvn_node *node = arg;
+    kvo_dial_failed(node->core, kvn_node_now(node), peer);
+}
+
+static void
+link_frame(void *arg, uint32_t peer, uint64_t conn, const uint8_t *bytes, size_t len)
+{
+    struct kvn_node *node = arg;
+    struct kv_msg msg;
+    struct kv_detail detail = {0};
+    node->arena.used = 0;
+    kv_status_t status = kv_decode(bytes, len, &node->arena, &msg, &detail);
+    if (status == KV_OK) {
+        kvo_message(node->core, kvn_node_now(node), peer, conn, &msg);
+        return;
+    }
+    char line[256];
+    kv_detail_format(&detail, status, line, sizeof(line));
+    kv_log(
+        KV_LOG_WARN, "link", "node %u sent a bad message: %s",
+        node->config->nodes[peer].id, line);
+    kvo_bad_message(node->core, kvn_node_now(node), peer, conn, status, &detail);
+}
+
+static void link_data(void *arg, int fd)
+{
+    struct kvn_node *node = arg;
+    if (node->stopping || kvt_adopt(node->port, fd) != KV_OK) {
+        kv_log(KV_LOG_WARN, "data", "refused a connection: no room");
+    }
+}
+
+/* ------------------------------------------------------------------ clients */
+
+static kv_status_t
+client_attach(void *arg, uint64_t tenants, struct kvo_client_id *client_p)
+{
+    struct kvn_node *node = arg;
+    return kvo_client_attach(node->core, kvn_node_now(node), tenants, client_p);
+}
+
+static kv_status_t client_request(
+    void *arg, struct kvo_client_id client, const struct kvo_request *request)
+{
+    struct kvn_node *node = arg;
+    return kvo_request(node->core, kvn_node_now(node), client, request);
+}
+
+static void client_hung_up(void *arg, struct kvo_client_id client)
+{
+    struct kvn_node *node = arg;
+    kvo_client_hung_up(node->core, kvn_node_now(node), client);
+}
+
+static void client_dead(void *arg, struct kvo_client_id client)
+{
+    struct kvn_node *node = arg;
+    kvo_client_dead(node->core, kvn_node_now(node), client);
+}
+
+static void client_note(void *arg, const char *line)
+{
+    (void)arg;
+    kv_log(KV_LOG_INFO, "client", "%s", line);
+}
+
+/* ------------------------------------------------------------------ the turn */
+
+static void on_tick(uv_timer_t *timer)
+{
+    (void)timer; /* on_prepare() does the work before the loop sleeps again */
+}
+
+static void on_idle(uv_idle_t *idle)
+{
+    (void)idle; /* while it is active the loop does not sleep */
+}
+
+static void say_deferred(struct kvn_node *node)
+{
+    for (uint32_t n = node->deferred_nr; n > 0; n--) { /* what these cause waits */
+        struct kvn_deferred said = node->deferred[node->deferred_head];
+        node->deferred_head = (node->deferred_head + 1) % node->deferred_size;
+        node->deferred_nr--;
+        if (said.id != 0) {
+            const struct kvo_done done = {.status = said.status};
+            kvo_complete(node->core, kvn_node_now(node), said.id, &done);
+        } else {
+            kvo_data_broken(
+                node->core, kvn_node_now(node), said.peer, said.link, said.data_gen);
+        }
+    }
+}
+
+static void on_prepare(uv_prepare_t *prepare)
+{
+    struct kvn_node *node = prepare->data;
+    if (node->core == NULL) {
+        return;
+    }
+    say_deferred(node);
+    uint64_t now = kvn_node_now(node), next = kvo_next_timer(node->core);
+    for (unsigned i = 0; i < KVN_NODE_TICKS_A_TURN && next <= now; i++) {
+        kvo_tick(node->core, now);
+        next = kvo_next_timer(node->core);
+        now = kvn_node_now(node);
+    }
+    uint64_t us = next > now ? next - now : 0;
+    KV_ASSERT(uv_timer_start(&node->tick, on_tick, (us + 999) / 1000, 0) == 0);
+    if (node->deferred_nr > 0) {
+        KV_ASSERT(uv_idle_start(&node->idle, on_idle) == 0);
+    } else {
+        KV_ASSERT(uv_idle_stop(&node->idle) == 0);
+    }
+}
+
+static void on_port(uv_poll_t *poll, int status, int events)
+{
+    (void)status, (void)events;
+    kvn_data_events(poll->data);
+}
+
+static void on_movers(uv_poll_t *poll, int status, int events)
+{
+    (void)status, (void)events;
+    kvn_move_done(poll->data);
+}
+
+static void on_publish(uv_timer_t *timer)
+{
+    struct kvn_node *node = timer->data;
+    if (node->http == NULL || node->core == NULL) {
+        return;
+    }
+    kvn_http_collect(
+        node->core, node->core_config, kvn_node_now(node), node->snapshot);
+    node->snapshot->logs = kv_log_counts();
+    node->snapshot->nr_clients =
+        node->local != NULL ? kvn_local_counts(node->local)->clients : 0;
+    kvn_http_publish(node->http, node->snapshot);
+}
+
+/* ------------------------------------------------------------------ start */
+
+static kv_status_t fail(char *line, size_t cap, kv_status_t status, const char *what)
+{
+    snprintf(line, cap, "%s: %s", what, kv_status_text(status));
+    return status;
+}
+
+static kv_status_t fail_detail(
+    char *line, size_t cap, kv_status_t status, const struct kv_detail *detail)
+{
+    kv_detail_format(detail, status, line, cap);
+    return status;
+}
+
+static uint32_t self_index(const struct kvn_config *config)
+{
+    for (uint32_t i = 0; i < config->nr_nodes; i++) {
+        if (config->nodes[i].id == config->self
+            || (config->self == 0 && config->nr_nodes == 1)) {
+            return i;
+        }
+    }
+    return KVC_NO_NODE;
+}
+
+static kv_status_t start_core_config(struct kvn_node *node, char *line, size_t cap)
+{
+    const struct kvn_config *config = node->config;
+    uint32_t self = self_index(config);
+    if (self == KVC_NO_NODE) {
+        snprintf(
+            line, cap,
+            "cluster.node is %llu, which is none of the %u nodes: --set "
+            "cluster.node=ID says which one this is",
+            (unsigned long long)config->self, config->nr_nodes);
+        return KV_ERR_CONFIG;
+    }
+    if (config->transports == KVN_TRANSPORTS_ONESIDED) {
+        snprintf(
+            line, cap,
+            "link.transports is onesided: there is no such transport in this build, "
+            "only named (tcp)");
+        return KV_ERR_CONFIG;
+    }
+    uint64_t seeds[2];
+    on_random(node, (uint8_t *)seeds, sizeof(seeds));
+    struct kv_detail detail = {0};
+    kv_status_t status = kvn_config_core(
+        config, config->nodes[self].id, seeds[0] | 1, seeds[1], node->core_config,
+        &detail);
+    if (status != KV_OK) {
+        return fail_detail(line, cap, status, &detail);
+    }
+    node->core_config->transports[0] = KVO_NAMED;
+    node->core_config->nr_transports = 1;
+    for (uint32_t i = 0; i < node->core_config->pager.nr_pools; i++) {
+        node->first_frame[i + 1] =
+            node->first_frame[i] + node->core_config->pager.pools[i].nr_frames;
+    }
+    return KV_OK;
+}
+
+static kv_status_t start_tables(struct kvn_node *node)
+{
+    const struct kvo_config *core = node->core_config;
+    uint32_t nr_pools = core->pager.nr_pools, nr_nodes = node->config->nr_nodes;
+    node->nr_conns = (uint32_t)node->config->nr_data_conns;
+    node->nr_fences = 2 * nr_nodes;
+    node->deferred_size =
+        core->nr_reads + KVO_COPIES_MAX + node->nr_fences + nr_nodes;
+    /* One local order a frame that it writes or digests, and clients' copies. */
+    node->backlog_size = 2 * node->first_frame[nr_pools] + KVO_COPIES_MAX;
+    node->wire = kv_calloc(1, KV_MSG_BYTES_MAX);
+    node->arena.base = kv_calloc(1, KV_MSG_ARENA_BYTES);
+    node->arena.size = KV_MSG_ARENA_BYTES;
+    node->conns = kv_calloc(node->nr_conns, sizeof(*node->conns));
+    node->fences = kv_calloc(node->nr_fences, sizeof(*node->fences));
+    node->deferred = kv_calloc(node->deferred_size, sizeof(*node->deferred));
+    node->backlog = kv_calloc(node->backlog_size, sizeof(*node->backlog));
+    node->snapshot = kv_calloc(1, sizeof(*node->snapshot));
+    bool all = node->wire != NULL && node->arena.base != NULL && node->conns != NULL
+               && node->fences != NULL && node->deferred != NULL
+               && node->backlog != NULL && node->snapshot != NULL;
+    return all ? KV_OK : KV_ERR_NOMEM;
+}
+
+static kv_status_t start_threads(struct kvn_node *node, char *line, size_t cap)
+{
+    const struct kvn_config *config = node->config;
+    struct kv_detail detail = {0};
+    const struct kvn_movers_config movers = {
+        .nr_threads = (uint32_t)config->nr_mover_threads,
+        .nr_jobs = KVN_NODE_JOBS,
+    };
+    kv_status_t status = kvn_movers_create(&movers, &node->movers, &detail);
+    if (status != KV_OK) {
+        return fail_detail(line, cap, status, &detail);
+    }
+    struct kvt_region regions[KVT_REGIONS_MAX];
+    uint32_t nr = kvn_memory_nr(node->memory);
+    KV_ASSERT(nr <= KVT_REGIONS_MAX);
+    for (uint32_t i = 0; i < nr; i++) {
+        regions[i] = kvn_memory_region(node->memory, i);
+    }
+    const struct kvt_config transport = {
+        .regions = regions,
+        .nr_regions = nr,
+        .nr_ops = 2 * (uint32_t)config->nr_reads + KV_MSG_READ_MAX,
+        .nr_conns = node->nr_conns,
+        .nr_threads = (uint32_t)config->nr_transport_threads,
+        .hello_us = config->handshake_us,
+        .verify = config->verify_reads,
+    };
+    status = kvt_tcp.create(&transport, &node->port, &detail);
+    return status == KV_OK ? KV_OK : fail_detail(line, cap, status, &detail);
+}
+
+static kv_status_t start_core(struct kvn_node *node, char *line, size_t cap)
+{
+    const struct kvo_out out = {
+        .arg = node,
+        .dial = on_dial,
+        .hang_up = on_hang_up,
+        .send = on_send,
+        .send_data = on_send_data,
+        .order = on_order,
+        .answer = on_answer,
+        .switched = on_switched,
+        .random = on_random,
+        .trace = on_trace,
+    };
+    struct kv_detail detail = {0};
+    kv_status_t status = kvo_create(
+        node->core_config, &out, kvn_node_now(node), &node->core, &detail);
+    return status == KV_OK ? KV_OK : fail_detail(line, cap, status, &detail);
+}
+
+static kv_status_t start_tls(struct kvn_node *node, char *line, size_t cap)
+{
+    const struct kvn_config *config = node->config;
+    char psk[700], ca[700], cert[700], key[700];
+    kvn_config_path(config, config->tls_psk, psk, sizeof(psk));
+    kvn_config_path(config, config->tls_ca, ca, sizeof(ca));
+    kvn_config_path(config, config->tls_cert, cert, sizeof(cert));
+    kvn_config_path(config, config->tls_key, key, sizeof(key));
+    if (config->clear) {
+        kv_log(KV_LOG_WARN, "link", "tls.clear: links have no credentials");
+        return KV_OK;
+    }
+    if (psk[0] == '\0' && ca[0] == '\0') {
+        snprintf(
+            line, cap,
+            "tls: no credentials for links: kvrail keygen makes them; or tls.clear = "
+            "yes, on loopback alone");
+        return KV_ERR_CONFIG;
+    }
+    const struct kvn_tls_config tls = {
+        .cluster = config->cluster_name,
+        .node = node->core_config->node,
+        .psk = psk,
+        .ca = ca,
+        .cert = cert,
+        .key = key,
+    };
+    return kvn_tls_load(&tls, &node->tls, line, cap);
+}
+
+static kv_status_t start_links(struct kvn_node *node, char *line, size_t cap)
+{
+    const struct kvn_config *config = node->config;
+    if (config->nr_nodes == 1) {
+        return KV_OK;
+    }
+    kv_status_t status = start_tls(node, line, cap);
+    if (status != KV_OK) {
+        return status;
+    }
+    struct kvn_links_peer *peers = kv_calloc(config->nr_nodes, sizeof(*peers));
+    if (peers == NULL) {
+        return fail(line, cap, KV_ERR_NOMEM, "links");
+    }
+    for (uint32_t i = 0; i < config->nr_nodes; i++) {
+        peers[i] = (struct kvn_links_peer){
+            .id = config->nodes[i].id, .address = config->nodes[i].address};
+    }
+    uint32_t self = self_index(config);
+    const struct kvn_links_config links = {
+        .listen = config->listen[0] != '\0' ? config->listen
+                                            : config->nodes[self].address,
+        .tls = node->tls,
+        .peers = peers,
+        .nr_peers = config->nr_nodes,
+        .self = self,
+        .handshake_us = config->handshake_us,
+        .frame_us = config->frame_us,
+        .queue_bytes = config->queue_bytes,
+    };
+    const struct kvn_links_events events = {
+        .arg = node,
+        .up = link_up,
+        .down = link_down,
+        .dial_failed = link_dial_failed,
+        .frame = link_frame,
+        .data = link_data,
+    };
+    status = kvn_links_open(node->loop, &links, &events, &node->links, line, cap);
+    kv_free(peers);
+    return status;
+}
+
+static void take_tenants(const struct kvn_config *config, struct kvn_local_tenant *to)
+{
+    for (uint32_t i = 0; i < config->nr_tenants; i++) {
+        const struct kvn_config_tenant *from = &config->tenants[i];
+        to[i] = (struct kvn_local_tenant){
+            .id = from->id,
+            .secret = from->secret_bytes,
+            .secret_len = from->secret_len,
+            .nr_uids = from->nr_uids,
+        };
+        memcpy(to[i].uids, from->uids, sizeof(to[i].uids));
+        if (from->nr_uids == 0) {
+            to[i].uids[to[i].nr_uids++] = geteuid();
+        }
+    }
+}
+
+static void take_spaces(const struct kvn_node *node, struct kvn_local_space *to)
+{
+    const struct kvn_config *config = node->config;
+    for (uint32_t i = 0; i < config->nr_spaces; i++) {
+        const struct kvn_config_space *from = &config->spaces[i];
+        to[i] = (struct kvn_local_space){
+            .name = from->section.name,
+            .id = from->id,
+            .page_tokens = (uint32_t)from->page_tokens,
+            .page_bytes = (uint32_t)from->page_bytes,
+            .nr_groups = from->nr_groups,
+            .first_variant =
+                kvp_variant(kvo_pager(node->core), (uint32_t)from->layout, 0, 0),
+        };
+        KV_ASSERT(to[i].first_variant != UINT16_MAX);
+    }
+}
+
+static kv_status_t start_local(struct kvn_node *node, char *line, size_t cap)
+{
+    const struct kvn_config *config = node->config;
+    if (config->unix_path[0] == '\0') {
+        return KV_OK;
+    }
+    struct {
+        struct kvn_local_tenant tenants[KVP_TENANTS_MAX];
+        struct kvn_local_space spaces[KVN_CONFIG_SPACES_MAX];
+    } *lists = kv_calloc(1, sizeof(*lists));
+    if (lists == NULL) {
+        return fail(line, cap, KV_ERR_NOMEM, "clients");
+    }
+    take_tenants(config, lists->tenants);
+    take_spaces(node, lists->spaces);
+    const struct kvn_local_config local = {
+        .path = config->unix_path,
+        .tenants = lists->tenants,
+        .nr_tenants = config->nr_tenants,
+        .spaces = lists->spaces,
+        .nr_spaces = config->nr_spaces,
+        .nr_clients = (uint32_t)config->nr_clients,
+        .buffer_bytes = config->client_buffer_bytes,
+        .poll_us = config->client_poll_us,
+        .attach_us = config->handshake_us,
+    };
+    const struct kvn_local_events events = {
+        .arg = node,
+        .attach = client_attach,
+        .request = client_request,
+        .hung_up = client_hung_up,
+        .dead = client_dead,
+        .note = client_note,
+    };
+    kv_status_t status =
+        kvn_local_open(node->loop, &local, &events, &node->local, line, cap);
+    explicit_bzero(lists, sizeof(*lists));
+    kv_free(lists);
+    return status;
+}
+
+static kv_status_t start_http(struct kvn_node *node, char *line, size_t cap)
+{
+    if (node->config->http[0] == '\0') {
+        return KV_OK;
+    }
+    const struct kvn_http_config http = {.listen = node->config->http};
+    return kvn_http_open(&http, &node->http, line, cap);
+}
+
+static void start_handles(struct kvn_node *node)
+{
+    uv_loop_t *loop = node->loop;
+    KV_ASSERT(uv_prepare_init(loop, &node->prepare) == 0);
+    KV_ASSERT(uv_idle_init(loop, &node->idle) == 0);
+    KV_ASSERT(uv_timer_init(loop, &node->tick) == 0);
+    KV_ASSERT(uv_timer_init(loop, &node->publish) == 0);
+    KV_ASSERT(uv_poll_init(loop, &node->port_poll, kvt_fd(node->port)) == 0);
+    KV_ASSERT(uv_poll_init(loop, &node->movers_poll, kvn_movers_fd(node->movers)) == 0);
+    node->nr_handles = 6;
+    node->prepare.data = node->idle.data = node->tick.data = node;
+    node->publish.data = node->port_poll.data = node->movers_poll.data = node;
+    KV_ASSERT(uv_prepare_start(&node->prepare, on_prepare) == 0);
+    KV_ASSERT(uv_poll_start(&node->port_poll, UV_READABLE, on_port) == 0);
+    KV_ASSERT(uv_poll_start(&node->movers_poll, UV_READABLE, on_movers) == 0);
+    KV_ASSERT(uv_timer_start(&node->publish, on_publish, 0, KVN_NODE_PUBLISH_MS) == 0);
+}
+
+/* ------------------------------------------------------------------ stop */
+
+static void node_free(struct kvn_node *node)
+{
+    kvt_destroy(node->port); /* (2) */
+    if (node->movers != NULL) {
+        kvn_movers_destroy(node->movers);
+    }
+    kvn_http_close(node->http);
+    if (node->core != NULL) {
+        kvo_destroy(node->core);
+    }
+    kvn_memory_destroy(node->memory);
+    kvn_tls_free(node->tls);
+    kv_free(node->wire);
+    kv_free(node->arena.base);
+    kv_free(node->conns);
+    kv_free(node->fences);
+    kv_free(node->deferred);
+    kv_free(node->backlog);
+    kv_free(node->snapshot);
+    kv_free(node->core_config);
+    kv_free(node);
+}
+
+static void handle_closed(uv_handle_t *handle)
+{
+    struct kvn_node *node = handle->data;
+    if (--node->nr_handles > 0) {
+        return;
+    }
+    void (*stopped)(void *arg) = node->stopped;
+    void *arg = node->stopped_arg;
+    node_free(node);
+    if (stopped != NULL) {
+        stopped(arg);
+    }
+}
+
+/* Clients and links are gone: what is left touches nothing but memory of ours. */
+static void module_closed(void *arg)
+{
+    struct kvn_node *node = arg;
+    KV_ASSERT(node->closing > 0);
+    if (--node->closing > 0) {
+        return;
+    }
+    if (node->nr_handles == 0) { /* the start failed before they were there */
+        node_free(node);
+        return;
+    }
+    uv_close((uv_handle_t *)&node->prepare, handle_closed);
+    uv_close((uv_handle_t *)&node->idle, handle_closed);
+    uv_close((uv_handle_t *)&node->tick, handle_closed);
+    uv_close((uv_handle_t *)&node->publish, handle_closed);
+    uv_close((uv_handle_t *)&node->port_poll, handle_closed);
+    uv_close((uv_handle_t *)&node->movers_poll, handle_closed);
+}
+
+void kvn_node_stop(kvn_node_t *node, void (*stopped)(void *arg), void *arg)
+{
+    KV_ASSERT(!node->stopping);
+    node->stopping = true;
+    node->stopped = stopped;
+    node->stopped_arg = arg;
+    node->closing = 1;
+    if (node->local != NULL) {
+        node->closing++;
+        kvn_local_close(node->local, module_closed, node);
+    }
+    if (node->links != NULL) {
+        node->closing++;
+        kvn_links_close(node->links, module_closed, node);
+    }
+    module_closed(node);
+}
+
+/* ------------------------------------------------------------------ whole */
+
+static kv_status_t start(struct kvn_node *node, char *line, size_t cap)
+{
+    kv_status_t status = start_core_config(node, line, cap);
+    if (status != KV_OK) {
+        return status;
+    }
+    if (start_tables(node) != KV_OK) {
+        return fail(line, cap, KV_ERR_NOMEM, "tables");
+    }
+    status = kvn_memory_create(
+        &node->core_config->pager, KVN_MEMORY_SERVED, node->config->populate,
+        &node->memory, line, cap);
+    if (status != KV_OK) {
+        return status;
+    }
+    status = start_threads(node, line, cap);
+    if (status == KV_OK) {
+        status = start_core(node, line, cap);
+    }
+    if (status == KV_OK) {
+        start_handles(node);
+        status = start_http(node, line, cap);
+    }
+    if (status == KV_OK) {
+        status = start_local(node, line, cap);
+    }
+    /* Last: from here on others can see us. */
+    return status == KV_OK ? start_links(node, line, cap) : status;
+}
+
+kv_status_t kvn_node_start(
+    uv_loop_t *loop, const struct kvn_config *config, kvn_node_t **node_p, char *line,
+    size_t cap)
+{
+    struct kvn_node *node = kv_calloc(1, sizeof(*node));
+    if (node == NULL) {
+        return fail(line, cap, KV_ERR_NOMEM, "node");
+    }
+    node->loop = loop;
+    node->config = config;
+    node->core_config = kv_calloc(1, sizeof(*node->core_config));
+    kv_status_t status = node->core_config == NULL
+                             ? fail(line, cap, KV_ERR_NOMEM, "node")
+                             : start(node, line, cap);
+    if (status != KV_OK) {
+        kvn_node_stop(node, NULL, NULL);
+        return status;
+    }
+    *node_p = node;
+    return KV_OK;
+}
+
+kvo_node_t *kvn_node_core(kvn_node_t *node)
+{
+    return node->core;
+}
+
+uint32_t kvn_node_id(const kvn_node_t *node)
+{
+    return node->core_config->node;
+}
+
+uint16_t kvn_node_port(const kvn_node_t *node)
+{
+    return node->links != NULL ? kvn_links_port(node->links) : 0;
+}
+
+uint16_t kvn_node_http_port(const kvn_node_t *node)
+{
+    return node->http != NULL ? kvn_http_port(node->http) : 0;
+}

@@ -1,0 +1,118 @@
+/* Orders for the movers. A job's tag is what it holds of a client's memory; 0 says that
+ * it is a local order. */
+#include "node/daemon/node_priv.h"
+
+#include "base/assert.h"
+
+static uint8_t *frame_at(const struct kvn_node *node, struct kvp_ref ref)
+{
+    uint32_t pool = 0;
+    while (ref.frame >= node->first_frame[pool + 1]) {
+        pool++;
+    }
+    KV_ASSERT(pool < node->core_config->pager.nr_pools);
+    return kvn_memory_frame(node->memory, pool, ref.frame - node->first_frame[pool]);
+}
+
+static uint32_t frame_bytes(const struct kvn_node *node, struct kvp_ref ref)
+{
+    uint32_t pool = 0;
+    while (ref.frame >= node->first_frame[pool + 1]) {
+        pool++;
+    }
+    return node->core_config->pager.pools[pool].frame_bytes;
+}
+
+static void post(struct kvn_node *node, const struct kvn_job *job)
+{
+    if (node->backlog_nr == 0 && kvn_movers_post(node->movers, job) == KV_OK) {
+        node->nr_jobs++;
+        return;
+    }
+    KV_ASSERT(node->backlog_nr < node->backlog_size); /* one a frame, one a copy */
+    uint32_t at = (node->backlog_head + node->backlog_nr++) % node->backlog_size;
+    node->backlog[at] = *job;
+}
+
+void kvn_move_local(struct kvn_node *node, const struct kvp_order *order)
+{
+    struct kvn_job job = {.id = order->id, .len = order->len};
+    switch (order->kind) {
+    case KVP_ORDER_DIGEST:
+        job.move = KVN_MOVE_DIGEST;
+        job.from = frame_at(node, order->dst);
+        break;
+    case KVP_ORDER_COPY:
+        job.move = KVN_MOVE_COPY;
+        job.digest = true;
+        job.from = frame_at(node, order->src);
+        job.to = frame_at(node, order->dst);
+        break;
+    case KVP_ORDER_ZERO:
+        job.move = KVN_MOVE_ZERO;
+        job.to = frame_at(node, order->dst);
+        job.len = frame_bytes(node, order->dst);
+        break;
+    }
+    post(node, &job);
+}
+
+void kvn_move_client(struct kvn_node *node, const struct kvo_order *order)
+{
+    const struct kvo_part *part = &order->parts[0];
+    uint64_t hold = 0;
+    uint8_t *memory =
+        node->local == NULL
+            ? NULL
+            : kvn_local_hold(node->local, order->peer, part->buffer, part->len, &hold);
+    if (memory == NULL) {
+        kvn_node_defer(
+            node,
+            &(struct kvn_deferred){.id = part->id, .status = KV_ERR_INVALID});
+        return;
+    }
+    KV_ASSERT(hold != 0);
+    uint8_t *frame = kvn_memory_frame(node->memory, part->pool, part->pool_frame);
+    bool in = order->kind == KVO_ORDER_CLIENT_IN;
+    const struct kvn_job job = {
+        .id = part->id,
+        .move = KVN_MOVE_COPY,
+        .to = in ? frame : memory,
+        .from = in ? memory : frame,
+        .len = part->len,
+        .tag = hold,
+    };
+    post(node, &job);
+}
+
+static void complete(struct kvn_node *node, const struct kvn_job_done *done)
+{
+    uint64_t now = kvn_node_now(node);
+    if (done->tag == 0) {
+        kvo_local_done(node->core, now, done->id, KV_OK, done->digest);
+        return;
+    }
+    kvn_local_release(node->local, done->tag);
+    const struct kvo_done result = {.status = KV_OK, .computed = done->digest};
+    kvo_complete(node->core, now, done->id, &result);
+}
+
+void kvn_move_done(struct kvn_node *node)
+{
+    struct kvn_job_done done;
+    for (unsigned i = 0; i < KVN_NODE_EVENTS_A_TURN; i++) {
+        if (!kvn_movers_next(node->movers, &done)) {
+            return;
+        }
+        node->nr_jobs--;
+        complete(node, &done);
+        if (node->backlog_nr > 0) {
+            const struct kvn_job *job = &node->backlog[node->backlog_head];
+            if (kvn_movers_post(node->movers, job) == KV_OK) {
+                node->nr_jobs++;
+                node->backlog_head = (node->backlog_head + 1) % node->backlog_size;
+                node->backlog_nr--;
+            }
+        }
+    }
+}

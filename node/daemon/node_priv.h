@@ -1,0 +1,114 @@
+/* Inside a running node.
+ *
+ *   node.c       start, stop, the turn of the loop, links and clients
+ *   node_move.c  orders for the movers: inside the node, and with clients' buffers
+ *   node_data.c  orders for the transport: reads, serves, fences
+ *
+ * Threading: the loop thread.
+ */
+#ifndef KVN_NODE_PRIV_H
+#define KVN_NODE_PRIV_H
+
+#include "base/codec.h"
+#include "node/daemon/http.h"
+#include "node/daemon/links.h"
+#include "node/daemon/local.h"
+#include "node/daemon/memory.h"
+#include "node/daemon/movers.h"
+#include "node/daemon/node.h"
+
+enum {
+    KVN_NODE_JOBS = 4096,         /* at the movers at once; the rest waits here */
+    KVN_NODE_TICKS_A_TURN = 16,   /* of overdue timers, before sockets are looked at */
+    KVN_NODE_EVENTS_A_TURN = 256, /* of one source, before the others have theirs */
+    KVN_NODE_PUBLISH_MS = 250,    /* numbers for HTTP: also the loop's sign of life */
+};
+
+/* A data connection of the transport that node/core knows. */
+struct kvn_data_conn {
+    kvt_conn_t conn; /* 0: free */
+    uint32_t peer;
+    uint64_t link;
+    uint32_t data_gen;
+    bool out; /* ours to the peer: we read on it */
+};
+
+/* A fence that waits for its connections to be closed. */
+struct kvn_fence {
+    bool used;
+    uint64_t id;
+    uint32_t peer;
+    uint64_t link;
+    uint32_t data_gen;
+    bool out;
+};
+
+/* What is known at once, but must not be said inside the order. */
+struct kvn_deferred {
+    uint64_t id; /* of a completion; 0: our data connection to `peer` is broken */
+    kv_status_t status;
+    uint32_t peer;
+    uint64_t link;
+    uint32_t data_gen;
+};
+
+struct kvn_node {
+    uv_loop_t *loop;
+    const struct kvn_config *config;
+    struct kvo_config *core_config;
+    kvo_node_t *core;
+    uint32_t first_frame[KVP_POOLS_MAX + 1]; /* of each pool, in the pager's numbers */
+
+    kvn_memory_t *memory;
+    kvn_movers_t *movers;
+    kvt_port_t *port;
+    kvn_tls_t *tls;
+    kvn_links_t *links; /* NULL: alone in its cluster */
+    kvn_local_t *local; /* NULL: no clients */
+    kvn_http_t *http;   /* NULL: not asked for */
+    struct kvn_http_snapshot *snapshot;
+
+    uv_prepare_t prepare;
+    uv_idle_t idle; /* runs while something is deferred: the loop does not sleep */
+    uv_timer_t tick, publish;
+    uv_poll_t port_poll, movers_poll;
+    unsigned nr_handles; /* of these, initialised and not yet closed */
+
+    struct kvn_job *backlog; /* ring: jobs that the movers had no room for */
+    uint32_t backlog_size, backlog_head, backlog_nr;
+    uint32_t nr_jobs; /* at the movers */
+
+    struct kvn_data_conn *conns;
+    uint32_t nr_conns;
+    struct kvn_fence *fences;
+    uint32_t nr_fences;
+    struct kvn_deferred *deferred; /* ring */
+    uint32_t deferred_size, deferred_head, deferred_nr;
+
+    uint8_t *wire; /* KV_MSG_BYTES_MAX: what is being sent */
+    struct kv_arena arena;
+
+    bool stopping;
+    unsigned closing; /* modules that have not said closed yet */
+    void (*stopped)(void *arg);
+    void *stopped_arg;
+};
+
+/* Of the monotonic clock, in microseconds; grows from call to call at least by 0. */
+uint64_t kvn_node_now(const struct kvn_node *node);
+/* For orders: said at the next turn. */
+void kvn_node_defer(struct kvn_node *node, const struct kvn_deferred *deferred);
+
+/* ---- node_move.c */
+void kvn_move_local(struct kvn_node *node, const struct kvp_order *order);
+void kvn_move_client(struct kvn_node *node, const struct kvo_order *order);
+void kvn_move_done(struct kvn_node *node); /* takes what the movers have finished */
+
+/* ---- node_data.c */
+void kvn_data_open(struct kvn_node *node, uint32_t peer, const struct kv_msg *msg);
+void kvn_data_read(struct kvn_node *node, const struct kvo_order *order);
+void kvn_data_serve(struct kvn_node *node, const struct kvo_order *order);
+void kvn_data_fence(struct kvn_node *node, const struct kvo_order *order);
+void kvn_data_events(struct kvn_node *node);
+
+#endif

@@ -25,6 +25,7 @@ enum state { STATE_HANDSHAKE, STATE_READY, STATE_FAILED };
 
 /* What is looked at between two counts of the bytes of a handshake. */
 enum { CHUNK_BYTES = 4 << 10 };
+enum { RECORD_HEAD_BYTES = 5 }; /* RFC 8446, section 5.1: type, version, u16 length */
 
 struct kvn_tls_session {
     const struct kvn_tls *tls;
@@ -35,6 +36,9 @@ struct kvn_tls_session {
     uint32_t expected; /* who must answer, or NO_NODE */
     uint32_t claimed;  /* by certificate or identity, while HANDSHAKE */
     size_t handshake_bytes;
+    /* Where in a record the bytes that came end: OpenSSL does not tell it of a head. */
+    uint8_t record_head[RECORD_HEAD_BYTES];
+    size_t record_head_have, record_left;
     char identity[KVN_TLS_NAME_MAX]; /* ours; OpenSSL points at it */
     char reason[KVN_TLS_REASON_MAX];
 };
@@ -307,7 +311,11 @@ static bool make_ssl(struct kvn_tls_session *session)
     }
     if (!session->dialling) {
         SSL_set_accept_state(session->ssl);
-        return true;
+        /* A pre-shared key goes through OpenSSL's code for resumed sessions: that wants
+         * a context where peers are verified, and on the dialling side none at all. */
+        return SSL_set_session_id_context(
+                   session->ssl, (const unsigned char *)"kvrail", 6)
+               == 1;
     }
     SSL_set_connect_state(session->ssl);
     server_name(session->expected, name, sizeof(name));
@@ -347,6 +355,27 @@ void kvn_tls_close(kvn_tls_session_t *session)
     kv_free(session);
 }
 
+static void follow_records(
+    struct kvn_tls_session *session, const uint8_t *bytes, size_t len)
+{
+    while (len > 0) {
+        size_t n = 1;
+        if (session->record_left > 0) {
+            n = len < session->record_left ? len : session->record_left;
+            session->record_left -= n;
+        } else {
+            uint8_t *head = session->record_head;
+            head[session->record_head_have++] = bytes[0];
+            if (session->record_head_have == RECORD_HEAD_BYTES) {
+                session->record_head_have = 0;
+                session->record_left = (size_t)head[3] << 8 | head[4];
+            }
+        }
+        bytes += n;
+        len -= n;
+    }
+}
+
 static bool feed(struct kvn_tls_session *session, const uint8_t *bytes, size_t len)
 {
     size_t taken = 0;
@@ -374,6 +403,7 @@ kvn_tls_in(kvn_tls_session_t *session, const uint8_t *bytes, size_t len)
             because(session, "out of memory");
             return fail(session, KV_ERR_DENIED);
         }
+        follow_records(session, bytes, n);
         bytes += n;
         len -= n;
         if (shaking) {
@@ -451,7 +481,7 @@ kvn_tls_write(kvn_tls_session_t *session, const uint8_t *bytes, size_t len)
 bool kvn_tls_partial(const kvn_tls_session_t *session)
 {
     return session->state == STATE_READY
-           && (SSL_has_pending(session->ssl) == 1 || BIO_pending(session->in) > 0);
+           && (session->record_head_have > 0 || session->record_left > 0);
 }
 
 void kvn_tls_bye(kvn_tls_session_t *session)

@@ -3,10 +3,17 @@
  *
  *   listener ──► first byte 0x16: TLS ──► handshake ──► up(peer, conn) ──► frames
  *            └─► first bytes "kvd1": a data connection ──► data(fd), as it came
+ *            └─► first bytes "kvl1", without credentials alone: a clear link
  *            └─► anything else: closed
  *   kvn_links_dial(peer) ──► connect ──► TLS ──► up(peer, conn), or dial_failed(peer)
  *
+ *   hello: "kvl1" ‖ u32 id of the sender, little endian; each side's first bytes
  *   frame: u32 length, little endian, 1 … KV_MSG_BYTES_MAX ‖ that many bytes
+ *
+ * Hello and frames go inside TLS. up() is said when the other side's hello has come: it
+ * then has accepted us, and says who it is also where TLS does not prove it (the dialled
+ * side of a pre-shared key). Without credentials there is no TLS, a link begins with
+ * hello on the socket itself and the id is a claim: on loopback alone.
  *
  * Limits hold before anybody is authenticated: connections not yet introduced (all,
  * and of one address), bytes and time of a handshake, bytes of a frame; a connection
@@ -25,8 +32,11 @@
 #include <uv.h>
 
 enum {
-    KVN_LINKS_HELLO_CONNS_MAX = 64,  /* not yet introduced */
-    KVN_LINKS_HELLO_ADDRESS_MAX = 16, /* of them, from one address */
+    KVN_LINKS_HELLO_CONNS_MAX = 64,  /* accepted and not yet introduced */
+    KVN_LINKS_HELLO_ADDRESS_MAX = 16, /* of them, from one address (IPv6: one /64) */
+    KVN_LINKS_PEER_CONNS_MAX = 4, /* up with one node: past it the oldest goes */
+    KVN_LINKS_LINGER_MAX = 64,    /* hung up, and sending what waits */
+    KVN_LINKS_TIME_MIN_US = 1000, /* of handshake_us and frame_us */
 };
 
 struct kvn_links_peer {
@@ -37,14 +47,16 @@ struct kvn_links_peer {
 struct kvn_links_config {
     const char *listen; /* host:port; port 0: any, see kvn_links_port() */
     const kvn_tls_t *tls; /* NULL: clear, allowed on loopback addresses alone */
-    const struct kvn_links_peer *peers; /* by index in the view; copied */
+    const struct kvn_links_peer *peers; /* by index in the view, us too; copied */
     uint32_t nr_peers;
     uint32_t self;           /* index of this node */
     uint64_t handshake_us;   /* from accept or connect to up */
     uint64_t frame_us;       /* a frame that has begun is whole within this */
-    uint64_t queue_bytes;    /* that may wait to be sent on one connection */
+    uint64_t queue_bytes;    /* one frame more may wait to be sent on a connection */
 };
 
+/* A peer is its index in the view. Each up() has one down(), each dial one up() or
+ * dial_failed(), also when links close. */
 struct kvn_links_events {
     void *arg;
     /* dialled: by us. A connection number is never used twice. */
@@ -72,14 +84,17 @@ kv_status_t kvn_links_open(
     const struct kvn_links_events *events, kvn_links_t **links_p, char *line,
     size_t cap);
 /* Closes everything; `closed` runs from the loop when all handles are gone, and the
- * memory with them. */
+ * memory with them. A name that the system is resolving is waited for: that cannot be
+ * cancelled. */
 void kvn_links_close(kvn_links_t *links, void (*closed)(void *arg), void *arg);
 
 uint16_t kvn_links_port(const kvn_links_t *links);
 /* up() or dial_failed() follows, within handshake_us. One dial a peer at a time: a
  * second while one is under way is ignored. */
 void kvn_links_dial(kvn_links_t *links, uint32_t peer);
-void kvn_links_hang_up(kvn_links_t *links, uint64_t conn); /* unknown: ignored */
+/* down() follows. What was sent before still goes out, for a second at most. A connection
+ * that is not known is ignored. */
+void kvn_links_hang_up(kvn_links_t *links, uint64_t conn);
 /* LINK_LOST: there is no such connection (down() has been or will be said).
  * AGAIN never: a connection with a full queue is closed. */
 kv_status_t

@@ -8,7 +8,9 @@
  * one pre-shared key of the cluster (32 random bytes in a file of mode 0600; the
  * identity "kvrail:<cluster>:node:<id>" says who speaks: whoever has the key may be any
  * node). Nothing is sent or taken in clear; no earlier version, no renegotiation, no
- * 0-RTT, no session resumption, no client without a credential.
+ * 0-RTT, no session resumption, no client without a credential. The dialling side also
+ * names the node it wants (SNI "node-<id>.kvrail"), so that one who was led to another
+ * node is refused there, whichever credential it is.
  *
  * Threading: one thread a session. Ownership: kvn_tls_close() frees; secrets are wiped.
  * Errors: KV_ERR_CONFIG at load, with one line that names the file and the fix
@@ -25,6 +27,9 @@ enum {
     KVN_TLS_PSK_BYTES = 32,
     KVN_TLS_REASON_MAX = 256,
     KVN_TLS_NO_NODE = 0, /* no id is 0 */
+    KVN_TLS_HANDSHAKE_BYTES_MAX = 64 << 10, /* that we take before ready */
+    KVN_TLS_FILE_BYTES_MAX = 64 << 10,
+    KVN_TLS_CLUSTER_MAX = 64, /* characters of the cluster's name */
 };
 
 struct kvn_tls_config {
@@ -69,8 +74,11 @@ kv_status_t kvn_tls_read(
 /* Takes all of it, or fails for good. Only when ready. */
 kv_status_t
 kvn_tls_write(kvn_tls_session_t *session, const uint8_t *bytes, size_t len);
+/* Bytes came that are no whole record yet. */
+bool kvn_tls_partial(const kvn_tls_session_t *session);
 /* close_notify, for kvn_tls_out(). */
 void kvn_tls_bye(kvn_tls_session_t *session);
+/* Why it failed, one line; "" while it has not. */
 const char *kvn_tls_reason(const kvn_tls_session_t *session);
 
 #endif

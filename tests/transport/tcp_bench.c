@@ -1,6 +1,7 @@
 /* Fetching pages over tcp on loopback, beside what the sockets can do.
  *
- *   tcp_bench [--rounds N] [--mib N] [--set-mib N] [--no-iperf3]
+ *   tcp_bench [--rounds N] [--mib N] [--set-mib N] [--page-kib 16|1024]
+ *             [--no-iperf3]
  *
  * Each row: pages of one size over so many connections, with digests or without. In
  * turns, round by round: the transport (an owner's port and a reader's, one mover
@@ -41,7 +42,7 @@ enum { CONNS_MAX = 4, ROUNDS_MAX = 31, PUMP_BYTES = 128 << 10, READ_BYTES = 1 <<
 
 static struct options {
     unsigned rounds;
-    uint64_t bytes, set_bytes;
+    uint64_t bytes, set_bytes, page_kib; /* 0: all */
     bool iperf3;
 } options = {.rounds = 5, .bytes = UINT64_C(2) << 30, .set_bytes = 0, .iperf3 = true};
 
@@ -526,6 +527,9 @@ static bool options_parse(int argc, char **argv)
                    && option_number(argv[i + 1], 1 << 20, &number)) {
             options.set_bytes = number << 20;
             i++;
+        } else if (strcmp(argv[i], "--page-kib") == 0
+                   && option_number(argv[i + 1], 1 << 14, &options.page_kib)) {
+            i++;
         } else {
             (void)fprintf(stderr, "unknown option or value: %s\n", argv[i]);
             return false;
@@ -546,6 +550,9 @@ int main(int argc, char **argv)
     printf("{\"rounds\": %u, \"rows\": [", options.rounds);
     for (unsigned s = 0; s < (options.set_bytes != 0 ? 1 : 2); s++) {
         for (unsigned p = 0; p < 2; p++) {
+            if (options.page_kib != 0 && options.page_kib != pages[p] >> 10) {
+                continue;
+            }
             for (uint32_t conns = 1; conns <= CONNS_MAX; conns += CONNS_MAX - 1) {
                 bench_row(
                     pages[p], conns,

@@ -170,24 +170,26 @@ data_begins(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, struct kvt_f
     return true;
 }
 
-/* Frames, and the beginnings of pages, that came into `in`. */
-static void parse_pages(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
+/* Frames and pages that came into the stage; what is left of them begins a header. */
+static void
+parse_pages(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, size_t len)
 {
-    while (conn->in_len > 0) {
-        const uint8_t *at = conn->in + conn->in_at;
-        uint32_t used;
+    const uint8_t *at = mover->stage;
+
+    while (len > 0) {
+        size_t used;
         if (conn->landing != KVT_TCP_NONE) {
             struct kvt_tcp_op *op = &mover->port->ops[conn->landing];
-            const uint32_t left = op->data_len - conn->landed;
-            used = conn->in_len < left ? conn->in_len : left;
+            const size_t left = op->data_len - conn->landed;
+            used = len < left ? len : left;
             memcpy(op->to + conn->landed, at, used); /* (4) */
             landed(mover, conn, used);
         } else {
             struct kvt_frame frame;
             const kv_status_t status =
-                kvt_frame_parse(at, conn->in_len, KVT_FRAME_DATA, &frame, NULL);
+                kvt_frame_parse(at, len, KVT_FRAME_DATA, &frame, NULL);
             if (status == KV_INPROGRESS) {
-                return;
+                break;
             }
             if (status != KV_OK) {
                 kvt_tcp_break(mover, conn, status);
@@ -196,23 +198,19 @@ static void parse_pages(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
             if (!data_begins(mover, conn, &frame)) {
                 return;
             }
-            used = KVT_FRAME_HEADER_BYTES + frame.head_len;
+            conn->pages_are_small = frame.body_len < KVT_TCP_SMALL_BYTES;
+            used = KVT_FRAME_HEADER_BYTES + (size_t)frame.head_len;
         }
-        conn->in_at += used;
-        conn->in_len -= used;
+        at += used;
+        len -= used;
     }
+    KV_ASSERT(len < KVT_TCP_HEAD_BYTES);
+    memcpy(conn->in, at, len);
+    conn->in_len = (uint32_t)len;
 }
 
-/* Room for one header and head, at the beginning of `in`. */
-static void in_compact(struct kvt_tcp_conn *conn)
-{
-    if (conn->in_at > 0) {
-        memmove(conn->in, conn->in + conn->in_at, conn->in_len);
-        conn->in_at = 0;
-    }
-}
-
-/* One call: what is left of the page that lands, then the next header. */
+/* One call: what is left of the page that lands goes to its place; behind it, into the
+ * stage, the next header, and of small pages as much as comes. */
 static size_t receive_pages_once(
     struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, size_t *asked_p)
 {
@@ -220,6 +218,7 @@ static size_t receive_pages_once(
     unsigned nr = 0;
     size_t body = 0;
     size_t left = 0;
+    size_t stage = 0;
 
     if (conn->landing != KVT_TCP_NONE) {
         const struct kvt_tcp_op *op = &mover->port->ops[conn->landing];
@@ -227,13 +226,13 @@ static size_t receive_pages_once(
         body = left < KVT_TCP_CHUNK_BYTES ? left : KVT_TCP_CHUNK_BYTES;
         iov[nr++] = (struct iovec){op->to + conn->landed, body}; /* (4) */
     }
-    in_compact(conn);
     if (body == left) {
-        KV_ASSERT(conn->in_len < KVT_TCP_HEAD_BYTES);
-        iov[nr++] = (struct iovec){
-            conn->in + conn->in_len, KVT_TCP_HEAD_BYTES - conn->in_len};
+        stage = (conn->pages_are_small ? sizeof(mover->stage) : KVT_TCP_HEAD_BYTES)
+            - conn->in_len;
+        memcpy(mover->stage, conn->in, conn->in_len);
+        iov[nr++] = (struct iovec){mover->stage + conn->in_len, stage};
     }
-    *asked_p = body + (body == left ? KVT_TCP_HEAD_BYTES - conn->in_len : 0);
+    *asked_p = body + stage;
     const size_t n = receive_some(mover, conn, iov, nr);
     if (n == 0) {
         return 0;
@@ -242,7 +241,9 @@ static size_t receive_pages_once(
     if (to_page > 0) {
         landed(mover, conn, to_page);
     }
-    conn->in_len += (uint32_t)(n - to_page);
+    if (n > to_page) {
+        parse_pages(mover, conn, conn->in_len + n - to_page);
+    }
     return n;
 }
 
@@ -257,7 +258,6 @@ void kvt_tcp_receive_pages(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *con
             return;
         }
         turn += n;
-        parse_pages(mover, conn);
         if (n < asked) {
             return; /* the socket is empty; epoll says when it is not */
         }
@@ -311,6 +311,15 @@ static bool parse_request(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn
     conn->in_at += KVT_FRAME_HEADER_BYTES + frame.head_len;
     conn->in_len -= KVT_FRAME_HEADER_BYTES + frame.head_len;
     return true;
+}
+
+/* What is not parsed yet goes to the beginning, the rest of `in` is room. */
+static void in_compact(struct kvt_tcp_conn *conn)
+{
+    if (conn->in_at > 0) {
+        memmove(conn->in, conn->in + conn->in_at, conn->in_len);
+        conn->in_at = 0;
+    }
 }
 
 void kvt_tcp_receive_requests(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)

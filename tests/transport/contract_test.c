@@ -1,0 +1,774 @@
+/* The contract of transport.h, for every transport: each row of `candidates` runs every
+ * test below. A new transport joins by one row. What only one of them can be shown (its
+ * wire) is in a test of its own: tcp_wire_test.c. */
+#include "base/assert.h"
+#include "base/digest.h"
+#include "base/fault.h"
+#include "base/hash.h"
+#include "base/mem.h"
+#include "tests/transport/transport_kit.h"
+
+#include <poll.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static const struct tk_candidate candidates[] = {
+    {.name = "tcp", .ops = &kvt_tcp},
+    {.name = "hook of tcp", .ops = &kvt_tcp, .hooked = true},
+};
+
+enum { KIB = 1024, MIB = 1 << 20, POISON = 0xa5 };
+
+static struct tk tk;
+
+static void begin(void **state)
+{
+    tk_init(&tk, *state);
+}
+
+static bool can(enum kvt_cap cap)
+{
+    return (tk.candidate->ops->caps & cap) != 0;
+}
+
+/* ---- KVT_CAP_NAMED, KVT_CAP_VERIFIES ------------------------------------------------ */
+
+/* What lands is what the owner sent, its digest was computed from what landed, and the
+ * owner's words come along; for lengths around the leaf and far above every buffer. */
+static void read__any_size_lands_whole(void **state)
+{
+    static const uint32_t sizes[] = {0,        1,   4095,     4096,
+                                     4097,     64 * KIB, MIB, 16 * MIB};
+    begin(state);
+    tk_open(&tk, 16 * MIB + 64);
+    const kvt_conn_t conn = tk_connect(&tk, NULL);
+    for (uint32_t i = 0; i < KV_COUNT_OF(sizes); i++) {
+        const struct tk_copy copy = {.offset = i, .len = sizes[i]};
+        memset(tk.reader.memory, POISON, tk.reader.bytes);
+        assert_int_equal(
+            tk_read(&tk, conn, 70 + i, &copy, 1, i, tk.reader.memory + 3, sizes[i]),
+            KV_OK);
+        TK_UNTIL(&tk, tk.reader.was_done[i]);
+        const struct kvt_event *done = &tk.reader.done[i];
+        assert_int_equal(done->status, KV_OK);
+        assert_int_equal(done->conn, conn);
+        assert_int_equal(done->len, sizes[i]);
+        assert_int_equal(done->gen, 100);
+        assert_int_equal(done->n_tokens, 16);
+        assert_memory_equal(tk.reader.memory + 3, tk.owner.memory + i, sizes[i]);
+        assert_int_equal(done->expected, kv_digest(tk.owner.memory + i, sizes[i]));
+        if (can(KVT_CAP_VERIFIES)) {
+            assert_int_equal(done->computed, done->expected);
+        }
+        /* and nothing beside it */
+        assert_true(tk_all(tk.reader.memory, 3, POISON));
+        assert_true(tk_all(tk.reader.memory + 3 + sizes[i], 32, POISON));
+    }
+    TK_UNTIL(&tk, tk.owner.nr_done == KV_COUNT_OF(sizes));
+    for (uint32_t i = 1; i <= KV_COUNT_OF(sizes); i++) {
+        assert_int_equal(tk.owner.done[i].status, KV_OK);
+        assert_int_equal(tk.owner.done[i].computed, 0);
+    }
+    tk_close(&tk);
+}
+
+/* Without verification nothing is computed, and all else is the same. */
+static void read__verification_off_computes_nothing(void **state)
+{
+    const struct tk_copy copy = {.len = 300 * KIB};
+
+    begin(state);
+    tk.config.verify = false;
+    tk_open(&tk, MIB);
+    const kvt_conn_t conn = tk_connect(&tk, NULL);
+    assert_int_equal(
+        tk_read(&tk, conn, 1, &copy, 1, 0, tk.reader.memory, copy.len), KV_OK);
+    TK_UNTIL(&tk, tk.reader.was_done[0]);
+    assert_int_equal(tk.reader.done[0].status, KV_OK);
+    assert_int_equal(tk.reader.done[0].computed, 0);
+    assert_memory_equal(tk.reader.memory, tk.owner.memory, copy.len);
+    tk_close(&tk);
+}
+
+/* One READ of as many copies as fit, every second one refused in some way: each part
+ * has its own end, and a refusal lands nothing. */
+static void read__mixed_answers_reach_their_parts(void **state)
+{
+    static const kv_status_t words[] = {
+        KV_OK, KV_ERR_MISS, KV_OK, KV_ERR_AGAIN, KV_OK, KV_ERR_DENIED};
+    struct tk_copy copies[KV_MSG_READ_MAX];
+
+    begin(state);
+    tk_open(&tk, MIB);
+    memset(tk.reader.memory, POISON, tk.reader.bytes);
+    const kvt_conn_t conn = tk_connect(&tk, NULL);
+    for (uint32_t i = 0; i < KV_MSG_READ_MAX; i++) {
+        copies[i] = (struct tk_copy){
+            .offset = i * 4100, .len = 4000 + i, .status = words[i % 6]};
+    }
+    assert_int_equal(
+        tk_read(&tk, conn, 9, copies, KV_MSG_READ_MAX, 0, tk.reader.memory, 8 * KIB),
+        KV_OK);
+    TK_UNTIL(&tk, tk.reader.nr_done == KV_MSG_READ_MAX);
+    for (uint32_t i = 0; i < KV_MSG_READ_MAX; i++) {
+        const uint8_t *to = tk.reader.memory + 8 * KIB * i;
+        const uint32_t len = copies[i].status == KV_OK ? copies[i].len : 0;
+        assert_int_equal(tk.reader.done[i].status, copies[i].status);
+        assert_int_equal(tk.reader.done[i].len, len);
+        assert_memory_equal(to, tk.owner.memory + copies[i].offset, len);
+        assert_true(tk_all(to + len, 8 * KIB - len, POISON));
+    }
+    tk_close(&tk);
+}
+
+/* Many READs at once on several connections: every one ends, with its own bytes. */
+static void read__many_in_flight_on_many_connections(void **state)
+{
+    enum { CONNS = 5, READS = 40, PARTS = 8, PAGE = 16 * KIB };
+    kvt_conn_t conns[CONNS];
+
+    begin(state);
+    tk_open(&tk, (size_t)CONNS * READS * PARTS * PAGE);
+    for (uint32_t c = 0; c < CONNS; c++) {
+        conns[c] = tk_connect(&tk, NULL);
+    }
+    for (uint32_t r = 0; r < READS * CONNS; r++) {
+        struct tk_copy copies[PARTS];
+        for (uint32_t i = 0; i < PARTS; i++) {
+            /* backwards in the owner's memory, so that a swap would show */
+            const uint32_t page = CONNS * READS * PARTS - 1 - (r * PARTS + i);
+            copies[i] = (struct tk_copy){.offset = page * PAGE, .len = PAGE};
+        }
+        assert_int_equal(
+            tk_read(
+                &tk, conns[r % CONNS], r, copies, PARTS, r * PARTS,
+                tk.reader.memory + (size_t)r * PARTS * PAGE, PAGE),
+            KV_OK);
+    }
+    TK_UNTIL(&tk, tk.reader.nr_done == CONNS * READS * PARTS);
+    for (uint32_t i = 0; i < CONNS * READS * PARTS; i++) {
+        const uint32_t page = CONNS * READS * PARTS - 1 - i;
+        assert_int_equal(tk.reader.done[i].status, KV_OK);
+        assert_int_equal(tk.reader.done[i].computed, tk.reader.done[i].expected);
+        assert_memory_equal(
+            tk.reader.memory + (size_t)i * PAGE, tk.owner.memory + (size_t)page * PAGE,
+            PAGE);
+    }
+    assert_int_equal(tk.reader.nr_broken + tk.owner.nr_broken, 0);
+    tk_close(&tk);
+}
+
+/* An owner whose page has changed since its digest was taken is found out. */
+static void read__a_flipped_bit_is_seen(void **state)
+{
+    const struct tk_copy copy = {.len = 100000};
+
+    begin(state);
+    if (!can(KVT_CAP_VERIFIES)) {
+        skip();
+    }
+    tk_open(&tk, MIB);
+    const kvt_conn_t conn = tk_connect(&tk, NULL);
+    for (uint32_t i = 0; i < 20; i++) {
+        tk.flip = 1 + i * 40013;
+        assert_int_equal(
+            tk_read(&tk, conn, i, &copy, 1, i, tk.reader.memory, copy.len), KV_OK);
+        TK_UNTIL(&tk, tk.reader.was_done[i]);
+        assert_int_equal(tk.reader.done[i].status, KV_OK);
+        assert_true(tk.reader.done[i].computed != tk.reader.done[i].expected);
+        assert_int_equal(
+            tk.reader.done[i].computed, kv_digest(tk.reader.memory, copy.len));
+    }
+    tk_close(&tk);
+}
+
+/* A page that is larger than the part: IO for it, and the rest of the connection is
+ * not believed any more. Not a byte past the room. */
+static void read__a_page_larger_than_its_room_ends_the_connection(void **state)
+{
+    const struct tk_copy copies[] = {{.len = 4096}, {.len = 8192}, {.len = 4096}};
+
+    begin(state);
+    tk_open(&tk, MIB);
+    memset(tk.reader.memory, POISON, tk.reader.bytes);
+    const kvt_conn_t conn = tk_connect(&tk, NULL);
+    assert_int_equal(
+        tk_read(&tk, conn, 1, copies, 3, 0, tk.reader.memory, 5000), KV_OK);
+    TK_UNTIL(&tk, tk.reader.nr_done == 3 && tk.reader.nr_broken == 1);
+    assert_int_equal(tk.reader.done[0].status, KV_OK);
+    assert_int_equal(tk.reader.done[1].status, KV_ERR_IO);
+    assert_int_equal(tk.reader.done[2].status, KV_ERR_LINK_LOST);
+    assert_int_equal(tk.reader.why, KV_ERR_PROTOCOL);
+    assert_true(tk_all(tk.reader.memory + 4096, tk.reader.bytes - 4096, POISON));
+    tk_close(&tk);
+}
+
+/* What is wrong in a call is said at once, and nothing was posted. */
+static void calls__wrong_arguments_are_refused(void **state)
+{
+    const struct tk_copy copy = {.len = 4096};
+    const struct kvt_part part = {.to = NULL, .room = 1};
+    uint8_t bytes[KVT_REQUEST_BYTES_MAX + 1] = {0};
+    kvt_conn_t from, other;
+
+    begin(state);
+    tk_open(&tk, MIB);
+    const kvt_conn_t conn = tk_connect(&tk, &from);
+    uint8_t *end = tk.reader.memory + tk.reader.bytes;
+    kvt_port_t *reader = tk.reader.port, *owner = tk.owner.port;
+    /* memory outside the regions, by one byte */
+    assert_int_equal(
+        tk_read(&tk, conn, 1, &copy, 1, 0, end - 4095, 4096), KV_ERR_INVALID);
+    assert_int_equal(
+        tk_read(&tk, conn, 1, &copy, 1, 0, tk.reader.memory - 1, 16), KV_ERR_INVALID);
+    assert_int_equal(
+        kvt_send(owner, from, 1, bytes, 16, tk.owner.memory - 1, 16), KV_ERR_INVALID);
+    /* sizes */
+    assert_int_equal(
+        kvt_send(owner, from, 1, bytes, KVT_HEAD_BYTES_MAX + 1, NULL, 0),
+        KV_ERR_INVALID);
+    assert_int_equal(
+        kvt_open(reader, tk.address, bytes, KVT_HELLO_BYTES_MAX + 1, &other),
+        KV_ERR_INVALID);
+    /* a connection goes one way */
+    assert_int_equal(
+        kvt_send(reader, conn, 1, bytes, 16, tk.reader.memory, 16), KV_ERR_INVALID);
+    assert_int_equal(
+        kvt_read(owner, from, 1, bytes, 16, &part, 1), KV_ERR_INVALID);
+    /* and has a name that others have not */
+    assert_int_equal(tk_read(&tk, conn + 1, 1, &copy, 1, 0, end - 1, 1), KV_ERR_LINK_LOST);
+    assert_int_equal(tk_read(&tk, 0, 1, &copy, 1, 0, end - 1, 1), KV_ERR_LINK_LOST);
+    kvt_close(reader, conn + 1);
+    kvt_close(reader, 0);
+    kvt_accept(reader, 77);
+    if (!can(KVT_CAP_ONE_SIDED)) {
+        assert_int_equal(kvt_get(reader, conn, &part), KV_ERR_INVALID);
+    }
+    /* none of it has hurt */
+    assert_int_equal(
+        tk_read(&tk, conn, 2, &copy, 1, 0, end - 4096, 4096), KV_OK);
+    TK_UNTIL(&tk, tk.reader.nr_done == 1);
+    assert_int_equal(tk.reader.done[0].status, KV_OK);
+    assert_int_equal(tk.reader.nr_broken + tk.owner.nr_broken, 0);
+    tk_close(&tk);
+}
+
+/* ---- connections ------------------------------------------------------------------ */
+
+/* The hello comes up as it was said; before accept() no READ does; then all do. */
+static void hello__holds_back_requests_until_accepted(void **state)
+{
+    const struct tk_copy copy = {.len = 4096};
+    uint8_t hello[KVT_HELLO_BYTES_MAX];
+    const uint32_t len = tk_encode_hello(hello);
+
+    begin(state);
+    tk.accept_all = false;
+    tk_open(&tk, MIB);
+    const kvt_conn_t conn = tk_dial(&tk);
+    for (uint32_t i = 0; i < 10; i++) { /* before it is even connected */
+        assert_int_equal(
+            tk_read(&tk, conn, i, &copy, 1, i, tk.reader.memory + 4096 * i, 4096),
+            KV_OK);
+    }
+    TK_UNTIL(&tk, tk.owner.nr_hellos == 1);
+    assert_int_equal(tk.owner.hello_len, len);
+    assert_memory_equal(tk.owner.hello, hello, len);
+    tk_drain(&tk, &tk.owner);
+    assert_int_equal(tk.owner.nr_requests, 0);
+    assert_int_equal(
+        kvt_send(tk.owner.port, tk.owner.hellos[0], 1, hello, 8, NULL, 0),
+        KV_ERR_INVALID);
+    kvt_accept(tk.owner.port, tk.owner.hellos[0]);
+    kvt_accept(tk.owner.port, tk.owner.hellos[0]); /* once is enough */
+    TK_UNTIL(&tk, tk.reader.nr_done == 10);
+    assert_int_equal(tk.owner.nr_requests, 10);
+    tk_close(&tk);
+}
+
+/* Nobody listens: accepted, then BROKEN; what was asked meanwhile is lost; CLOSED comes
+ * when it is closed. By number and by name. */
+static void open__refused_is_broken(void **state)
+{
+    const struct tk_copy copy = {.len = 64};
+    char name[KVT_ADDRESS_MAX];
+
+    begin(state);
+    tk_open(&tk, MIB);
+    close(tk.listener);
+    tk.listener = -1;
+    (void)snprintf(name, sizeof(name), "localhost%s", strrchr(tk.address, ':'));
+    for (unsigned i = 0; i < 2; i++) {
+        const kvt_conn_t conn = tk_dial(&tk);
+        assert_int_equal(
+            tk_read(&tk, conn, 1, &copy, 1, i, tk.reader.memory, 64), KV_OK);
+        TK_UNTIL(&tk, tk.reader.nr_broken == i + 1);
+        assert_int_equal(tk.reader.broken[i], conn);
+        assert_int_equal(tk.reader.why, KV_ERR_LINK_LOST);
+        assert_true(tk.reader.was_done[i]);
+        assert_int_equal(tk.reader.done[i].status, KV_ERR_LINK_LOST);
+        assert_int_equal(tk.reader.nr_closed, i);
+        kvt_close(tk.reader.port, conn);
+        TK_UNTIL(&tk, tk.reader.nr_closed == i + 1);
+        memcpy(tk.address, name, sizeof(name));
+    }
+    tk_close(&tk);
+}
+
+/* A host by name, and one that does not exist; an address that is none. */
+static void open__names_are_resolved(void **state)
+{
+    static const char *const bad[] = {
+        "", ":", "nowhere", "1.2.3.4", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:65536",
+        "1.2.3.4:http", "::1:80", "[]:80", ":80", "1.2.3.4:0x50"};
+    const struct tk_copy copy = {.len = 4096};
+    char name[KVT_ADDRESS_MAX], longest[KVT_ADDRESS_MAX + 8];
+    kvt_conn_t conn = 0;
+
+    begin(state);
+    if (!can(KVT_CAP_REMOTE)) {
+        skip();
+    }
+    tk_open(&tk, MIB);
+    for (unsigned i = 0; i < KV_COUNT_OF(bad); i++) {
+        assert_int_equal(
+            kvt_open(tk.reader.port, bad[i], (const uint8_t *)"x", 1, &conn),
+            KV_ERR_INVALID);
+    }
+    memset(longest, 'a', sizeof(longest));
+    memcpy(longest + sizeof(longest) - 4, ":80", 4);
+    assert_int_equal(
+        kvt_open(tk.reader.port, longest, (const uint8_t *)"x", 1, &conn),
+        KV_ERR_INVALID);
+    (void)snprintf(name, sizeof(name), "localhost%s", strrchr(tk.address, ':'));
+    memcpy(tk.address, name, sizeof(name));
+    conn = tk_connect(&tk, NULL);
+    assert_int_equal(tk_read(&tk, conn, 1, &copy, 1, 0, tk.reader.memory, 4096), KV_OK);
+    TK_UNTIL(&tk, tk.reader.nr_done == 1);
+    assert_int_equal(tk.reader.done[0].status, KV_OK);
+    /* Closed while its name is being asked for: CLOSED alone. */
+    conn = tk_dial(&tk);
+    assert_int_equal(tk_read(&tk, conn, 2, &copy, 1, 1, tk.reader.memory, 4096), KV_OK);
+    kvt_close(tk.reader.port, conn);
+    TK_UNTIL(&tk, tk.reader.nr_closed == 1);
+    assert_int_equal(tk.reader.done[1].status, KV_ERR_LINK_LOST);
+    assert_int_equal(tk.reader.nr_broken, 0);
+    /* An empty label: no name server need be asked to know that it does not exist. */
+    assert_int_equal(
+        kvt_open(tk.reader.port, "kvrail..node:80", (const uint8_t *)"x", 1, &conn),
+        KV_OK);
+    TK_UNTIL(&tk, tk.reader.nr_broken == 1);
+    assert_int_equal(tk.reader.why, KV_ERR_LINK_LOST);
+    tk_close(&tk);
+}
+
+/* Sockets that are not what was promised are closed and forgotten, without a word. */
+static void adopt__dead_sockets_disappear(void **state)
+{
+    begin(state);
+    tk.config.nr_conns = 4;
+    tk_open(&tk, MIB);
+    const unsigned nr_fds = tk_nr_fds();
+    for (unsigned i = 0; i < 20; i++) {
+        int fds[2] = {-1, -1};
+        if (i % 2 == 0) {
+            const int peer = tk_dial_raw(tk.address);
+            fds[0] = tk_accept(tk.listener);
+            tk_abort(peer);
+        } else {
+            assert_int_equal(pipe(fds), 0); /* no socket at all */
+            close(fds[1]);
+        }
+        /* AGAIN when those before are not buried yet: still its owner from here on. */
+        const kv_status_t status = kvt_adopt(tk.owner.port, fds[0]);
+        assert_true(status == KV_OK || status == KV_ERR_AGAIN);
+        tk_drain(&tk, &tk.owner);
+    }
+    (void)kvt_adopt(tk.owner.port, -1);
+    /* A live one finds room all the same. */
+    const struct tk_copy copy = {.len = 64};
+    kvt_conn_t conn = 0;
+    for (;;) {
+        conn = tk_dial(&tk);
+        assert_int_equal(
+            tk_read(&tk, conn, 1, &copy, 1, 0, tk.reader.memory, 64), KV_OK);
+        TK_UNTIL(&tk, tk.reader.nr_done == 1);
+        if (tk.reader.done[0].status == KV_OK) {
+            break;
+        }
+        tk.reader.nr_done = 0;
+        tk.reader.was_done[0] = false;
+        kvt_close(tk.reader.port, conn);
+    }
+    assert_int_equal(tk.owner.nr_hellos, 1);
+    assert_int_equal(tk.owner.nr_closed + tk.owner.nr_broken, 0);
+    kvt_close(tk.reader.port, conn);
+    kvt_close(tk.owner.port, tk.owner.hellos[0]);
+    TK_UNTIL(&tk, tk.owner.nr_closed == 1 && tk.reader.nr_closed > 0);
+    tk_drain(&tk, &tk.reader);
+    while (tk_nr_fds() > nr_fds) {
+        usleep(1000);
+    }
+    tk_close(&tk);
+}
+
+/* ---- bounds ----------------------------------------------------------------------- */
+
+static void limits__nr_ops_is_again(void **state)
+{
+    const struct tk_copy copies[3] = {{.len = 64}, {.len = 64}, {.len = 64}};
+    uint8_t head[KVT_HEAD_BYTES_MAX];
+    kvt_conn_t from;
+
+    begin(state);
+    tk.config.nr_ops = 4;
+    tk.serve = false;
+    tk_open(&tk, MIB);
+    const kvt_conn_t conn = tk_connect(&tk, &from);
+    uint8_t *to = tk.reader.memory;
+    assert_int_equal(tk_read(&tk, conn, 1, copies, 3, 0, to, 64), KV_OK);
+    assert_int_equal(tk_read(&tk, conn, 2, copies, 2, 3, to, 64), KV_ERR_AGAIN);
+    assert_int_equal(tk_read(&tk, conn, 3, copies, 1, 3, to, 64), KV_OK);
+    assert_int_equal(tk_read(&tk, conn, 4, copies, 1, 4, to, 64), KV_ERR_AGAIN);
+    TK_UNTIL(&tk, tk.owner.nr_requests == 2); /* and not three */
+    /* The owner's are its own; each is free again when its DONE was taken. */
+    for (uint32_t i = 0; i < 4; i++) {
+        const uint32_t len = i < 3 ? tk_encode_data(1, i, KV_ERR_MISS, 0, 0, head)
+                                   : tk_encode_data(3, 0, KV_ERR_MISS, 0, 0, head);
+        assert_int_equal(
+            kvt_send(tk.owner.port, from, i, head, len, NULL, 0), KV_OK);
+    }
+    assert_int_equal(kvt_send(tk.owner.port, from, 4, head, 8, NULL, 0), KV_ERR_AGAIN);
+    TK_UNTIL(&tk, tk.reader.nr_done == 4 && tk.owner.nr_done == 4);
+    assert_int_equal(tk_read(&tk, conn, 5, copies, 3, 4, to, 64), KV_OK);
+    assert_int_equal(tk.reader.nr_broken, 0);
+    tk_close(&tk);
+}
+
+static void limits__nr_conns_is_again(void **state)
+{
+    kvt_conn_t conns[4], other = 0;
+
+    begin(state);
+    tk.config.nr_conns = 4;
+    tk_open(&tk, MIB);
+    for (unsigned i = 0; i < 4; i++) {
+        conns[i] = tk_connect(&tk, NULL);
+    }
+    assert_int_equal(
+        kvt_open(tk.reader.port, tk.address, (const uint8_t *)"x", 1, &other),
+        KV_ERR_AGAIN);
+    assert_int_equal(other, 0);
+    /* adopt takes the socket also when it has no place for it */
+    const int peer = tk_dial_raw(tk.address);
+    assert_int_equal(
+        kvt_adopt(tk.owner.port, tk_accept(tk.listener)), KV_ERR_AGAIN);
+    assert_true(tk_ended(peer));
+    close(peer);
+    kvt_close(tk.reader.port, conns[2]);
+    TK_UNTIL(&tk, tk.reader.nr_closed == 1);
+    other = tk_dial(&tk); /* a name that was never used before */
+    for (unsigned i = 0; i < 4; i++) {
+        assert_true(other != conns[i]);
+    }
+    tk_close(&tk);
+}
+
+/* A figure that can not be kept is named with its limit. */
+static void create__bounds_are_kept_and_named(void **state)
+{
+    static const struct {
+        const char *field;
+        struct kvt_config config;
+    } bad[] = {
+        {"transport.ops", {.nr_conns = 1, .nr_threads = 1, .hello_us = 1}},
+        {"transport.conns", {.nr_ops = 1, .nr_threads = 1, .hello_us = 1}},
+        {"transport.threads", {.nr_conns = 1, .nr_ops = 1, .hello_us = 1}},
+        {"transport.hello", {.nr_conns = 1, .nr_ops = 1, .nr_threads = 1}},
+        {"transport.regions",
+         {.nr_regions = KVT_REGIONS_MAX + 1, .nr_conns = 1, .nr_ops = 1, .nr_threads = 1,
+          .hello_us = 1}},
+        {"transport.ops",
+         {.nr_ops = UINT32_MAX, .nr_conns = 1, .nr_threads = 1, .hello_us = 1}},
+    };
+    begin(state);
+    for (unsigned i = 0; i < KV_COUNT_OF(bad); i++) {
+        struct kv_detail detail = {0};
+        kvt_port_t *port = NULL;
+        assert_int_equal(
+            tk.candidate->ops->create(&bad[i].config, &port, &detail), KV_ERR_CONFIG);
+        assert_string_equal(detail.field, bad[i].field);
+        assert_null(port);
+    }
+    assert_int_equal(kv_mem_live(), 0);
+}
+
+/* ---- KVT_CAP_CLOSE_FENCES ----------------------------------------------------------- */
+
+/* Closed with everything in flight, on either side: each id ends once, CLOSED is last,
+ * and from then on the memory is ours: nothing lands in what was posted. Large pages
+ * and small sockets' buffers make sure that it happens in the middle. */
+static void close_in_flight(void **state, bool by_reader)
+{
+    enum { PARTS = 8, PAGE = 2 * MIB };
+    const struct tk_copy copies[PARTS] = {
+        {.len = PAGE}, {.len = PAGE}, {.len = PAGE}, {.len = PAGE},
+        {.len = PAGE}, {.len = PAGE}, {.len = PAGE}, {.len = PAGE}};
+    kvt_conn_t from;
+
+    begin(state);
+    tk_open(&tk, (size_t)PARTS * PAGE);
+    for (unsigned round = 0; round < 10; round++) {
+        const uint64_t first = round * PARTS;
+        const unsigned nr_requests = tk.owner.nr_requests;
+        const kvt_conn_t conn = tk_connect(&tk, &from);
+        assert_int_equal(
+            tk_read(&tk, conn, round, copies, PARTS, first, tk.reader.memory, PAGE),
+            KV_OK);
+        TK_UNTIL(&tk, tk.owner.nr_requests > nr_requests);
+        if (round % 2 == 1) { /* some of it has come */
+            TK_UNTIL(&tk, tk.reader.was_done[first + 2]);
+        }
+        kvt_close(by_reader ? tk.reader.port : tk.owner.port, by_reader ? conn : from);
+        struct tk_side *side = by_reader ? &tk.reader : &tk.owner;
+        TK_UNTIL(&tk, side->nr_closed == round + 1);
+        for (uint32_t i = 0; by_reader && i < PARTS; i++) {
+            assert_true(tk.reader.was_done[first + i]);
+        }
+        memset(side->memory, POISON, side->bytes);
+        /* The other side sees its end, and has all of its own ended, too. */
+        struct tk_side *other = by_reader ? &tk.owner : &tk.reader;
+        TK_UNTIL(&tk, other->nr_broken == round + 1);
+        kvt_close(other->port, other->broken[round]);
+        TK_UNTIL(&tk, other->nr_closed == round + 1);
+        assert_true(tk_all(side->memory, side->bytes, POISON));
+        assert_int_equal(tk.reader.nr_done, (round + 1) * PARTS);
+        assert_int_equal(tk.owner.nr_done, tk.nr_served);
+    }
+    /* No page that came late was taken for one that came whole. */
+    for (uint32_t i = 0; i < 10 * PARTS; i++) {
+        const struct kvt_event *done = &tk.reader.done[i];
+        assert_true(done->status == KV_OK || done->status == KV_ERR_LINK_LOST);
+    }
+    tk_close(&tk);
+}
+
+static void close__by_the_reader_fences(void **state)
+{
+    close_in_flight(state, true);
+}
+
+static void close__by_the_owner_fences(void **state)
+{
+    close_in_flight(state, false);
+}
+
+/* At any moment of a connection's life, twice, and of one that broke before. */
+static void close__at_once_and_twice(void **state)
+{
+    begin(state);
+    tk_open(&tk, MIB);
+    for (unsigned i = 0; i < 30; i++) {
+        const kvt_conn_t conn = tk_dial(&tk);
+        if (i % 3 == 1) {
+            usleep(200 * (i % 7)); /* spread over connecting and connected */
+        }
+        kvt_close(tk.reader.port, conn);
+        kvt_close(tk.reader.port, conn);
+        TK_UNTIL(&tk, tk.reader.nr_closed == i + 1);
+        assert_int_equal(tk.reader.closed[i], conn);
+        kvt_close(tk.reader.port, conn);
+        /* The owner's half goes as it came: a hello and a BROKEN, or nothing. */
+        tk_drain(&tk, &tk.owner);
+        for (unsigned k = 0; k < tk.owner.nr_broken; k++) {
+            kvt_close(tk.owner.port, tk.owner.broken[k]);
+        }
+    }
+    assert_int_equal(tk.reader.nr_broken, 0);
+    tk_close(&tk);
+}
+
+/* Destroyed with connections in every state and operations in both roles. */
+static void destroy__with_everything_open(void **state)
+{
+    enum { PAGE = MIB };
+    const struct tk_copy copies[4] = {
+        {.len = PAGE}, {.len = PAGE}, {.len = PAGE}, {.len = PAGE}};
+    uint8_t hello[KVT_HELLO_BYTES_MAX];
+    const uint32_t len = tk_encode_hello(hello);
+    const unsigned nr_fds = tk_nr_fds();
+
+    for (unsigned round = 0; round < 6; round++) {
+        begin(state);
+        tk_open(&tk, 4 * PAGE);
+        kvt_conn_t conn = tk_connect(&tk, NULL);
+        assert_int_equal(
+            tk_read(&tk, conn, 1, copies, 4, 0, tk.reader.memory, PAGE), KV_OK);
+        if (round % 3 == 1) {
+            TK_UNTIL(&tk, tk.owner.nr_requests == 1);
+        }
+        conn = tk_dial(&tk);
+        assert_int_equal(
+            tk_read(&tk, conn, 2, copies, 4, 4, tk.reader.memory, PAGE), KV_OK);
+        const int silent = tk_dial_raw(tk.address);
+        (void)kvt_adopt(tk.owner.port, tk_accept(tk.listener));
+        (void)kvt_open(tk.reader.port, "localhost:9", hello, len, &conn);
+        if (round % 3 == 2) {
+            kvt_close(tk.reader.port, conn);
+        }
+        tk_close(&tk);
+        close(silent);
+    }
+    assert_int_equal(tk_nr_fds(), nr_fds);
+}
+
+/* ---- events ----------------------------------------------------------------------- */
+
+/* One event at a time, with a look at the fd before each: it is readable as long as
+ * there is another. */
+static void events__fd_stays_readable_until_all_are_taken(void **state)
+{
+    struct tk_copy copies[KV_MSG_READ_MAX];
+    struct kvt_event event;
+    unsigned nr_taken = 0;
+
+    begin(state);
+    tk_open(&tk, MIB);
+    const kvt_conn_t conn = tk_connect(&tk, NULL);
+    memset(copies, 0, sizeof(copies));
+    assert_int_equal(
+        tk_read(&tk, conn, 1, copies, KV_MSG_READ_MAX, 0, tk.reader.memory, 0), KV_OK);
+    while (tk.owner.nr_done < KV_MSG_READ_MAX) {
+        struct tk_side reader = tk.reader; /* pump the owner alone */
+        tk.reader.port = NULL;
+        tk_step(&tk);
+        tk.reader = reader;
+    }
+    while (nr_taken < KV_MSG_READ_MAX) {
+        struct pollfd fd = {.fd = kvt_fd(tk.reader.port), .events = POLLIN};
+        assert_int_equal(poll(&fd, 1, TK_PATIENCE_MS), 1);
+        nr_taken += kvt_next(tk.reader.port, &event);
+    }
+    assert_false(kvt_next(tk.reader.port, &event));
+    tk_close(&tk);
+}
+
+/* ---- n-th call fails ---------------------------------------------------------------- */
+
+/* All of a life: create both, connect, read, end. False when it came to a clean end
+ * before that. */
+static bool whole_life(const struct tk_candidate *candidate)
+{
+    const struct tk_copy copy = {.len = 70000};
+    uint8_t hello[KVT_HELLO_BYTES_MAX];
+    const uint32_t len = tk_encode_hello(hello);
+    bool whole = false;
+    kvt_conn_t conn = 0;
+
+    if (tk_port(candidate, &tk.config, &tk.owner, NULL) != KV_OK
+        || tk_port(candidate, &tk.config, &tk.reader, NULL) != KV_OK
+        || kvt_open(tk.reader.port, tk.address, hello, len, &conn) != KV_OK) {
+        return false;
+    }
+    const kv_status_t status =
+        tk_read(&tk, conn, 1, &copy, 1, 0, tk.reader.memory, copy.len);
+    if (status == KV_OK) {
+        while (!tk.reader.was_done[0] && tk.reader.nr_broken == 0) {
+            tk_step(&tk);
+            if (tk.nr_served < tk.owner.nr_requests) { /* send was refused */
+                break;
+            }
+        }
+        whole = tk.reader.was_done[0] && tk.reader.done[0].status == KV_OK
+            && tk.reader.nr_broken == 0;
+        assert_true(!whole || tk.reader.done[0].computed == tk.reader.done[0].expected);
+    }
+    kvt_close(tk.reader.port, conn);
+    TK_UNTIL(&tk, tk.reader.nr_closed == 1);
+    assert_true(status != KV_OK || tk.reader.was_done[0]);
+    return whole;
+}
+
+/* Fail the 1st, 2nd, 3rd … fallible call until a life passes whole: it ends clean each
+ * time, and nothing is left behind. */
+static void faults__every_call_may_fail(void **state)
+{
+    enum { AT_LEAST = 25 }; /* allocations alone are more */
+    static uint8_t memory[2][1 << 17];
+    const unsigned nr_fds = tk_nr_fds();
+    unsigned n = 1, nr_passed = 0;
+
+    for (; nr_passed < 3; n++) {
+        begin(state);
+        tk.config.nr_threads = 1;
+        tk.listener = tk_listen(tk.address);
+        tk.owner.memory = memory[0];
+        tk.reader.memory = memory[1];
+        tk.owner.bytes = tk.reader.bytes = sizeof(memory[0]);
+        kv_fault_after(n);
+        nr_passed = whole_life(tk.candidate) ? nr_passed + 1 : 0;
+        kv_fault_after(0);
+        kvt_destroy(tk.reader.port);
+        kvt_destroy(tk.owner.port);
+        close(tk.listener);
+        assert_int_equal(kv_mem_live(), 0);
+        assert_int_equal(tk_nr_fds(), nr_fds);
+    }
+    assert_true(n > AT_LEAST);
+}
+
+/* ---- all rows ---------------------------------------------------------------------- */
+
+#define TEST(name)                                                                     \
+    {                                                                                  \
+        #name, name                                                                    \
+    }
+static const struct {
+    const char *name;
+    CMUnitTestFunction run;
+} tests[] = {
+    TEST(read__any_size_lands_whole),
+    TEST(read__verification_off_computes_nothing),
+    TEST(read__mixed_answers_reach_their_parts),
+    TEST(read__many_in_flight_on_many_connections),
+    TEST(read__a_flipped_bit_is_seen),
+    TEST(read__a_page_larger_than_its_room_ends_the_connection),
+    TEST(calls__wrong_arguments_are_refused),
+    TEST(hello__holds_back_requests_until_accepted),
+    TEST(open__refused_is_broken),
+    TEST(open__names_are_resolved),
+    TEST(adopt__dead_sockets_disappear),
+    TEST(limits__nr_ops_is_again),
+    TEST(limits__nr_conns_is_again),
+    TEST(create__bounds_are_kept_and_named),
+    TEST(close__by_the_reader_fences),
+    TEST(close__by_the_owner_fences),
+    TEST(close__at_once_and_twice),
+    TEST(destroy__with_everything_open),
+    TEST(events__fd_stays_readable_until_all_are_taken),
+    TEST(faults__every_call_may_fail),
+};
+
+int main(void)
+{
+    enum { ROWS = KV_COUNT_OF(candidates), TESTS = KV_COUNT_OF(tests) };
+    static char names[ROWS * TESTS][128];
+    static struct CMUnitTest all[ROWS * TESTS];
+
+    for (unsigned i = 0; i < ROWS * TESTS; i++) {
+        const struct tk_candidate *row = &candidates[i / TESTS];
+        (void)snprintf(
+            names[i], sizeof(names[i]), "%s: %s", row->name, tests[i % TESTS].name);
+        all[i] = (struct CMUnitTest){
+            .name = names[i],
+            .test_func = tests[i % TESTS].run,
+            .initial_state = (void *)(uintptr_t)row,
+        };
+    }
+    return _cmocka_run_group_tests("contract", all, ROWS * TESTS, NULL, NULL);
+}

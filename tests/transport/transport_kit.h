@@ -1,0 +1,125 @@
+/* What the tests of transports share: an owner and a reader in one process, each with a
+ * port and memory of its own, pumped by one loop that keeps the promises of
+ * transport.h in view: one DONE an id, none after CLOSED, CLOSED once.
+ *
+ * A copy of the tests is named by its place in the owner's memory: the first bytes of
+ * its key are offset, length and the status that the owner shall answer.
+ *
+ * Threading: none of its own. Nothing here measures time; tk_step() fails the test when
+ * nothing at all happens for TK_PATIENCE_MS.
+ */
+#ifndef KVT_TEST_TRANSPORT_KIT_H
+#define KVT_TEST_TRANSPORT_KIT_H
+
+#include "transport/hook.h"
+#include "transport/tcp/frame.h"
+
+enum {
+    TK_PATIENCE_MS = 60000,
+    TK_IDS = 8192,
+    TK_CONNS = 64,
+};
+
+/* One row of the contract suite: a transport, and how its ports are wrapped. */
+struct tk_candidate {
+    const char *name;
+    const struct kvt_ops *ops;
+    bool hooked;
+    struct kvt_hook_config faults; /* of the reader's hook */
+    uint64_t seed;
+};
+
+struct tk_side {
+    kvt_port_t *port;
+    const char *name;
+    uint8_t *memory;
+    size_t bytes;
+    struct kvt_event done[TK_IDS];
+    bool was_done[TK_IDS];
+    unsigned nr_done;
+    kvt_conn_t hellos[TK_CONNS]; /* in the order in which they came */
+    unsigned nr_hellos;
+    uint8_t hello[KVT_HELLO_BYTES_MAX];
+    uint32_t hello_len;
+    unsigned nr_requests;
+    kvt_conn_t broken[TK_CONNS];
+    kv_status_t why; /* of the last */
+    unsigned nr_broken;
+    kvt_conn_t closed[TK_CONNS];
+    unsigned nr_closed;
+};
+
+struct tk {
+    const struct tk_candidate *candidate;
+    struct kvt_config config; /* of both; change before tk_open() */
+    struct tk_side owner, reader;
+    int listener;
+    char address[KVT_ADDRESS_MAX];
+    bool accept_all;  /* owner: says accept() to every hello */
+    bool serve;       /* owner: answers READs */
+    bool mute_sends;  /* owner: READs are counted, not answered */
+    uint64_t next_send_id;
+    unsigned nr_served;
+    uint64_t flip; /* owner: a bit flipped in every page after its digest; 0: none */
+};
+
+struct tk_copy {
+    uint32_t offset, len;
+    kv_status_t status;
+};
+
+void tk_init(struct tk *tk, const struct tk_candidate *candidate);
+void tk_open(struct tk *tk, size_t bytes);
+void tk_close(struct tk *tk); /* destroys what is left; nothing may leak */
+kv_status_t tk_port(
+    const struct tk_candidate *candidate, const struct kvt_config *config,
+    struct tk_side *side, struct kv_detail *detail);
+
+/* A connection that is accepted on both sides; *owner_p is the owner's name for it. */
+kvt_conn_t tk_connect(struct tk *tk, kvt_conn_t *owner_p);
+/* Opens without waiting for anything. */
+kvt_conn_t tk_dial(struct tk *tk);
+
+/* Posts a READ for these copies, the i-th into `to` + room * i, ids from first_id. */
+kv_status_t tk_read(
+    struct tk *tk, kvt_conn_t conn, uint64_t req, const struct tk_copy *copies,
+    uint32_t nr_copies, uint64_t first_id, uint8_t *to, uint32_t room);
+uint32_t tk_encode_read(
+    uint64_t req, const struct tk_copy *copies, uint32_t nr_copies, uint8_t *out);
+uint32_t tk_encode_data(
+    uint64_t req, uint32_t index, kv_status_t status, uint32_t len, uint64_t digest,
+    uint8_t *out);
+uint32_t tk_encode_hello(uint8_t *out);
+
+/* Waits for something to happen on either side, and takes all of it. */
+void tk_step(struct tk *tk);
+/* Takes what is there. */
+void tk_drain(struct tk *tk, struct tk_side *side);
+#define TK_UNTIL(tk, condition)                                                        \
+    while (!(condition)) {                                                             \
+        tk_step(tk);                                                                   \
+    }
+
+void tk_fill(uint8_t *at, size_t len, uint64_t seed);
+bool tk_all(const uint8_t *at, size_t len, uint8_t value);
+/* Descriptors and threads of the process now: what a port leaves behind shows here. */
+unsigned tk_nr_fds(void);
+unsigned tk_nr_threads(void);
+
+/* ---- a peer that is no port: bytes by hand ------------------------------------------ */
+
+int tk_listen(char address[KVT_ADDRESS_MAX]);
+int tk_accept(int listener);
+int tk_dial_raw(const char *address);
+void tk_put(int fd, const void *bytes, size_t len); /* all of it */
+void tk_get(int fd, void *bytes, size_t len);       /* all of it, or the test fails */
+/* True: the other side ended the connection. Waits for it. */
+bool tk_ended(int fd);
+void tk_put_frame(
+    int fd, enum kvt_frame_kind kind, const uint8_t *head, uint32_t head_len,
+    const uint8_t *body, uint32_t body_len);
+/* Head of the next frame; its body, if any, is left on the socket. */
+uint32_t tk_get_frame(int fd, enum kvt_frame_kind kind, uint8_t *head);
+void tk_abort(int fd); /* closes with a reset */
+
+#endif

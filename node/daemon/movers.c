@@ -39,7 +39,7 @@
 enum {
     MOVERS_THREADS_MAX = 64,
     MOVERS_JOBS_MAX = 65536,
-    /* Workers hold a leaf's sums and no more; glibc wants 16 KiB, the sanitizers more. */
+    /* Workers hold a leaf's sums; glibc wants 16 KiB, the sanitizers more. */
     MOVERS_STACK_BYTES = 256 * 1024,
     /* What a COPY copies before it digests it: one leaf. AMD EPYC, 512 KiB of L2,
      * 2026-11, GB/s of pages of 16 KiB, 256 KiB and 1 MiB at random places of 512 MiB:
@@ -78,7 +78,7 @@ struct kvn_movers {
     atomic_bool stopping;
 };
 
-/* ---- workers ---------------------------------------------------------------------- */
+/* ---- workers ------------------------------------------------------------------- */
 
 /* Digests what lies in `to`, not what came from `from`: a client may write its buffer
  * while it is copied, and what counts is what the frame holds. */
@@ -178,7 +178,7 @@ static void *worker_main(void *arg)
     }
 }
 
-/* ---- life ------------------------------------------------------------------------- */
+/* ---- life ---------------------------------------------------------------------- */
 
 static void stop_workers(kvn_movers_t *movers)
 {
@@ -331,7 +331,7 @@ void kvn_movers_destroy(kvn_movers_t *movers)
     kv_free(movers);
 }
 
-/* ---- the loop's side ---------------------------------------------------------------- */
+/* ---- the loop's side ----------------------------------------------------------- */
 
 int kvn_movers_fd(const kvn_movers_t *movers)
 {

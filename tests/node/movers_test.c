@@ -94,7 +94,7 @@ static void expect_traces(const struct traces *before)
     assert_int_equal(now.threads, before->threads);
 }
 
-/* ---- what a job does -------------------------------------------------------------- */
+/* ---- what a job does ----------------------------------------------------------- */
 
 /* Lengths around the leaf and its last, short one: the digest is kv_digest's, of what
  * was copied, and not a byte is touched beyond `len`. */
@@ -165,7 +165,7 @@ static void zero_and_digest__do_what_they_say(void **state)
     free(bytes);
 }
 
-/* ---- each job once ------------------------------------------------------------------ */
+/* ---- each job once ------------------------------------------------------------- */
 
 enum { STORM_JOBS = 20000, STORM_SLOTS = 37, STORM_PAGE = 9000, STORM_PAGES = 64 };
 
@@ -345,7 +345,7 @@ static void post__does_not_wait_for_a_busy_worker(void **state)
     free(to);
 }
 
-/* ---- the end ------------------------------------------------------------------------ */
+/* ---- the end ------------------------------------------------------------------- */
 
 enum { WAITING_JOBS = 4000, WAITING_LEN = 65536 };
 

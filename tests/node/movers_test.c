@@ -167,14 +167,21 @@ static void zero_and_digest__do_what_they_say(void **state)
 
 /* ---- each job once ------------------------------------------------------------- */
 
-enum { STORM_JOBS = 20000, STORM_SLOTS = 37, STORM_PAGE = 9000, STORM_PAGES = 64 };
+enum {
+    STORM_JOBS = 60000,
+    STORM_SLOTS_MAX = 37,
+    STORM_PAGE_MAX = 9000,
+    STORM_PAGES = 64
+};
 
 struct storm {
-    uint8_t from[STORM_PAGES][STORM_PAGE];
-    uint8_t to[STORM_SLOTS][STORM_PAGE];
+    uint32_t nr_slots, page_bytes;
+    uint64_t nr_jobs;
+    uint8_t from[STORM_PAGES][STORM_PAGE_MAX];
+    uint8_t to[STORM_SLOTS_MAX][STORM_PAGE_MAX];
     uint64_t digests[STORM_PAGES];
     uint8_t seen[STORM_JOBS];
-    uint32_t free[STORM_SLOTS]; /* destinations that no job has */
+    uint32_t free[STORM_SLOTS_MAX]; /* destinations that no job has */
     uint32_t nr_free;
 };
 
@@ -189,46 +196,45 @@ static void storm_post(struct storm *storm, kvn_movers_t *movers, uint64_t id)
         .digest = true,
         .to = storm->to[to],
         .from = storm->from[page],
-        .len = STORM_PAGE};
+        .len = storm->page_bytes};
     assert_int_equal(kvn_movers_post(movers, &job), KV_OK);
 }
 
 static void storm_done(struct storm *storm, const struct kvn_job_done *done)
 {
     const uint32_t to = (uint32_t)(done->tag >> 32), page = (uint32_t)done->tag;
-    assert_true(done->id < STORM_JOBS);
+    assert_true(done->id < storm->nr_jobs);
     assert_int_equal(storm->seen[done->id]++, 0);
     assert_int_equal(page, kv_mix64(done->id) % STORM_PAGES);
     assert_true(done->digest == storm->digests[page]);
-    assert_memory_equal(storm->to[to], storm->from[page], STORM_PAGE);
+    assert_memory_equal(storm->to[to], storm->from[page], storm->page_bytes);
     storm->free[storm->nr_free++] = to;
 }
 
-/* More workers than cores and a ring that comes round 500 times; the number of slots
- * is no power of two. A worker that sleeps between reading a cell and its CAS, and one
- * that completes far later than those behind it, both happen here. */
-static void jobs__complete_once_each(void **state)
+static void storm_run(uint32_t nr_slots, uint32_t page_bytes, uint64_t nr_jobs)
 {
-    (void)state;
     struct storm *storm = calloc(1, sizeof(*storm));
-    kvn_movers_t *movers = movers_of(9, STORM_SLOTS);
-    uint64_t posted = 0, done_nr = 0;
+    kvn_movers_t *movers = movers_of(9, nr_slots);
+    uint64_t posted = 0, nr_done = 0;
 
     assert_non_null(storm);
+    storm->nr_slots = nr_slots;
+    storm->page_bytes = page_bytes;
+    storm->nr_jobs = nr_jobs;
     fill(&storm->from[0][0], sizeof(storm->from), 3);
     for (unsigned i = 0; i < STORM_PAGES; i++) {
-        storm->digests[i] = kv_digest(storm->from[i], STORM_PAGE);
+        storm->digests[i] = kv_digest(storm->from[i], page_bytes);
     }
-    for (uint32_t i = 0; i < STORM_SLOTS; i++) {
+    for (uint32_t i = 0; i < nr_slots; i++) {
         storm->free[storm->nr_free++] = i;
     }
-    while (done_nr < STORM_JOBS) {
-        while (posted < STORM_JOBS && storm->nr_free > 0) {
+    while (nr_done < nr_jobs) {
+        while (posted < nr_jobs && storm->nr_free > 0) {
             storm_post(storm, movers, posted++);
         }
         const struct kvn_job_done done = done_wait(movers);
         storm_done(storm, &done);
-        done_nr++;
+        nr_done++;
     }
     struct kvn_job_done none;
     assert_false(kvn_movers_next(movers, &none));
@@ -237,24 +243,47 @@ static void jobs__complete_once_each(void **state)
     free(storm);
 }
 
+/* More workers than cores and a ring that comes round 500 times; the number of slots
+ * is no power of two. */
+static void jobs__complete_once_each(void **state)
+{
+    (void)state;
+    storm_run(STORM_SLOTS_MAX, STORM_PAGE_MAX, 20000);
+}
+
+/* The ring comes round at every other job: a worker that is stopped between reading its
+ * cell and taking it meets another job's number there when it goes on. */
+static void jobs__complete_once_each_in_a_tiny_ring(void **state)
+{
+    (void)state;
+    storm_run(1, 64, 10000);
+    storm_run(2, 64, STORM_JOBS);
+    storm_run(3, 64, STORM_JOBS);
+}
+
 /* A budget: the loop takes one completion and goes back to poll. The descriptor must
- * stay readable as long as there is one, or the rest would wait for the next job. */
+ * stay readable as long as there is one, or the rest would wait for the next job. To
+ * ask without poll first is what meets completions just as the bell is silenced. */
 static void fd__is_readable_while_something_is_done(void **state)
 {
     (void)state;
-    enum { N = 8 };
+    enum { N = 8, ROUNDS = 5000 };
     uint8_t bytes[N][64];
     kvn_movers_t *movers = movers_of(3, N);
     struct kvn_job_done done;
 
     assert_false(readable(movers, 0));
-    for (unsigned round = 0; round < 200; round++) {
+    for (unsigned round = 0; round < ROUNDS; round++) {
         for (unsigned i = 0; i < N; i++) {
             const struct kvn_job job = {
                 .id = i, .move = KVN_MOVE_ZERO, .to = bytes[i], .len = 64};
             assert_int_equal(kvn_movers_post(movers, &job), KV_OK);
         }
-        for (unsigned i = 0; i < N;) {
+        unsigned i = 0;
+        while (round % 2 == 0 && i == 0) {
+            i += kvn_movers_next(movers, &done);
+        }
+        while (i < N) {
             assert_true(readable(movers, WAIT_MS));
             i += kvn_movers_next(movers, &done);
         }
@@ -468,6 +497,7 @@ int main(void)
         cmocka_unit_test(copy__moves_the_bytes_and_gives_their_digest),
         cmocka_unit_test(zero_and_digest__do_what_they_say),
         cmocka_unit_test(jobs__complete_once_each),
+        cmocka_unit_test(jobs__complete_once_each_in_a_tiny_ring),
         cmocka_unit_test(fd__is_readable_while_something_is_done),
         cmocka_unit_test(post__is_again_at_nr_jobs),
         cmocka_unit_test(post__does_not_wait_for_a_busy_worker),

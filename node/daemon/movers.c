@@ -41,6 +41,10 @@ enum {
     MOVERS_JOBS_MAX = 65536,
     /* Workers hold a leaf's sums; glibc wants 16 KiB, the sanitizers more. */
     MOVERS_STACK_BYTES = 256 * 1024,
+    /* How often a worker asks again before it sleeps, some 20 us in all: waking a
+     * sleeper is a system call of the loop. Posts one after another, median: 0.04 us
+     * with one worker and 0.3 with two, against 4.9 and 5.7 without (where: below). */
+    MOVERS_SPINS = 500,
     /* What a COPY copies before it digests it: one leaf. AMD EPYC, 512 KiB of L2,
      * 2026-11, GB/s of pages of 16 KiB, 256 KiB and 1 MiB at random places of 512 MiB:
      * chunks of 4 KiB 6.9, 8.6 and 8.9; 16 KiB 5.8, 6.7 and 7.1; 64 KiB -, 6.7 and 7.0;
@@ -154,9 +158,24 @@ static void give_done(kvn_movers_t *movers, uint32_t number)
     }
 }
 
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 static void wait_token(sem_t *sem)
 {
     int ret;
+    for (unsigned i = 0; i < MOVERS_SPINS; i++) {
+        if (sem_trywait(sem) == 0) {
+            return;
+        }
+        cpu_relax();
+    }
     do {
         ret = sem_wait(sem);
     } while (ret != 0 && errno == EINTR);

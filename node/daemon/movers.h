@@ -8,8 +8,8 @@
  *
  * Threading: post and next by the loop thread; create and destroy too. Ownership: the
  * memory of a job stays until its completion. Promises: each posted job completes once;
- * room for its completion is kept when it is posted, so workers never wait for the loop.
- * No order among jobs.
+ * room for its completion is kept when it is posted, so workers never wait for the
+ * loop. No order among jobs.
  */
 #ifndef KVN_MOVERS_H
 #define KVN_MOVERS_H

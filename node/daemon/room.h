@@ -1,0 +1,33 @@
+/* How much memory this process may still touch, and what bounds it: asked before memory
+ * is populated, because past a cgroup's limit the kernel does not refuse, it kills.
+ *
+ *   /proc/meminfo, /proc/self/cgroup, the memory cgroups (v2 and v1) ──► kvn_room
+ *
+ * /dev/shm's size is none of the bounds: a memfd lies on a mount of the kernel's own.
+ *
+ * Threading: any thread; a picture of one moment.
+ */
+#ifndef KVN_ROOM_H
+#define KVN_ROOM_H
+
+#include <stdint.h>
+
+enum { KVN_ROOM_NAME_BYTES = 192 };
+
+struct kvn_room_bound {
+    uint64_t bytes; /* UINT64_MAX: nothing is known to bound it */
+    /* "the machine's free memory (MemAvailable)", "the memory cgroup /a/b (memory.max)"
+     */
+    char name[KVN_ROOM_NAME_BYTES];
+};
+
+struct kvn_room {
+    struct kvn_room_bound now;  /* could be touched at this moment */
+    struct kvn_room_bound ever; /* with nothing else running */
+};
+
+/* `root` is "" or, in tests, a folder that holds a proc/ and a sys/. What cannot be
+ * read bounds nothing. */
+void kvn_room_read(const char *root, struct kvn_room *room);
+
+#endif

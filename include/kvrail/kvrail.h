@@ -6,13 +6,16 @@
  *   kvr_buffer_create ──► memory that the node reads and writes
  *   kvr_submit(batch) ──► … ──► kvr_next(): one result a batch, one status a page
  *
- * Threading: a client belongs to one thread at a time; open one a thread. Keys may be
- * derived on any thread. Ownership: the caller's arrays of a batch are copied by
- * kvr_submit(); the bytes in buffers belong to the node from submit to result. Units:
- * lengths in bytes, times in microseconds. Errors: kvr_status, negative ones are
- * errors; out arguments are set on KVR_OK only; kvr_error() says the last failure of a
- * client in one line that names the field, the limit and the value. A client that dies
- * gives everything back.
+ * Threading: a client and its buffers belong to one thread at a time; open one a thread.
+ * Keys, names and texts may be asked for on any thread. A client does not outlive
+ * fork(): the child may only kvr_close() it. Ownership: the caller's arrays of a batch
+ * are copied by kvr_submit(); the bytes in buffers belong to the node from submit to
+ * result. After a result CANCELLED the node may still be finishing a copy: such a
+ * buffer is destroyed, not used again. Units: lengths in bytes, times in microseconds.
+ * Errors: kvr_status, negative ones are errors; out arguments are set on KVR_OK only;
+ * kvr_error() says the last failure of a client in one line that names the field, the
+ * limit and the value. A client that dies gives everything back: pins, and what its
+ * batches held.
  */
 #ifndef KVRAIL_KVRAIL_H
 #define KVRAIL_KVRAIL_H
@@ -24,7 +27,11 @@
 extern "C" {
 #endif
 
+#if defined(__GNUC__)
 #define KVR_API __attribute__((visibility("default")))
+#else
+#define KVR_API
+#endif
 
 #define KVR_VERSION_MAJOR 0
 #define KVR_VERSION_MINOR 1
@@ -51,13 +58,21 @@ enum kvr_status {
 };
 typedef int kvr_status_t;
 
-KVR_API const char *kvr_version(void);
+KVR_API const char *kvr_version(void); /* of the library: "0.1.0" */
+/* "miss"; "unknown" for a number that is none of these. Then the same for people. */
 KVR_API const char *kvr_status_name(kvr_status_t status);
 KVR_API const char *kvr_status_text(kvr_status_t status);
 
 /* ------------------------------------------------------------------ opening */
 
-enum { KVR_KEY_BYTES = 32, KVR_BATCH_MAX = 1024, KVR_EXTRA_MAX = 256 };
+enum {
+    KVR_KEY_BYTES = 32,
+    KVR_BATCH_MAX = 1024,   /* keys of a batch */
+    KVR_FLIGHT_MAX = 1024,  /* batches in flight */
+    KVR_BUFFERS_MAX = 64,   /* of a client */
+    KVR_EXTRA_MAX = 1024,   /* bytes that change a page beyond its tokens */
+    KVR_OPAQUE_MAX = 256,   /* bytes of an engine's own name */
+};
 
 struct kvr_key {
     uint8_t bytes[KVR_KEY_BYTES];
@@ -65,33 +80,43 @@ struct kvr_key {
 
 typedef struct kvr_client kvr_client_t;
 
+/* Zero it, then set struct_size, target and tenant. */
 struct kvr_config {
     size_t struct_size; /* sizeof(struct kvr_config) */
     const char *target; /* "unix:PATH" */
     uint32_t tenant;    /* id; the credentials of the process must cover it */
     uint32_t ring_bytes; /* a power of two, 128 KiB … 16 MiB; 0: 1 MiB */
-    uint64_t timeout_us; /* of attaching; 0: 5 s */
+    uint64_t timeout_us; /* of attaching and of buffers; 0: 5 s */
     uint64_t spin_us;    /* kvr_next() spins so long before it sleeps; 0: 50 µs */
 };
 
-/* DENIED: the tenant is not covered. LINK_LOST: nobody listens. VERSION. CONFIG. */
+/* DENIED: the tenant is not covered, or there is none. LINK_LOST: nobody listens, or the
+ * node hung up. AGAIN: it has no room for another client. DEADLINE. VERSION. CONFIG: a
+ * field of *config. NOMEM, IO. On failure `error` (error_cap bytes; NULL and 0: none
+ * wanted) gets one line. Waits at most timeout_us. */
 KVR_API kvr_status_t kvr_open(
     const struct kvr_config *config, kvr_client_t **client_p, char *error,
     size_t error_cap);
+/* Batches in flight end without a result, buffers and pins are given back. Does not
+ * wait. NULL is fine. */
 KVR_API void kvr_close(kvr_client_t *client);
+/* One line; "" when nothing has failed. It lives until the next call with the client. */
 KVR_API const char *kvr_error(const kvr_client_t *client);
-/* Readable when kvr_next() has a result, or the node is gone. Call kvr_arm() before
- * waiting for it: false means there is something already. */
+/* Readable when kvr_next() has a result, or the node is gone; sometimes without reason.
+ * Only poll it: the library reads it. Call kvr_arm() each time before waiting. */
 KVR_API int kvr_fd(const kvr_client_t *client);
+/* 1: nothing is there yet, and kvr_fd() will tell. 0: call kvr_next(). */
 KVR_API int kvr_arm(kvr_client_t *client);
 
 /* ------------------------------------------------------------------ names */
 
+/* A model's numbers as the node knows them. May be copied and used on any thread; the
+ * salt belongs to the tenant: who knows it can name that tenant's pages. */
 struct kvr_space {
-    uint16_t variant; /* of group 0 */
+    uint16_t variant; /* of group 0; group g is variant + g */
     uint16_t nr_groups;
     uint32_t page_tokens;
-    uint32_t page_bytes;
+    uint32_t page_bytes; /* of a full page, in a buffer */
     uint8_t salt[KVR_KEY_BYTES];
     uint8_t id[KVR_KEY_BYTES];
 };
@@ -101,12 +126,13 @@ KVR_API kvr_status_t
 kvr_space_find(kvr_client_t *client, const char *name, struct kvr_space *space_p);
 
 /* Keys of the pages that hold tokens[0 … n): one a full page, and one more for a tail
- * when n is no multiple of page_tokens (*nr_p of them). cap: room in keys. Pages that
- * hold more than tokens (an image, an adapter) take kvr_key_next() instead. */
+ * when n is no multiple of page_tokens (*nr_p of them). cap: room in keys; INVALID when
+ * it is too little. Pages that hold more than tokens (an image, an adapter) take
+ * kvr_key_next() instead. */
 KVR_API kvr_status_t kvr_keys_tokens(
     const struct kvr_space *space, const uint32_t *tokens, size_t n,
     struct kvr_key *keys, size_t cap, size_t *nr_p);
-/* The key of a page after `prev` (NULL: the first). */
+/* The key of a page of 1 … page_tokens tokens after `prev` (NULL: the first). */
 KVR_API kvr_status_t kvr_key_next(
     const struct kvr_space *space, const struct kvr_key *prev, const uint32_t *tokens,
     size_t n, const void *extra, size_t extra_len, struct kvr_key *key_p);
@@ -118,30 +144,32 @@ KVR_API kvr_status_t kvr_key_opaque(
 /* ------------------------------------------------------------------ memory */
 
 struct kvr_buffer {
-    void *base;
+    void *base; /* NULL: the caller maps it */
     size_t bytes;
     uint32_t id;
 };
 
-/* Shared, sealed memory for pages; freed by kvr_buffer_destroy() or kvr_close(). */
+/* Shared, sealed memory for pages, zeroed; freed by kvr_buffer_destroy() or kvr_close().
+ * TOO_LARGE: more than the node allows a client. AGAIN: KVR_BUFFERS_MAX. NOMEM, IO,
+ * DEADLINE, LINK_LOST. Waits for the node, at most timeout_us of the config. */
 KVR_API kvr_status_t
 kvr_buffer_create(kvr_client_t *client, size_t bytes, struct kvr_buffer *buffer_p);
-/* A memfd of the caller's: sealed with F_SEAL_SHRINK, else INVALID. `fd` stays the
- * caller's; *buffer_p has no base. */
+/* A memfd of the caller's: sealed with F_SEAL_SHRINK, writable, of ordinary pages, else
+ * INVALID. `fd` stays the caller's, and may be closed; *buffer_p has no base. */
 KVR_API kvr_status_t kvr_buffer_add(
     kvr_client_t *client, int fd, size_t bytes, struct kvr_buffer *buffer_p);
-/* Batches under way keep the memory until they end. */
+/* Batches under way keep the memory until they end; ours is unmapped at once. */
 KVR_API void kvr_buffer_destroy(kvr_client_t *client, struct kvr_buffer *buffer);
 
 /* ------------------------------------------------------------------ batches */
 
 enum kvr_op {
-    KVR_OP_EXISTS,
-    KVR_OP_GET,
-    KVR_OP_PUT,
-    KVR_OP_PIN,
-    KVR_OP_UNPIN,
-    KVR_OP_DROP,
+    KVR_OP_EXISTS, /* OK: here or at a peer; MISS */
+    KVR_OP_GET,    /* OK: its bytes are in the buffer; MISS and why */
+    KVR_OP_PUT,    /* OK, EXISTS; AGAIN, QUOTA, DEADLINE: not taken */
+    KVR_OP_PIN,    /* pages that are here stay here; OK, MISS */
+    KVR_OP_UNPIN,  /* OK; MISS: this client has no such pin */
+    KVR_OP_DROP,   /* OK, MISS; AGAIN: something holds it */
 };
 
 /* Where a page lies in a buffer. */
@@ -150,26 +178,31 @@ struct kvr_at {
     uint64_t offset;
 };
 
+/* Zero it, then set what the operation needs. */
 struct kvr_batch {
-    size_t struct_size;
+    size_t struct_size; /* sizeof(struct kvr_batch) */
     enum kvr_op op;
     uint16_t variant; /* kvr_space.variant + group */
     uint64_t tag;     /* comes back */
-    uint64_t timeout_us; /* EXISTS, GET, PUT: the result comes within this */
+    /* EXISTS, GET, PUT: the result comes within this, from when the node takes the
+     * batch; 1 … 3,600,000,000. PIN, UNPIN, DROP do not wait: 0. */
+    uint64_t timeout_us;
     const struct kvr_key *keys;
     uint32_t nr_keys;    /* 1 … KVR_BATCH_MAX */
-    const struct kvr_at *at;  /* GET, PUT: one a key; page_bytes each */
-    const uint32_t *n_tokens; /* PUT: one a key; NULL: full pages */
+    const struct kvr_at *at;  /* GET, PUT: one a key; room for page_bytes at each */
+    const uint32_t *n_tokens; /* EXISTS, GET, PUT: one a key; NULL: full pages */
     /* Chained: keys[i] is page first_page + i of one prefix, and `anchor` the key that
      * opens the segment of keys[0] (NULL when first_page is 0). Loose: each on its
-     * own. */
+     * own. A wrong anchor costs hits only. */
     int loose;
     uint32_t first_page;
     const struct kvr_key *anchor;
+    const struct kvr_key *prev; /* keys[0] is a tail: the key it follows; else NULL */
 };
 
-/* AGAIN: the ring is full or too many are in flight; take results first. INVALID,
- * STALE, LINK_LOST. OK: kvr_next() will give one result. */
+/* AGAIN: the ring is full or KVR_FLIGHT_MAX are in flight; take results first. INVALID: a
+ * field of the batch, and nothing was sent. STALE: a buffer that there is not.
+ * LINK_LOST. OK: kvr_next() will give one result. Does not wait. */
 KVR_API kvr_status_t kvr_submit(kvr_client_t *client, const struct kvr_batch *batch);
 
 enum kvr_place { KVR_FROM_NONE, KVR_FROM_DEVICE, KVR_FROM_HOST, KVR_FROM_PEER };
@@ -177,7 +210,9 @@ enum kvr_place { KVR_FROM_NONE, KVR_FROM_DEVICE, KVR_FROM_HOST, KVR_FROM_PEER };
 struct kvr_result {
     uint64_t tag;
     enum kvr_op op;
-    kvr_status_t status; /* of the whole; OK: see statuses */
+    /* Of the whole. OK: see statuses. Else none of it was done, every status is this
+     * one, and kvr_error() says why. CANCELLED: the node is gone. */
+    kvr_status_t status;
     uint32_t nr_keys;
     /* One a key; they live until the next call with this client. */
     const int32_t *statuses;
@@ -185,10 +220,12 @@ struct kvr_result {
     const uint8_t *places;  /* enum kvr_place of a hit */
 };
 
-/* Waits at most timeout_us (0: not at all) for a result. AGAIN: none. LINK_LOST: the
- * node is gone; every batch in flight has had its result, CANCELLED, before. */
+/* Waits at most timeout_us (0: not at all) for a result. AGAIN: none; at once when no
+ * batch is in flight. LINK_LOST: the node is gone; every batch in flight has had its
+ * result, CANCELLED, before. Results come in the order in which batches end. */
 KVR_API kvr_status_t
 kvr_next(kvr_client_t *client, uint64_t timeout_us, struct kvr_result *result_p);
+/* "evicted"; "unknown". */
 KVR_API const char *kvr_miss_name(uint8_t reason);
 
 #ifdef __cplusplus

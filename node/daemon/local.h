@@ -1,24 +1,33 @@
 /* Clients on this machine: a Unix socket to attach by, shared rings to ask by, buffers
- * of theirs that pages are copied to and from.
+ * of theirs that pages are copied to and from (docs/clients.md, byte for byte).
  *
- *   client ── connect, ATTACH ──► peer credentials ──► tenants ──► attach() ──► core
- *          ◄── ATTACHED: salts, spaces, memfd of the rings, two event fds ──
+ *   client ── connect ──► peer credentials, pidfd ──► GREETING
+ *   client ── ATTACH ──► its uid's tenants ──► attach() ──► core
+ *          ◄── ATTACHED: salts, spaces, memfd of the rings ──
  *   client ── ring: requests ──► copied once, checked ──► request() ──► core
  *          ◄── ring: answers ── kvn_local_answer() ◄── core
- *   client ── hang-up ──► hung_up()      its pidfd readable ──► dead()
+ *   client ── hang-up, or its pidfd readable ──► hung_up(), dead()
  *
- * The socket is 0600, or 0660 and a group; what the credentials do not cover is not
- * there. A ring is hostile input: every record is copied to memory of ours before a
- * byte of it is looked at; head and tail are read once a turn; anything malformed ends that
- * client and no other. Room for a request's answer is kept when it is taken from the
- * ring, so that a client that does not read slows down nobody else. The loop polls the
- * rings for poll_us after the last request, then says that it sleeps; only then need a
- * client wake it. A client's memory is mapped only when it is sealed against
- * shrinking; it stays mapped while an order uses it, also when the client is gone.
+ * The socket is 0600; what the credentials do not cover is not there. A ring is hostile
+ * input: every record is copied to memory of ours before a byte of it is looked at;
+ * head and tail are read once a turn; anything malformed ends that client and no other.
+ * Room for a request's answer is kept when it is taken from the ring, so that a client
+ * that does not read slows down nobody else. The loop polls the rings for poll_us after
+ * the last request, then says that it sleeps; only then need a client wake it, by one
+ * byte on the socket. (Not by an event fd: its flags are shared with whoever has a
+ * copy, so a client could fill it, make it blocking, and stop our loop in write().) A
+ * client's memory is mapped only when it is sealed against shrinking; it stays mapped
+ * while an order uses it, also when the client is gone.
+ *
+ * Death: clients of the object level map nothing of ours but their own rings, so a
+ * hang-up leaves nothing that they could still write, and dead() follows hung_up() at
+ * once. The pidfd tells of a death that a hang-up does not: another process has a copy
+ * of the socket.
  *
  * Threading: the loop thread (libuv). Callbacks come from the loop, never from inside a
  * call. Bounds: clients, bytes of a ring, buffers and their bytes a client, requests in
- * flight a client.
+ * flight a client; connections not yet attached. Clock: deadlines are uv_hrtime() in
+ * microseconds.
  */
 #ifndef KVN_LOCAL_H
 #define KVN_LOCAL_H
@@ -33,6 +42,9 @@ enum {
     KVN_LOCAL_RING_BYTES_MIN = 1 << 17, /* holds the largest request */
     KVN_LOCAL_RING_BYTES_MAX = 1 << 24,
     KVN_LOCAL_REQUESTS_MAX = 1024,    /* in flight, of a client */
+    KVN_LOCAL_ATTACHING_MAX = 32,     /* connections that are not attached yet */
+    KVN_LOCAL_ATTACHING_UID_MAX = 16, /* of them, of one uid */
+    KVN_LOCAL_NOTE_MAX = 256,
 };
 
 /* Tenant i of the pager's config: who may speak as it. */
@@ -46,10 +58,10 @@ struct kvn_local_tenant {
 
 /* What clients may know of a space: variant first_variant + g is its group g. */
 struct kvn_local_space {
-    const char *name; /* [space "name"] */
+    const char *name; /* [space "name"]; at most 39 bytes */
     kv_key_t id;
     uint32_t page_tokens;
-    uint32_t page_bytes;
+    uint32_t page_bytes; /* that a full page takes in a client's buffer */
     uint32_t nr_groups;
     uint16_t first_variant;
 };
@@ -74,10 +86,16 @@ struct kvn_local_events {
         void *arg, struct kvo_client_id client, const struct kvo_request *request);
     void (*hung_up)(void *arg, struct kvo_client_id client);
     void (*dead)(void *arg, struct kvo_client_id client);
+    /* One line for the log: who was refused or ended, and why. May be NULL; may come
+     * from inside kvn_local_answer(). */
+    void (*note)(void *arg, const char *line);
 };
 
 struct kvn_local_counts {
-    uint64_t attached, refused, hung_up, malformed, requests, wakes;
+    uint64_t attached, refused, hung_up, malformed, requests;
+    uint64_t wakes; /* of us, by clients */
+    uint64_t woken; /* clients, by us */
+    uint32_t clients, mapped; /* now: attached; pieces of clients' memory */
 };
 
 typedef struct kvn_local kvn_local_t;
@@ -88,9 +106,12 @@ kv_status_t kvn_local_open(
     uv_loop_t *loop, const struct kvn_local_config *config,
     const struct kvn_local_events *events, kvn_local_t **local_p, char *line,
     size_t cap);
+/* Removes the socket and ends every client: hung_up() and dead() come from the loop, then,
+ * when every hold has been released, `closed`, and the memory is gone. */
 void kvn_local_close(kvn_local_t *local, void (*closed)(void *arg), void *arg);
 
-/* May be called from inside request(). */
+/* May be called from inside request(), hung_up() and dead(). A client that is gone is
+ * ignored. */
 void kvn_local_answer(kvn_local_t *local, const struct kvo_answer *answer);
 
 /* Address of `len` bytes of client `index`'s memory, as its request named them
@@ -99,6 +120,7 @@ void kvn_local_answer(kvn_local_t *local, const struct kvo_answer *answer);
 uint8_t *kvn_local_hold(
     kvn_local_t *local, uint32_t index, uint64_t buffer, uint32_t len,
     uint64_t *hold_p);
+/* Every hold is released once, by kvn_local_close() and after. */
 void kvn_local_release(kvn_local_t *local, uint64_t hold);
 const struct kvn_local_counts *kvn_local_counts(const kvn_local_t *local);
 

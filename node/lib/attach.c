@@ -1,0 +1,546 @@
+/* How a client comes and goes: the socket, its packets, shared memory. */
+#define _GNU_SOURCE
+#include "node/lib/lib_priv.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+uint64_t kvr_now_us(void)
+{
+    struct timespec now;
+    KV_ASSERT(clock_gettime(CLOCK_MONOTONIC, &now) == 0);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+kvr_status_t
+kvr_fail(kvr_client_t *client, kv_status_t status, const struct kv_detail *detail)
+{
+    kv_detail_format(detail, status, client->error, sizeof(client->error));
+    return status;
+}
+
+kvr_status_t
+kvr_fail_text(kvr_client_t *client, kv_status_t status, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(client->error, sizeof(client->error), format, args);
+    va_end(args);
+    return status;
+}
+
+static kvr_status_t gone(kvr_client_t *client)
+{
+    client->gone = true;
+    return kvr_fail_text(
+        client, KV_ERR_LINK_LOST, "link_lost: the node hung up: open again");
+}
+
+/* ------------------------------------------------------------------ packets */
+
+static bool packet_send(kvr_client_t *client, const struct kvn_packet *packet, int fd)
+{
+    struct iovec iov = {
+        .iov_base = (void *)(uintptr_t)packet, .iov_len = sizeof(*packet)};
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {0};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (fd >= 0) {
+        msg.msg_control = control;
+        msg.msg_controllen = sizeof(control);
+        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+        cmsg->cmsg_level = SOL_SOCKET;
+        cmsg->cmsg_type = SCM_RIGHTS;
+        cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
+    }
+    uint64_t until = kvr_now_us() + client->timeout_us;
+    while (sendmsg(client->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        struct pollfd writable = {.fd = client->fd, .events = POLLOUT};
+        if ((errno != EAGAIN && errno != EINTR) || kvr_now_us() >= until) {
+            return false;
+        }
+        (void)poll(&writable, 1, 10);
+    }
+    return true;
+}
+
+/* A packet, or a wake (len 1). AGAIN: none. LINK_LOST. *fd_p: -1 or the caller's. */
+static kv_status_t
+packet_receive(kvr_client_t *client, uint8_t *bytes, size_t cap, size_t *len_p, int *fd_p)
+{
+    _Alignas(struct cmsghdr) char room[CMSG_SPACE(sizeof(int))];
+    struct iovec iov = {.iov_base = bytes, .iov_len = cap};
+    struct msghdr msg = {
+        .msg_iov = &iov,
+        .msg_iovlen = 1,
+        .msg_control = room,
+        .msg_controllen = sizeof(room),
+    };
+    ssize_t len = recvmsg(client->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (len < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return KV_ERR_AGAIN;
+    }
+    *fd_p = -1;
+    if (len <= 0) {
+        return KV_ERR_LINK_LOST;
+    }
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c != NULL; c = CMSG_NXTHDR(&msg, c)) {
+        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+            size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+            for (size_t i = 0; i < n; i++) {
+                int fd;
+                memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
+                if (*fd_p >= 0) {
+                    close(*fd_p);
+                }
+                *fd_p = fd;
+            }
+        }
+    }
+    *len_p = (size_t)len;
+    return KV_OK;
+}
+
+static void unbuffer(kvr_client_t *client, uint32_t id)
+{
+    struct kvn_packet packet;
+    kvn_packet_init(&packet, KVN_PACKET_UNBUFFER);
+    packet.buffer = id;
+    if (!packet_send(client, &packet, -1)) {
+        client->gone = true;
+    }
+}
+
+/* What nobody waits for: a wake; or an answer that came too late, whose buffer nobody
+ * knows. */
+static void packet_late(kvr_client_t *client, const uint8_t *bytes, size_t len)
+{
+    struct kvn_packet packet;
+    if (len == 1) {
+        return;
+    }
+    if (kvn_packet_read(bytes, len, &packet, NULL, NULL) == KV_OK &&
+        packet.type == KVN_PACKET_BUFFERED) {
+        unbuffer(client, packet.buffer);
+    }
+}
+
+void kvr_socket_drain(kvr_client_t *client)
+{
+    uint8_t bytes[sizeof(struct kvn_packet) + 1];
+    size_t len;
+    int fd;
+    client->looked_us = kvr_now_us();
+    while (!client->gone) {
+        kv_status_t status = packet_receive(client, bytes, sizeof(bytes), &len, &fd);
+        if (status == KV_ERR_AGAIN) {
+            return;
+        }
+        if (status != KV_OK) {
+            (void)gone(client);
+            return;
+        }
+        if (fd >= 0) {
+            close(fd);
+        }
+        packet_late(client, bytes, len);
+    }
+}
+
+void kvr_wake_node(kvr_client_t *client)
+{
+    const char wake = KVN_PACKET_WAKE;
+    /* A full socket has others before it that wake as well. */
+    (void)!send(client->fd, &wake, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* Waits for the answer to `req`, one of two types or REFUSED, whose status it is. */
+static kvr_status_t packet_wait(
+    kvr_client_t *client, enum kvn_packet_type type, uint64_t req,
+    struct kvn_packet *packet, struct kvn_packet_space *spaces, int *fd_p)
+{
+    uint8_t bytes[KVN_PACKET_BYTES_MAX];
+    uint64_t until = kvr_now_us() + client->timeout_us;
+    struct kv_detail detail = {0};
+    for (;;) {
+        size_t len;
+        int fd = -1;
+        kv_status_t status = packet_receive(client, bytes, sizeof(bytes), &len, &fd);
+        if (status == KV_ERR_LINK_LOST) {
+            return gone(client);
+        }
+        if (status == KV_ERR_AGAIN) {
+            struct pollfd readable = {.fd = client->fd, .events = POLLIN};
+            uint64_t now = kvr_now_us();
+            if (now >= until) {
+                return kvr_fail_text(
+                    client, KV_ERR_DEADLINE,
+                    "deadline: the node did not answer within %llu us",
+                    (unsigned long long)client->timeout_us);
+            }
+            (void)poll(&readable, 1, (int)((until - now) / 1000 + 1));
+            continue;
+        }
+        if (len > 1) {
+            status = kvn_packet_read(bytes, len, packet, spaces, &detail);
+        }
+        if (len > 1 && status != KV_OK) {
+            if (fd >= 0) {
+                close(fd);
+            }
+            client->gone = true;
+            return kvr_fail(client, status, &detail); /* (2) */
+        }
+        if (len > 1 && packet->req == req &&
+            (packet->type == type || packet->type == KVN_PACKET_REFUSED)) {
+            *fd_p = fd;
+            break;
+        }
+        if (fd >= 0) {
+            close(fd);
+        }
+        packet_late(client, bytes, len);
+    }
+    if (packet->type == KVN_PACKET_REFUSED) {
+        /* Of the static texts that a detail needs; the packet outlives the line. */
+        detail = (struct kv_detail){
+            .field = packet->field[0] != '\0' ? packet->field : NULL,
+            .limit = packet->limit,
+            .value = packet->value,
+        };
+        kv_status_t status =
+            packet->status < 0 ? (kv_status_t)packet->status : KV_ERR_INVALID;
+        return kvr_fail(client, status, &detail);
+    }
+    return KVR_OK;
+}
+
+/* ------------------------------------------------------------------ opening */
+
+static kvr_status_t config_check(kvr_client_t *client, const struct kvr_config *config)
+{
+    struct kv_detail detail = {0};
+    uint32_t ring_bytes =
+        config->ring_bytes != 0 ? config->ring_bytes : KVR_RING_BYTES_DEFAULT;
+    if (config->struct_size != sizeof(*config)) {
+        kv_fail(
+            &detail, KV_ERR_CONFIG, "config.struct_size", sizeof(*config),
+            config->struct_size);
+        return kvr_fail(client, KV_ERR_CONFIG, &detail);
+    }
+    if (config->target == NULL || strncmp(config->target, "unix:", 5) != 0 ||
+        config->target[5] == '\0') {
+        return kvr_fail_text(
+            client, KV_ERR_CONFIG, "config: config.target is \"%.100s\", not \"unix:PATH\"",
+            config->target != NULL ? config->target : "");
+    }
+    if (strlen(config->target + 5) > 107) {
+        kv_fail(
+            &detail, KV_ERR_CONFIG, "config.target", 107, strlen(config->target + 5));
+        return kvr_fail(client, KV_ERR_CONFIG, &detail);
+    }
+    if (!kvn_rings_size_ok(ring_bytes)) {
+        kv_fail(
+            &detail, KV_ERR_CONFIG, "config.ring_bytes", KVN_RING_BYTES_MAX, ring_bytes);
+        return kvr_fail(client, KV_ERR_CONFIG, &detail);
+    }
+    client->ring_bytes = ring_bytes;
+    client->timeout_us =
+        config->timeout_us != 0 ? config->timeout_us : KVR_TIMEOUT_US_DEFAULT;
+    if (client->timeout_us > KVN_RING_TIMEOUT_MAX_US) {
+        kv_fail(
+            &detail, KV_ERR_CONFIG, "config.timeout_us", KVN_RING_TIMEOUT_MAX_US,
+            client->timeout_us);
+        return kvr_fail(client, KV_ERR_CONFIG, &detail);
+    }
+    client->spin_us = config->spin_us != 0 ? config->spin_us : KVR_SPIN_US_DEFAULT;
+    return KVR_OK;
+}
+
+static kvr_status_t connect_to(kvr_client_t *client, const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    uint64_t until = kvr_now_us() + client->timeout_us;
+    (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+    client->fd = KV_FAULT()
+                     ? (errno = EMFILE, -1)
+                     : socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (client->fd < 0) {
+        return kvr_fail_text(client, KV_ERR_IO, "io: socket: %s", strerror(errno));
+    }
+    while (connect(client->fd, (struct sockaddr *)&address, sizeof(address)) != 0) {
+        if (errno == EAGAIN && kvr_now_us() < until) {
+            (void)poll(NULL, 0, 1); /* its queue of connections is full */
+            continue;
+        }
+        kv_status_t status =
+            errno == EACCES || errno == EPERM              ? KV_ERR_DENIED
+            : errno == ENOENT || errno == ECONNREFUSED     ? KV_ERR_LINK_LOST
+            : errno == EAGAIN                              ? KV_ERR_AGAIN
+                                                           : KV_ERR_IO;
+        return kvr_fail_text(
+            client, status, "%s: %s: %s", kv_status_name(status), path,
+            strerror(errno));
+    }
+    return KVR_OK;
+}
+
+static kvr_status_t rings_map(kvr_client_t *client, int fd)
+{
+    struct kv_detail detail = {0};
+    struct stat st;
+    size_t bytes = kvn_rings_bytes(client->ring_bytes);
+    if (fd < 0 || fstat(fd, &st) != 0 || (uint64_t)st.st_size != bytes) {
+        client->gone = true;
+        return kvr_fail_text(
+            client, KV_ERR_VERSION, "version: the rings are not %zu bytes", bytes);
+    }
+    void *base = KV_FAULT() ? MAP_FAILED
+                            : mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                                   MAP_SHARED | MAP_POPULATE, fd, 0);
+    if (base == MAP_FAILED) {
+        return kvr_fail_text(client, KV_ERR_NOMEM, "nomem: cannot map %zu bytes", bytes);
+    }
+    client->rings = base;
+    /* A child of fork() must not write into the parent's rings. */
+    (void)madvise(base, bytes, MADV_DONTFORK);
+    kv_status_t status = kvn_rings_check(client->rings, client->ring_bytes, &detail);
+    if (status != KV_OK) {
+        return kvr_fail(client, status, &detail);
+    }
+    kvn_ring_bind(
+        &client->requests, client->rings, client->ring_bytes, KVN_REQUEST_OUT);
+    kvn_ring_bind(&client->answers, client->rings, client->ring_bytes, KVN_ANSWER_IN);
+    return KVR_OK;
+}
+
+static kvr_status_t attach(kvr_client_t *client, const struct kvr_config *config)
+{
+    struct kvn_packet packet;
+    int fd = -1;
+    kvr_status_t status =
+        packet_wait(client, KVN_PACKET_GREETING, 0, &packet, NULL, &fd);
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (status != KVR_OK) {
+        return status;
+    }
+    struct kvn_packet ask;
+    kvn_packet_init(&ask, KVN_PACKET_ATTACH);
+    ask.nonce = packet.nonce;
+    ask.tenant = config->tenant;
+    ask.ring_bytes = client->ring_bytes;
+    if (!packet_send(client, &ask, -1)) {
+        return gone(client);
+    }
+    fd = -1;
+    status =
+        packet_wait(client, KVN_PACKET_ATTACHED, 0, &packet, client->spaces, &fd);
+    if (status == KVR_OK) {
+        client->nr_spaces = packet.nr_spaces;
+        status = rings_map(client, fd);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return status;
+}
+
+kvr_status_t kvr_open(
+    const struct kvr_config *config, kvr_client_t **client_p, char *error,
+    size_t error_cap)
+{
+    kvr_client_t *client = kv_calloc(1, sizeof(*client));
+    if (client == NULL) {
+        if (error_cap > 0) {
+            (void)snprintf(error, error_cap, "nomem: %zu bytes", sizeof(*client));
+        }
+        return KVR_NOMEM;
+    }
+    client->fd = -1;
+    for (uint16_t i = 0; i < KVR_FLIGHT_MAX; i++) {
+        client->flights[i].next_free = (uint16_t)(i + 1);
+    }
+    kvr_status_t status = config_check(client, config);
+    if (status == KVR_OK) {
+        status = connect_to(client, config->target + 5);
+    }
+    if (status == KVR_OK) {
+        status = attach(client, config);
+    }
+    if (status != KVR_OK) {
+        if (error_cap > 0) {
+            (void)snprintf(error, error_cap, "%s", client->error);
+        }
+        kvr_close(client);
+        return status;
+    }
+    *client_p = client;
+    return KVR_OK;
+}
+
+void kvr_close(kvr_client_t *client)
+{
+    if (client == NULL) {
+        return;
+    }
+    for (uint32_t i = 0; i < KVR_BUFFERS_MAX; i++) {
+        if (client->buffers[i].used && client->buffers[i].base != NULL) {
+            KV_ASSERT(munmap(client->buffers[i].base, client->buffers[i].bytes) == 0);
+        }
+    }
+    if (client->rings != NULL) {
+        (void)munmap(client->rings, kvn_rings_bytes(client->ring_bytes));
+    }
+    if (client->fd >= 0) {
+        close(client->fd);
+    }
+    explicit_bzero(client->spaces, sizeof(client->spaces)); /* salts */
+    kv_free(client);
+}
+
+const char *kvr_error(const kvr_client_t *client)
+{
+    return client->error;
+}
+
+int kvr_fd(const kvr_client_t *client)
+{
+    return client->fd;
+}
+
+kvr_status_t
+kvr_space_find(kvr_client_t *client, const char *name, struct kvr_space *space_p)
+{
+    for (uint32_t i = 0; i < client->nr_spaces; i++) {
+        const struct kvn_packet_space *s = &client->spaces[i];
+        if (strcmp(s->name, name) == 0) {
+            *space_p = (struct kvr_space){
+                .variant = s->first_variant,
+                .nr_groups = s->nr_groups,
+                .page_tokens = s->page_tokens,
+                .page_bytes = s->page_bytes,
+            };
+            memcpy(space_p->salt, &s->salt, sizeof(space_p->salt));
+            memcpy(space_p->id, &s->id, sizeof(space_p->id));
+            return KVR_OK;
+        }
+    }
+    return kvr_fail_text(
+        client, KV_ERR_INVALID, "invalid: the node has no space \"%.60s\" among its %u",
+        name, client->nr_spaces);
+}
+
+/* ------------------------------------------------------------------ buffers */
+
+static kvr_status_t buffer_register(
+    kvr_client_t *client, int fd, size_t bytes, void *base, struct kvr_buffer *buffer_p)
+{
+    struct kvn_packet ask, answer;
+    int got = -1;
+    if (client->gone) {
+        return gone(client);
+    }
+    kvn_packet_init(&ask, KVN_PACKET_BUFFER);
+    ask.req = ++client->req;
+    ask.bytes = bytes;
+    if (!packet_send(client, &ask, fd)) {
+        kvr_socket_drain(client);
+        return kvr_fail_text(client, KV_ERR_IO, "io: sendmsg: %s", strerror(errno));
+    }
+    kvr_status_t status =
+        packet_wait(client, KVN_PACKET_BUFFERED, ask.req, &answer, NULL, &got);
+    if (got >= 0) {
+        close(got);
+    }
+    if (status != KVR_OK) {
+        return status;
+    }
+    struct kvr_memory *memory = &client->buffers[answer.buffer % KVR_BUFFERS_MAX];
+    if (answer.buffer > UINT16_MAX || memory->used) { /* (2) */
+        return gone(client);
+    }
+    *memory = (struct kvr_memory){
+        .base = base, .bytes = bytes, .id = answer.buffer, .used = true};
+    *buffer_p = (struct kvr_buffer){.base = base, .bytes = bytes, .id = answer.buffer};
+    return KVR_OK;
+}
+
+kvr_status_t kvr_buffer_add(
+    kvr_client_t *client, int fd, size_t bytes, struct kvr_buffer *buffer_p)
+{
+    return buffer_register(client, fd, bytes, NULL, buffer_p);
+}
+
+static int sealed_memfd(size_t bytes)
+{
+    int fd = KV_FAULT() ? -1 : memfd_create("kvrail-buffer",
+                                            MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0) {
+        return -1;
+    }
+    if (KV_FAULT() || ftruncate(fd, (off_t)bytes) != 0 ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+kvr_status_t
+kvr_buffer_create(kvr_client_t *client, size_t bytes, struct kvr_buffer *buffer_p)
+{
+    struct kv_detail detail = {0};
+    if (bytes == 0 || bytes > PTRDIFF_MAX) {
+        kv_fail(&detail, KV_ERR_INVALID, "buffer.bytes", PTRDIFF_MAX, bytes);
+        return kvr_fail(client, KV_ERR_INVALID, &detail);
+    }
+    int fd = sealed_memfd(bytes);
+    if (fd < 0) {
+        return kvr_fail_text(
+            client, KV_ERR_NOMEM, "nomem: memfd of %zu bytes: %s", bytes,
+            strerror(errno));
+    }
+    kvr_status_t status;
+    void *base = KV_FAULT() ? MAP_FAILED
+                            : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED) {
+        status = kvr_fail_text(client, KV_ERR_NOMEM, "nomem: cannot map %zu bytes", bytes);
+        goto out_close;
+    }
+    status = buffer_register(client, fd, bytes, base, buffer_p);
+    if (status != KVR_OK) {
+        KV_ASSERT(munmap(base, bytes) == 0);
+    }
+
+out_close:
+    close(fd);
+    return status;
+}
+
+void kvr_buffer_destroy(kvr_client_t *client, struct kvr_buffer *buffer)
+{
+    struct kvr_memory *memory = &client->buffers[buffer->id % KVR_BUFFERS_MAX];
+    if (!memory->used || memory->id != buffer->id) {
+        return;
+    }
+    if (memory->base != NULL) {
+        KV_ASSERT(munmap(memory->base, memory->bytes) == 0);
+    }
+    memory->used = false;
+    memset(buffer, 0, sizeof(*buffer));
+    buffer->id = UINT32_MAX; /* no buffer's */
+    if (!client->gone) {
+        unbuffer(client, memory->id);
+    }
+}

@@ -1,0 +1,265 @@
+/* What a client and its node share: two rings of records in one piece of memory, and
+ * the packets of the Unix socket by which they come to it (docs/clients.md, byte for
+ * byte). Used by both sides: node/daemon/local.c and node/lib/.
+ *
+ *   client ── packets: ATTACH, BUFFER, UNBUFFER ──► node      one byte: wake up
+ *          ◄── packets: GREETING, ATTACHED, BUFFERED, REFUSED ──
+ *   client ── request ring ──► node ── answer ring ──► client
+ *
+ *   memory:  header, 4096 bytes │ requests, ring_bytes │ answers, ring_bytes
+ *   ring:    positions count bytes for ever; byte p lies at p mod ring_bytes
+ *            … │ record │ record │ skip ──► end │
+ *
+ * (1) A side writes its own positions and never reads them back. (2) What the other
+ * side wrote is read once, into memory of the reader, and judged there. (3) A record
+ * does not wrap: a skip record fills the ring's end before one that would. (4) With at
+ * most size - KVN_ANSWER_BYTES_MAX bytes written, unread and promised, every promised
+ * answer finds room: they all lie within less than one turn of the ring, so there is
+ * one end among them and one skip, which is shorter than the answer behind it.
+ *
+ * Threading: one producer and one consumer a ring; a struct kvn_ring belongs to one of
+ * them. Bounds: all sizes below. Errors: KV_ERR_INVALID with the field, its limit and
+ * the value is another side that does not keep to the shape; nothing can be taken from
+ * that ring any more.
+ */
+#ifndef KVN_RING_H
+#define KVN_RING_H
+
+#include "base/key.h"
+
+#include <stdatomic.h>
+
+enum {
+    KVN_RING_MAGIC = 0x7272766b, /* "kvrr" in memory */
+    KVN_RING_VERSION = 1,        /* of rings and packets */
+    KVN_RING_HEADER_BYTES = 4096,
+    KVN_RING_BYTES_MIN = 1 << 17, /* twice the largest record and more */
+    KVN_RING_BYTES_MAX = 1 << 24,
+    KVN_RING_KEYS_MAX = 1024,     /* of a request */
+    KVN_RING_REQUESTS_MAX = 1024, /* in flight */
+    KVN_RING_FIELD_MAX = 32,      /* name of what was refused, with its NUL */
+    KVN_RING_OPS = 6,             /* EXISTS, GET, PUT, PIN, UNPIN, DROP */
+    KVN_RING_ALIGN = 8,           /* of records */
+    KVN_OFFSET_BITS = 48,         /* of an address: buffer << 48 | offset */
+};
+/* A request that waits longer than this is refused: 1 hour. */
+#define KVN_RING_TIMEOUT_MAX_US UINT64_C(3600000000)
+
+enum kvn_ring_op {
+    KVN_OP_EXISTS,
+    KVN_OP_GET,
+    KVN_OP_PUT,
+    KVN_OP_PIN,
+    KVN_OP_UNPIN,
+    KVN_OP_DROP,
+};
+
+/* ------------------------------------------------------------------ memory */
+
+enum kvn_sleep {
+    KVN_AWAKE = 0,
+    KVN_ASLEEP = 1,     /* wake me when there is a record */
+    KVN_WANTS_ROOM = 2, /* the node: wake me when some answers have been read */
+};
+
+/* The header page. Each word that one side writes has 128 bytes of its own: two cache
+ * lines, because processors fetch them in pairs. */
+struct kvn_rings {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t ring_bytes; /* of each of the two */
+    uint32_t zero;
+    _Alignas(128) _Atomic uint64_t request_head; /* node: taken up to here */
+    _Alignas(128) _Atomic uint64_t request_tail; /* client: written up to here */
+    _Alignas(128) _Atomic uint64_t answer_head;  /* client */
+    _Alignas(128) _Atomic uint64_t answer_tail;  /* node */
+    /* enum kvn_sleep: set by the sleeper; cleared by who wakes it, and by itself. */
+    _Alignas(128) _Atomic uint32_t node_sleeps;
+    _Alignas(128) _Atomic uint32_t client_sleeps;
+};
+
+static inline size_t kvn_rings_bytes(uint32_t ring_bytes)
+{
+    return KVN_RING_HEADER_BYTES + 2 * (size_t)ring_bytes;
+}
+/* A power of two within the bounds. */
+bool kvn_rings_size_ok(uint64_t ring_bytes);
+/* Writes the header of zeroed memory; then checks one that came from elsewhere. */
+void kvn_rings_format(struct kvn_rings *rings, uint32_t ring_bytes);
+kv_status_t kvn_rings_check(
+    const struct kvn_rings *rings, uint32_t ring_bytes, struct kv_detail *detail);
+
+/* One side's view of one ring. */
+struct kvn_ring {
+    _Atomic uint64_t *mine;
+    _Atomic uint64_t *theirs;
+    uint8_t *bytes;
+    uint32_t size;
+    uint64_t at;   /* what *mine says: (1) */
+    uint64_t seen; /* *theirs, when it was last read and found possible */
+    uint64_t next; /* `at` after the record being written or looked at */
+};
+
+enum kvn_ring_side { KVN_REQUEST_OUT, KVN_REQUEST_IN, KVN_ANSWER_OUT, KVN_ANSWER_IN };
+void kvn_ring_bind(
+    struct kvn_ring *ring, struct kvn_rings *rings, uint32_t ring_bytes,
+    enum kvn_ring_side side);
+
+/* ------------------------------------------------------------------ writing */
+
+/* Room for a record of `bytes` (a multiple of 8): *at_p. AGAIN: none now. */
+kv_status_t kvn_ring_room(
+    struct kvn_ring *ring, uint32_t bytes, uint8_t **at_p, struct kv_detail *detail);
+/* The record is written: the other side may see it. */
+void kvn_ring_put(struct kvn_ring *ring);
+/* Bytes written and not read yet, skips counted. */
+kv_status_t
+kvn_ring_used(struct kvn_ring *ring, uint32_t *used_p, struct kv_detail *detail);
+
+/* ------------------------------------------------------------------ reading */
+
+/* Copies the next record to copy[max] (2). AGAIN: there is none. It stays in the ring
+ * until kvn_ring_take(). */
+kv_status_t kvn_ring_peek(
+    struct kvn_ring *ring, uint8_t *copy, uint32_t max, uint32_t *len_p,
+    struct kv_detail *detail);
+void kvn_ring_take(struct kvn_ring *ring);
+/* Is there anything, or nonsense? To be asked once more after the sleeping flag is
+ * set. */
+bool kvn_ring_any(const struct kvn_ring *ring);
+
+/* The other side has written, or made room: was the sleeper to be woken? Then the
+ * caller wakes it. */
+bool kvn_ring_must_wake(_Atomic uint32_t *sleeps, uint32_t bit);
+
+/* ------------------------------------------------------------------ records */
+
+enum kvn_record { KVN_RECORD_SKIP = 1, KVN_RECORD_REQUEST = 2, KVN_RECORD_ANSWER = 3 };
+enum { KVN_REQUEST_LOOSE = 1, KVN_REQUEST_TOKENS = 2 };
+
+/* All integers little endian; every record begins with the first three fields. */
+struct kvn_request_head {
+    uint32_t bytes; /* of the whole record */
+    uint16_t type;  /* enum kvn_record */
+    uint16_t op;    /* enum kvn_ring_op */
+    uint64_t tag;   /* comes back in the answer */
+    uint64_t timeout_us;
+    uint32_t nr_keys;
+    uint32_t first_page;
+    uint16_t variant;
+    uint16_t flags;
+    uint32_t zero;
+    kv_key_t anchor;
+    kv_key_t prev;
+}; /* keys[n] ‖ GET, PUT: u64 address[n] ‖ TOKENS: u32 n_tokens[n], padded to 8 */
+
+struct kvn_answer_head {
+    uint32_t bytes;
+    uint16_t type;
+    uint16_t op;
+    uint64_t tag;
+    int32_t status;   /* of the whole */
+    uint32_t nr_keys; /* 0 when the whole was refused */
+    uint64_t limit;
+    uint64_t value;
+    char field[KVN_RING_FIELD_MAX]; /* what was refused; terminated */
+}; /* i32 status[n] ‖ u8 reason[n] ‖ u8 place[n], padded to 8 */
+
+enum {
+    KVN_REQUEST_BYTES_MAX = sizeof(struct kvn_request_head) + KVN_RING_KEYS_MAX * 44,
+    KVN_ANSWER_BYTES_MAX = sizeof(struct kvn_answer_head) + KVN_RING_KEYS_MAX * 6,
+};
+
+static inline bool kvn_op_moves(uint32_t op)
+{
+    return op == KVN_OP_GET || op == KVN_OP_PUT;
+}
+uint32_t kvn_request_bytes(uint32_t op, uint32_t nr_keys, bool tokens);
+uint32_t kvn_answer_bytes(uint32_t nr_keys);
+
+/* A record in the reader's memory, taken apart; pointers go into that memory. */
+struct kvn_request {
+    struct kvn_request_head head;
+    kv_key_t *keys;
+    uint64_t *addresses; /* NULL unless GET or PUT */
+    uint32_t *n_tokens;  /* NULL: full pages */
+};
+struct kvn_answer {
+    struct kvn_answer_head head;
+    const int32_t *statuses;
+    const uint8_t *reasons;
+    const uint8_t *places;
+};
+/* `copy` is 8-byte aligned and len long. */
+kv_status_t kvn_request_read(
+    uint8_t *copy, uint32_t len, struct kvn_request *request, struct kv_detail *detail);
+kv_status_t kvn_answer_read(
+    const uint8_t *copy, uint32_t len, struct kvn_answer *answer,
+    struct kv_detail *detail);
+
+/* ------------------------------------------------------------------ packets */
+
+enum {
+    KVN_PACKET_MAGIC = 0x7072766b, /* "kvrp" */
+    KVN_PACKET_SPACES_MAX = 64,
+    KVN_PACKET_NAME_MAX = 40,      /* of a space, with its NUL */
+    KVN_PACKET_FIELD_MAX = 40,
+    KVN_PACKET_LEVEL_OBJECT = 0,   /* batches of keys; the only one so far */
+    KVN_PACKET_WAKE = 'w',         /* the whole of a packet of one byte */
+};
+
+enum kvn_packet_type {
+    KVN_PACKET_GREETING = 1, /* node: nonce */
+    KVN_PACKET_ATTACH,       /* client: nonce, tenant, level, ring_bytes */
+    KVN_PACKET_ATTACHED,     /* node: ring_bytes, spaces; a descriptor comes with it */
+    KVN_PACKET_REFUSED,      /* node: status and its detail; answers ATTACH, BUFFER */
+    KVN_PACKET_BUFFER,       /* client: bytes; a descriptor comes with it */
+    KVN_PACKET_BUFFERED,     /* node: buffer, bytes */
+    KVN_PACKET_UNBUFFER,     /* client: buffer; no answer */
+    KVN_PACKET_NR_TYPES
+};
+
+struct kvn_packet {
+    uint32_t magic;
+    uint16_t version;
+    uint16_t type;
+    uint64_t req; /* pairs an answer with its request */
+    uint64_t nonce;
+    int32_t status;
+    uint32_t tenant;
+    uint32_t ring_bytes;
+    uint16_t level;
+    uint16_t nr_spaces; /* records that follow in the packet */
+    uint32_t buffer;
+    uint32_t zero;
+    uint64_t bytes;
+    uint64_t limit;
+    uint64_t value;
+    char field[KVN_PACKET_FIELD_MAX]; /* terminated */
+};
+
+struct kvn_packet_space {
+    char name[KVN_PACKET_NAME_MAX]; /* terminated */
+    kv_key_t id;
+    kv_key_t salt; /* of the client's tenant */
+    uint32_t page_tokens;
+    uint32_t page_bytes;
+    uint16_t first_variant;
+    uint16_t nr_groups;
+    uint32_t zero;
+};
+
+enum {
+    KVN_PACKET_BYTES_MAX = sizeof(struct kvn_packet) +
+                           KVN_PACKET_SPACES_MAX * sizeof(struct kvn_packet_space),
+};
+
+void kvn_packet_init(struct kvn_packet *packet, enum kvn_packet_type type);
+/* Takes a packet apart: fields that its type does not have are zero, or it is
+ * KV_ERR_INVALID; KV_ERR_VERSION for another version. `spaces` (room for the maximum)
+ * may be NULL where none are wanted: then a packet that has some is INVALID. */
+kv_status_t kvn_packet_read(
+    const uint8_t *bytes, size_t len, struct kvn_packet *packet,
+    struct kvn_packet_space *spaces, struct kv_detail *detail);
+
+#endif

@@ -1,4 +1,5 @@
 #include "base/mem.h"
+#include "node/bar.h"
 #include "node/cli.h"
 #include "node/replay.h"
 #include "node/sim/replay.h"
@@ -10,7 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 enum flag {
     FLAG_TRACE,
@@ -330,28 +330,6 @@ static void print_table(const struct options *options, const struct outcome *out
 
 /* ------------------------------------------------------------------ running */
 
-enum { BAR_CELLS = 40 };
-
-static void draw_bar(void *arg, uint32_t done, uint32_t of)
-{
-    uint32_t *drawn = arg;
-    const uint32_t promille = (uint32_t)((uint64_t)done * 1000 / of);
-    if (promille == *drawn && done < of) {
-        return;
-    }
-    *drawn = promille;
-    char bar[BAR_CELLS + 1];
-    const uint32_t full = promille * BAR_CELLS / 1000;
-    memset(bar, '.', BAR_CELLS);
-    memset(bar, '#', full);
-    bar[BAR_CELLS] = '\0';
-    fprintf(stderr, "\r[%s] %5.1f %%", bar, promille / 10.0);
-    if (done == of) {
-        fprintf(stderr, "\r%*s\r", BAR_CELLS + 12, "");
-    }
-    fflush(stderr);
-}
-
 static double seconds_now(void)
 {
     struct timespec now;
@@ -387,7 +365,7 @@ static kv_status_t replay(
         .nr_requests = trace->nr_requests,
         .ids = trace->ids,
         .keys = keys,
-        .progress = isatty(STDERR_FILENO) ? draw_bar : NULL,
+        .progress = kvn_bar_wanted(),
         .arg = &drawn,
     };
     const double start = seconds_now();

@@ -20,6 +20,7 @@ enum kvn_exit {
 #define KVN_VERBS(X)                                                                   \
     X(bench, "measure the data paths beside what the machine can do")                  \
     X(config, "check or print a configuration file")                                   \
+    X(drive, "replay a trace through running nodes, checking every byte")              \
     X(keygen, "make credentials of nodes and secrets of tenants")                      \
     X(placement, "replay a trace's directory load over N nodes: max/mean per home")    \
     X(replay, "replay a trace through one node's pager: hit rates by policy")          \

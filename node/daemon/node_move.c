@@ -1,5 +1,5 @@
-/* Orders for the movers. A job's tag is what it holds of a client's memory; 0 says that
- * it is a local order. */
+/* Orders for the movers. A job's tag is 0 for a local order, else one more than what it
+ * holds of a client's memory. */
 #include "node/daemon/node_priv.h"
 
 #include "base/assert.h"
@@ -71,7 +71,6 @@ void kvn_move_client(struct kvn_node *node, const struct kvo_order *order)
             &(struct kvn_deferred){.id = part->id, .status = KV_ERR_INVALID});
         return;
     }
-    KV_ASSERT(hold != 0);
     uint8_t *frame = kvn_memory_frame(node->memory, part->pool, part->pool_frame);
     bool in = order->kind == KVO_ORDER_CLIENT_IN;
     const struct kvn_job job = {
@@ -80,7 +79,7 @@ void kvn_move_client(struct kvn_node *node, const struct kvo_order *order)
         .to = in ? frame : memory,
         .from = in ? memory : frame,
         .len = part->len,
-        .tag = hold,
+        .tag = hold + 1,
     };
     post(node, &job);
 }
@@ -92,7 +91,7 @@ static void complete(struct kvn_node *node, const struct kvn_job_done *done)
         kvo_local_done(node->core, now, done->id, KV_OK, done->digest);
         return;
     }
-    kvn_local_release(node->local, done->tag);
+    kvn_local_release(node->local, done->tag - 1);
     const struct kvo_done result = {.status = KV_OK, .computed = done->digest};
     kvo_complete(node->core, now, done->id, &result);
 }

@@ -1,0 +1,473 @@
+#include "node/drive.h"
+
+#include "base/assert.h"
+#include "base/hash.h"
+#include "base/mem.h"
+#include "cluster/placement.h"
+#include "include/kvrail/kvrail.h"
+
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    RETRY_US = 1000000,  /* between two tries to attach to a node that is gone */
+    SLEEP_MS_MAX = 100,  /* results wake us before */
+    STUCK_FACTOR = 4,    /* no request has ended for so many timeouts: give up */
+};
+
+/* One node as we see it. */
+struct end {
+    kvr_client_t *client; /* NULL: gone */
+    struct kvr_buffer buffer;
+    struct kvr_space space;
+    uint64_t retry_us;
+};
+
+enum step { IDLE, GETTING, PUTTING };
+
+/* A request under way. Its pages lie in region `index` of its node's buffer. */
+struct flight {
+    enum step step;
+    uint32_t request;
+    uint32_t node;
+    uint32_t done; /* pages that are settled: hits first, then puts */
+    uint32_t n;    /* of the batch that is out */
+};
+
+struct run {
+    const struct kvn_drive_config *config;
+    const struct kvn_trace *trace;
+    struct kvn_drive *drive;
+    struct end ends[KVN_DRIVE_NODES_MAX];
+    struct flight flights[KVN_DRIVE_IN_FLIGHT_MAX];
+    kv_key_t *keys; /* by id; of the tenant and the space */
+    uint8_t *ended; /* [request] */
+    uint32_t next;  /* request to start */
+    uint32_t first; /* all before it have ended */
+    uint32_t nr_ended;
+    uint64_t moved_us; /* when a request has ended last */
+    struct kvr_key scratch[KVN_DRIVE_WINDOW];
+    struct kvr_at at[KVN_DRIVE_WINDOW];
+};
+
+static uint64_t now_us(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+static const struct kvn_request *request_of(const struct run *run, uint32_t r)
+{
+    return &run->trace->requests[r];
+}
+
+static const kv_key_t *key_of(const struct run *run, uint32_t r, uint32_t page)
+{
+    KV_ASSERT(page < request_of(run, r)->nr_pages);
+    return &run->keys[run->trace->ids[request_of(run, r)->first + page]];
+}
+
+/* ------------------------------------------------------------------ bytes */
+
+/* Words that follow from the key alone. */
+static void content_make(uint8_t *bytes, uint32_t len, const kv_key_t *key)
+{
+    uint64_t seed = kv_key_word(key);
+    for (uint32_t i = 0; i < len / 8; i++) {
+        uint64_t word = kv_mix64(seed + i * KV_GOLDEN64);
+        memcpy(bytes + 8 * (size_t)i, &word, sizeof(word));
+    }
+}
+
+static uint64_t content_wrong(const uint8_t *bytes, uint32_t len, const kv_key_t *key)
+{
+    uint64_t seed = kv_key_word(key), wrong = 0;
+    for (uint32_t i = 0; i < len / 8; i++) {
+        uint64_t word = kv_mix64(seed + i * KV_GOLDEN64);
+        wrong += memcmp(bytes + 8 * (size_t)i, &word, sizeof(word)) != 0 ? 8 : 0;
+    }
+    return wrong;
+}
+
+static uint8_t *page_at(struct run *run, const struct flight *flight, uint32_t i)
+{
+    const struct end *end = &run->ends[flight->node];
+    size_t index = (size_t)(flight - run->flights) * KVN_DRIVE_WINDOW + i;
+    return (uint8_t *)end->buffer.base + index * run->drive->page_bytes;
+}
+
+/* ------------------------------------------------------------------ counting */
+
+static struct kvn_drive_counts *last_of(struct run *run, uint32_t request)
+{
+    uint32_t nr = run->trace->nr_requests, last = run->config->last;
+    return last > 0 && request + last >= nr ? &run->drive->last : NULL;
+}
+
+static void count_hit(struct run *run, uint32_t request, uint8_t place)
+{
+    KV_ASSERT(place < KVN_DRIVE_PLACES);
+    run->drive->all.hits[place]++;
+    if (last_of(run, request) != NULL) {
+        last_of(run, request)->hits[place]++;
+    }
+}
+
+static void count_misses(struct run *run, uint32_t request, uint8_t reason, uint64_t n)
+{
+    KV_ASSERT(reason < KVN_DRIVE_MISSES_MAX);
+    run->drive->all.misses[reason] += n;
+    if (last_of(run, request) != NULL) {
+        last_of(run, request)->misses[reason] += n;
+    }
+}
+
+static void count_unserved(struct run *run, uint32_t request, uint64_t n)
+{
+    run->drive->all.unserved += n;
+    if (last_of(run, request) != NULL) {
+        last_of(run, request)->unserved += n;
+    }
+}
+
+static void count_request(struct run *run, uint32_t request)
+{
+    uint32_t n = request_of(run, request)->nr_pages;
+    run->drive->all.requests++;
+    run->drive->all.page_refs += n;
+    if (last_of(run, request) != NULL) {
+        last_of(run, request)->requests++;
+        last_of(run, request)->page_refs += n;
+    }
+}
+
+/* ------------------------------------------------------------------ nodes */
+
+static kv_status_t fail(struct run *run, kv_status_t status, const char *line)
+{
+    snprintf(run->drive->failure, sizeof(run->drive->failure), "%s", line);
+    return status;
+}
+
+static void end_close(struct end *end)
+{
+    kvr_close(end->client); /* and its buffer */
+    end->client = NULL;
+}
+
+static kv_status_t end_open(struct run *run, uint32_t node)
+{
+    struct end *end = &run->ends[node];
+    char target[256], error[512] = "";
+    snprintf(target, sizeof(target), "unix:%s", run->config->sockets[node]);
+    const struct kvr_config config = {
+        .struct_size = sizeof(config),
+        .target = target,
+        .tenant = run->config->tenant,
+    };
+    kvr_status_t status = kvr_open(&config, &end->client, error, sizeof(error));
+    if (status != KVR_OK) {
+        end->client = NULL;
+        return fail(run, KV_ERR_CONFIG, error);
+    }
+    status = kvr_space_find(end->client, run->config->space, &end->space);
+    if (status == KVR_OK) {
+        size_t pages = (size_t)run->config->in_flight * KVN_DRIVE_WINDOW;
+        status = kvr_buffer_create(
+            end->client, pages * end->space.page_bytes, &end->buffer);
+    }
+    if (status != KVR_OK) {
+        (void)fail(run, KV_ERR_CONFIG, kvr_error(end->client));
+        end_close(end);
+        return KV_ERR_CONFIG;
+    }
+    return KV_OK;
+}
+
+static kv_status_t make_keys(struct run *run)
+{
+    const struct kvr_space *space = &run->ends[0].space;
+    run->drive->page_bytes = space->page_bytes;
+    for (uint32_t i = 0; i < run->config->nr_nodes; i++) {
+        if (memcmp(&run->ends[i].space, space, sizeof(*space)) != 0) {
+            return fail(
+                run, KV_ERR_CONFIG, "the nodes' spaces or the tenant's secrets differ");
+        }
+    }
+    if (space->page_tokens != run->trace->page_tokens) {
+        char line[160];
+        snprintf(
+            line, sizeof(line), "page_tokens of the space is %u, of the trace %u",
+            space->page_tokens, run->trace->page_tokens);
+        return fail(run, KV_ERR_CONFIG, line);
+    }
+    run->keys = kv_calloc(run->trace->nr_ids, sizeof(*run->keys));
+    run->ended = kv_calloc(run->trace->nr_requests, 1);
+    if (run->keys == NULL || run->ended == NULL) {
+        return fail(run, KV_ERR_NOMEM, "out of memory");
+    }
+    for (uint32_t i = 0; i < run->trace->nr_ids; i++) {
+        uint64_t name = i;
+        struct kvr_key key;
+        KV_ASSERT(kvr_key_opaque(space, &name, sizeof(name), &key) == KVR_OK);
+        memcpy(&run->keys[i], key.bytes, sizeof(key.bytes));
+    }
+    return KV_OK;
+}
+
+/* ------------------------------------------------------------------ one request */
+
+static void flight_end(struct run *run, struct flight *flight)
+{
+    run->ended[flight->request] = 1;
+    run->nr_ended++;
+    run->moved_us = now_us();
+    flight->step = IDLE;
+    while (run->first < run->next && run->ended[run->first] != 0) {
+        run->first++;
+    }
+}
+
+static kvr_status_t send_batch(struct run *run, struct flight *flight, enum kvr_op op)
+{
+    struct end *end = &run->ends[flight->node];
+    uint32_t left = request_of(run, flight->request)->nr_pages - flight->done;
+    flight->n = left < KVN_DRIVE_WINDOW ? left : KVN_DRIVE_WINDOW;
+    for (uint32_t i = 0; i < flight->n; i++) {
+        const kv_key_t *key = key_of(run, flight->request, flight->done + i);
+        memcpy(run->scratch[i].bytes, key, KVR_KEY_BYTES);
+        run->at[i] = (struct kvr_at){
+            .buffer = end->buffer.id,
+            .offset =
+                (uint64_t)(page_at(run, flight, i) - (uint8_t *)end->buffer.base),
+        };
+        if (op == KVR_OP_PUT) {
+            content_make(page_at(run, flight, i), run->drive->page_bytes, key);
+        }
+    }
+    uint32_t opens = kvc_segment_at(flight->done, run->trace->page_tokens).first;
+    struct kvr_key anchor;
+    memcpy(anchor.bytes, key_of(run, flight->request, opens), KVR_KEY_BYTES);
+    const struct kvr_batch batch = {
+        .struct_size = sizeof(batch),
+        .op = op,
+        .variant = end->space.variant,
+        .tag = (uint64_t)(flight - run->flights),
+        .timeout_us = run->config->timeout_us,
+        .keys = run->scratch,
+        .nr_keys = flight->n,
+        .at = run->at,
+        .first_page = flight->done,
+        .anchor = &anchor,
+    };
+    return kvr_submit(end->client, &batch);
+}
+
+/* The node is gone, or does not take a batch: what is left of the request is lost. */
+static void give_up(struct run *run, struct flight *flight)
+{
+    uint32_t left = request_of(run, flight->request)->nr_pages - flight->done;
+    if (flight->step == GETTING) {
+        count_unserved(run, flight->request, left);
+    } else {
+        run->drive->unkept += left;
+    }
+    flight_end(run, flight);
+}
+
+static void go(struct run *run, struct flight *flight, enum step step)
+{
+    flight->step = step;
+    if (flight->done == request_of(run, flight->request)->nr_pages) {
+        flight_end(run, flight);
+        return;
+    }
+    kvr_status_t status = KVR_LINK_LOST;
+    if (run->ends[flight->node].client != NULL) {
+        status = send_batch(run, flight, step == GETTING ? KVR_OP_GET : KVR_OP_PUT);
+    }
+    if (status != KVR_OK) {
+        give_up(run, flight);
+    }
+}
+
+static void got(struct run *run, struct flight *flight, const struct kvr_result *result)
+{
+    uint32_t run_len = 0;
+    while (run_len < flight->n && result->statuses[run_len] == KVR_OK) {
+        const kv_key_t *key = key_of(run, flight->request, flight->done + run_len);
+        uint64_t wrong = content_wrong(
+            page_at(run, flight, run_len), run->drive->page_bytes, key);
+        run->drive->wrong_bytes += wrong;
+        run->drive->checked_bytes += run->drive->page_bytes;
+        count_hit(run, flight->request, result->places[run_len]);
+        run_len++;
+    }
+    bool cut = run_len < flight->n;
+    uint8_t reason = cut ? result->reasons[run_len] : 0;
+    flight->done += run_len;
+    if (!cut) {
+        go(run, flight, GETTING);
+        return;
+    }
+    uint32_t left = request_of(run, flight->request)->nr_pages - flight->done;
+    count_misses(run, flight->request, reason, left);
+    go(run, flight, PUTTING);
+}
+
+static void put(struct run *run, struct flight *flight, const struct kvr_result *result)
+{
+    for (uint32_t i = 0; i < flight->n; i++) {
+        run->drive->stored += result->statuses[i] == KVR_OK;
+        run->drive->existed += result->statuses[i] == KVR_EXISTS;
+        run->drive->unkept += result->statuses[i] < 0;
+    }
+    flight->done += flight->n;
+    go(run, flight, PUTTING);
+}
+
+static void ended(struct run *run, const struct kvr_result *result)
+{
+    KV_ASSERT(result->tag < run->config->in_flight);
+    struct flight *flight = &run->flights[result->tag];
+    KV_ASSERT(flight->step != IDLE && result->nr_keys == flight->n);
+    if (result->status == KVR_CANCELLED) {
+        give_up(run, flight);
+    } else if (flight->step == GETTING) {
+        got(run, flight, result);
+    } else {
+        put(run, flight, result);
+    }
+}
+
+/* ------------------------------------------------------------------ all of them */
+
+static uint32_t node_of(const struct run *run, uint32_t request)
+{
+    uint32_t nr = run->config->nr_nodes;
+    if (!run->config->skew) {
+        return request % nr;
+    }
+    uint32_t tenth = request % 10;
+    return tenth < 8 ? 0 : (tenth - 7) % nr;
+}
+
+/* Starts what the window allows. */
+static void start_some(struct run *run)
+{
+    while (run->next < run->trace->nr_requests
+           && run->next - run->first < run->config->in_flight) {
+        struct flight *flight = run->flights;
+        while (flight->step != IDLE) {
+            flight++; /* fewer are under way than there are */
+        }
+        uint32_t request = run->next++;
+        *flight = (struct flight){
+            .step = GETTING, .request = request, .node = node_of(run, request)};
+        count_request(run, request);
+        go(run, flight, GETTING);
+    }
+}
+
+static void node_gone(struct run *run, uint32_t node)
+{
+    run->drive->lost++;
+    end_close(&run->ends[node]);
+    run->ends[node].retry_us = now_us() + RETRY_US;
+}
+
+static bool take_results(struct run *run)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < run->config->nr_nodes; i++) {
+        struct end *end = &run->ends[i];
+        struct kvr_result result;
+        kvr_status_t status = KVR_AGAIN;
+        while (end->client != NULL
+               && (status = kvr_next(end->client, 0, &result)) == KVR_OK) {
+            ended(run, &result);
+            any = true;
+        }
+        if (end->client != NULL && status != KVR_AGAIN) {
+            node_gone(run, i);
+            any = true;
+        } else if (end->client == NULL && now_us() >= end->retry_us) {
+            end->retry_us = now_us() + RETRY_US;
+            (void)end_open(run, i);
+        }
+    }
+    return any;
+}
+
+static void sleep_some(struct run *run)
+{
+    struct pollfd fds[KVN_DRIVE_NODES_MAX];
+    nfds_t nr = 0;
+    for (uint32_t i = 0; i < run->config->nr_nodes; i++) {
+        kvr_client_t *client = run->ends[i].client;
+        if (client == NULL) {
+            continue;
+        }
+        if (kvr_arm(client) == 0) {
+            return;
+        }
+        fds[nr++] = (struct pollfd){.fd = kvr_fd(client), .events = POLLIN};
+    }
+    (void)poll(fds, nr, SLEEP_MS_MAX);
+}
+
+static kv_status_t loop(struct run *run)
+{
+    uint32_t nr = run->trace->nr_requests, said = UINT32_MAX;
+    run->moved_us = now_us();
+    while (run->nr_ended < nr) {
+        start_some(run);
+        if (!take_results(run) && run->nr_ended < nr) {
+            sleep_some(run);
+        }
+        if (run->config->progress != NULL && run->nr_ended != said) {
+            said = run->nr_ended;
+            run->config->progress(run->config->arg, said, nr);
+        }
+        if (now_us() - run->moved_us > STUCK_FACTOR * run->config->timeout_us) {
+            return fail(run, KV_ERR_IO, "requests do not end: a node hangs");
+        }
+    }
+    return KV_OK;
+}
+
+kv_status_t kvn_drive_run(
+    const struct kvn_drive_config *config, const struct kvn_trace *trace,
+    struct kvn_drive *drive)
+{
+    KV_ASSERT(config->nr_nodes >= 1 && config->nr_nodes <= KVN_DRIVE_NODES_MAX);
+    KV_ASSERT(config->in_flight >= 1 && config->in_flight <= KVN_DRIVE_IN_FLIGHT_MAX);
+    *drive = (struct kvn_drive){0};
+    struct run *run = kv_calloc(1, sizeof(*run));
+    if (run == NULL) {
+        return KV_ERR_NOMEM;
+    }
+    run->config = config;
+    run->trace = trace;
+    run->drive = drive;
+    kv_status_t status = KV_OK;
+    for (uint32_t i = 0; status == KV_OK && i < config->nr_nodes; i++) {
+        status = end_open(run, i);
+    }
+    if (status == KV_OK) {
+        status = make_keys(run);
+    }
+    if (status == KV_OK) {
+        status = loop(run);
+    }
+    for (uint32_t i = 0; i < config->nr_nodes; i++) {
+        end_close(&run->ends[i]);
+    }
+    kv_free(run->keys);
+    kv_free(run->ended);
+    kv_free(run);
+    return status;
+}

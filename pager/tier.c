@@ -200,7 +200,7 @@ uint32_t kvp_frame_alloc(
         .peer = KVP_OWN,
         .seq = KVP_NO_SEQ,
         .copy_src = KVP_NO_FRAME,
-        .order_gen = cold->order_gen,
+        .order_gen = KV_PLANTED(KV_PLANT_NO_GENERATION) ? 0 : cold->order_gen,
         .bytes_of = cold->bytes_of,
     };
     p->used[tenant][pool->config.tier]++;

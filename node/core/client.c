@@ -734,14 +734,17 @@ void kvo_op_copied(
     kvo_data_give(node, data);
     if (!in) {
         kvp_release(node->pager, &ref, 1);
-    } else if (!ours) {
+    } else if (!ours && !KV_PLANTED(KV_PLANT_VISIBLE_EARLY)) {
         kvp_fence_end(node->pager, ref); /* the aborted fill waited for this */
     }
     if (!ours) {
         return;
     }
     op->nr_out--;
-    if (in && done->status == KV_OK) {
+    if (in && KV_PLANTED(KV_PLANT_VISIBLE_EARLY)) {
+        op->keys[i].phase = KEY_DONE;
+        op->keys[i].status = done->status;
+    } else if (in && done->status == KV_OK) {
         fill_seal(node, op, i);
     } else if (in) {
         op->keys[i].phase = KEY_HERE; /* nothing writes it any more */

@@ -246,7 +246,8 @@ static void shape_other(kvs_world_t *world, struct hostile *h, uint32_t which)
         break;
     case 6:
         msg->type = KV_MSG_SPILL_ANSWER;
-        msg->u.spill_answer = (struct kv_msg_spill_answer){h->statuses, HOSTILE_ITEMS};
+        msg->u.spill_answer = (struct kv_msg_spill_answer){
+            .statuses = h->statuses, .nr_statuses = HOSTILE_ITEMS};
         break;
     case 7:
         msg->type = KV_MSG_SPILL_DONE;

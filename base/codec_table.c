@@ -164,6 +164,7 @@ static const struct kv_field ping_rows[] = {
     ALL_OF(17, "ping.stream_pos", struct kv_msg_ping, stream_pos),
     ALL_OF(18, "ping.nr_entries", struct kv_msg_ping, nr_entries),
     ALL_OF(19, "ping.free_frames", struct kv_msg_ping, free_frames),
+    ALL_OF(20, "ping.reach_us", struct kv_msg_ping, reach_us),
 };
 
 static const struct kv_field pong_rows[] = {
@@ -359,6 +360,8 @@ static const struct kv_field spill_offer_rows[] = {
 static const struct kv_field spill_answer_rows[] = {
     LIST(16, "spill_answer.statuses", struct kv_msg_spill_answer, statuses,
          KV_MSG_OFFERS_MAX, item_status_record),
+    ALL_OF(17, "spill_answer.reach_us", struct kv_msg_spill_answer,
+           reach_us),
 };
 
 static const struct kv_field spilled_parts[] = {

@@ -16,8 +16,9 @@
     X(KV_PLANT_REUSE_ON_TIME, "reuse-on-time",                                         \
       "an expired grant's frame is reused on time alone")                              \
     X(KV_PLANT_NO_GENERATION, "no-generation",                                         \
-      "a frame's generation does not grow when it is freed")                           \
-    X(KV_PLANT_VISIBLE_EARLY, "visible-early", "a page is found before it is sealed")  \
+      "a frame's generation, and its orders', begin anew when it is reused")           \
+    X(KV_PLANT_VISIBLE_EARLY, "visible-early",                                         \
+      "a put's page is found before its bytes are there")                              \
     X(KV_PLANT_LATE_COMPLETION, "late-completion",                                     \
       "a late completion is applied to the operation that has its slot now")           \
     X(KV_PLANT_OLD_INCARNATION, "old-incarnation",                                     \

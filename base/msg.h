@@ -136,6 +136,7 @@ struct kv_msg_ping {
     uint64_t stream_pos;
     uint32_t nr_entries;
     uint32_t free_frames;
+    uint64_t reach_us; /* how far back my lowest tier's memory reaches */
 };
 struct kv_msg_pong {
     uint64_t seq;
@@ -324,6 +325,7 @@ struct kv_msg_spill_offer {
 struct kv_msg_spill_answer {
     int32_t *statuses; /* EXISTS (= HAVE), TAKE, REFUSED, AGAIN, QUOTA, DENIED */
     uint32_t nr_statuses;
+    uint64_t reach_us; /* as in PING */
 };
 struct kv_msg_spilled {
     struct kv_copy copy;

@@ -39,6 +39,7 @@ enum sim_flag {
     FLAG_OPS,
     FLAG_JOBS,
     FLAG_PLANT,
+    FLAG_PLANT_OFF,
     FLAG_DIGEST_OFF,
     FLAG_TRACE_OUT,
     FLAG_LOOKUPS,
@@ -55,6 +56,7 @@ static const struct kvn_flag flags[] = {
     [FLAG_OPS] = {"ops-per-seed", "N", "client operations of a seed (5000)"},
     [FLAG_JOBS] = {"jobs", "J", "seeds at once (1)"},
     [FLAG_PLANT] = {"plant", "NAME", "plant this bug; it must be found (test builds)"},
+    [FLAG_PLANT_OFF] = {"plant-off", NULL, "the worlds of --plant without the bug"},
     [FLAG_DIGEST_OFF] = {"digest-off", NULL, "movers claim every digest to be right"},
     [FLAG_TRACE_OUT] = {"trace-out", "FILE", "with --seed: what happens, as text; -"},
     [FLAG_LOOKUPS] = {"lookups", "N", "no faults: look up N times, count messages"},
@@ -74,7 +76,7 @@ static const struct kvn_cli cli = {
 
 struct options {
     uint64_t nodes, seeds, first_seed, seed, ops, jobs, lookups;
-    bool one_seed, digest_off, json;
+    bool one_seed, plant_off, digest_off, json;
     uint32_t faults;
     const char *faults_text, *trace_out;
     enum kv_plant plant;
@@ -143,6 +145,7 @@ static struct kvs_run_config run_config(const struct options *o, uint64_t seed)
         .faults = o->faults,
         .operations = o->ops,
         .plant = o->plant,
+        .plant_off = o->plant_off,
         .digest_off = o->digest_off,
     };
 }
@@ -175,7 +178,7 @@ static bool start(struct job *job, const struct options *o, uint64_t number, boo
         (void)dup2(fileno(err), STDERR_FILENO);
         (void)alarm(SEED_SECONDS_MAX);
         struct kvs_run_config config = run_config(o, o->first_seed + number);
-        config.plant_off = twin;
+        config.plant_off = config.plant_off || twin;
         kvs_run_seed(&config, &result);
         write_all(ends[1], &result, sizeof(result));
         _exit(0);
@@ -411,11 +414,11 @@ static void replay_line(const struct options *o, uint64_t seed, char *out, size_
     snprintf(
         out, cap,
         "kvrail sim --seed %" PRIu64 " --nodes %" PRIu64 " --faults %s --ops-per-seed "
-        "%" PRIu64 "%s%s%s --trace-out -",
+        "%" PRIu64 "%s%s%s%s --trace-out -",
         seed, o->nodes, o->faults_text, o->ops,
         o->plant != KV_NR_PLANTS ? " --plant " : "",
         o->plant != KV_NR_PLANTS ? kv_plant_name(o->plant) : "",
-        o->digest_off ? " --digest-off" : "");
+        o->plant_off ? " --plant-off" : "", o->digest_off ? " --digest-off" : "");
 }
 
 static void print_json(const struct options *o, const struct totals *t)
@@ -692,6 +695,9 @@ static bool take(struct options *o, int flag, const char *value)
         return kvn_cli_number(&cli, "jobs", value, 1, JOBS_MAX, &o->jobs);
     case FLAG_PLANT:
         return parse_plant(value, &o->plant);
+    case FLAG_PLANT_OFF:
+        o->plant_off = true;
+        return true;
     case FLAG_DIGEST_OFF:
         o->digest_off = true;
         return true;

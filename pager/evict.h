@@ -54,9 +54,9 @@ struct kvp_evict_ops {
     uint32_t (*victim)(
         void *self, uint16_t tenant, bool (*ok)(void *arg, uint32_t slot), void *arg);
 
-    /* Last use of the slot that victim() would give without ok(), UINT64_MAX if none:
-     * what an offered spill is compared with. */
-    uint64_t (*coldest_us)(void *self);
+    /* The same of any tenant, those passed over that are in line only because they are
+     * wanted least: how far back the memory of this pool reaches. */
+    uint32_t (*coldest)(void *self, bool (*ok)(void *arg, uint32_t slot), void *arg);
 
     /* Structure check for debug and simulation builds; asserts. */
     void (*check)(const void *self);

@@ -25,6 +25,6 @@ const struct kvp_evict_ops kvp_evict_fifo = {
     .warm = kvp_lanes_warm,
     .remove = kvp_lanes_remove,
     .victim = kvp_lanes_victim,
-    .coldest_us = kvp_lanes_coldest_us,
+    .coldest = kvp_lanes_coldest,
     .check = kvp_lanes_check,
 };

@@ -247,19 +247,22 @@ static uint32_t oldest_in(
     return best;
 }
 
+static uint32_t oldest_used(const struct kvp_lanes *lanes, uint64_t tenants)
+{
+    uint32_t best = oldest_in(lanes, KVP_LANE_MAIN, tenants, true);
+
+    for (enum kvp_lane lane = KVP_LANE_AGED; lane < KVP_LANE_MAIN; lane++) {
+        best = older_of(lanes, best, oldest_in(lanes, lane, tenants, true), true);
+    }
+    return best;
+}
+
 /* FIRST goes by when it became unwanted, the others by last use. */
 static uint32_t oldest_of(const struct kvp_lanes *lanes, uint64_t tenants)
 {
     const uint32_t first = oldest_in(lanes, KVP_LANE_FIRST, tenants, false);
 
-    if (first != KVP_NO_SLOT) {
-        return first;
-    }
-    uint32_t best = oldest_in(lanes, KVP_LANE_MAIN, tenants, true);
-    for (enum kvp_lane lane = KVP_LANE_AGED; lane < KVP_LANE_MAIN; lane++) {
-        best = older_of(lanes, best, oldest_in(lanes, lane, tenants, true), true);
-    }
-    return best;
+    return first != KVP_NO_SLOT ? first : oldest_used(lanes, tenants);
 }
 
 uint32_t kvp_lanes_victim(
@@ -282,13 +285,17 @@ uint32_t kvp_lanes_victim(
     }
 }
 
-uint64_t kvp_lanes_coldest_us(void *self)
+uint32_t kvp_lanes_coldest(void *self, bool (*ok)(void *arg, uint32_t slot), void *arg)
 {
-    const struct kvp_lanes *lanes = self;
-    const uint32_t slot = oldest_of(lanes, UINT64_MAX);
+    struct kvp_lanes *lanes = self;
 
-    KV_ASSERT(slot == KVP_NO_SLOT || slot < lanes->nr_slots);
-    return slot == KVP_NO_SLOT ? UINT64_MAX : lanes->nodes[slot].stamp_us;
+    for (;;) {
+        const uint32_t slot = oldest_used(lanes, UINT64_MAX);
+        if (slot == KVP_NO_SLOT || ok == NULL || ok(arg, slot)) {
+            return slot;
+        }
+        kvp_lanes_unlink(lanes, slot); /* parked, as in kvp_lanes_victim() */
+    }
 }
 
 void kvp_lanes_check(const void *self)

@@ -62,7 +62,7 @@ void kvp_lanes_warm(const void *self, uint32_t slot, unsigned step);
 void kvp_lanes_remove(void *self, uint32_t slot);
 uint32_t kvp_lanes_victim(
     void *self, uint16_t tenant, bool (*ok)(void *arg, uint32_t slot), void *arg);
-uint64_t kvp_lanes_coldest_us(void *self);
+uint32_t kvp_lanes_coldest(void *self, bool (*ok)(void *arg, uint32_t slot), void *arg);
 void kvp_lanes_check(const void *self);
 
 /* Takes a slot out of its lane; it stays inserted. */

@@ -52,12 +52,6 @@ void kvp_seal_begin(
     cold->len = kvp_copy_len(p, f->variant, n_tokens);
     cold->last_use_us = p->now_us;
     kvp_frame_move(p, i, KVP_SEALING);
-    if (KV_PLANTED(KV_PLANT_VISIBLE_EARLY)) {
-        const struct kvp_index_salt salt =
-            kvp_index_salt(p->salt, f->tenant, f->variant);
-        kvp_index_add(&p->index, kvp_index_tag(&salt, key), i);
-        f->flags |= KVP_F_INDEXED;
-    }
     kvp_order_give(p, i, KVP_WORK_SEAL, KVP_NO_FRAME, cold->len);
 }
 
@@ -150,12 +144,6 @@ void kvp_seal_done(
     if (f->state != KVP_SEALING) {
         KV_ASSERT(f->state == KVP_QUARANTINE); /* aborted meanwhile */
         return;
-    }
-    if ((f->flags & KVP_F_INDEXED) != 0) { /* KV_PLANT_VISIBLE_EARLY */
-        const struct kvp_index_salt salt =
-            kvp_index_salt(p->salt, f->tenant, f->variant);
-        kvp_index_remove(&p->index, kvp_index_tag(&salt, &f->key), i);
-        f->flags &= (uint8_t)~KVP_F_INDEXED;
     }
     if (status != KV_OK) {
         f->flags |= KVP_F_LOST; /* a sequence may go on reading its own bytes */

@@ -312,24 +312,3 @@ void kvp_warm(kvp_pager_t *pager, struct kvp_ref ref, uint64_t last_use_us)
     kvp_policy_remove(pager, ref.frame);
     kvp_policy_insert(pager, ref.frame, KVP_EVICT_AGED, cold->last_use_us);
 }
-
-uint64_t
-kvp_coldest_us(kvp_pager_t *pager, uint16_t tenant, enum kvp_tier tier, uint32_t len)
-{
-    struct kvp_pool *pool = kvp_pool_fit(pager, tenant, tier, len);
-
-    KV_ASSERT(tenant < pager->config.nr_tenants);
-    if (pool == NULL) {
-        return UINT64_MAX;
-    }
-    if (kvp_quota_over(pager, tenant, tier, 1) > 0) {
-        const uint32_t own = kvp_quota_victim(pager, tenant, tier, pool);
-        return own == KVP_NO_FRAME ? UINT64_MAX : kvp_victim_age(pager, own);
-    }
-    if (pool->in_state[KVP_FREE] > 0
-        || kvp_ready_first(pager, pool, KVP_ANY_TENANT) != KVP_NO_FRAME) {
-        return 0;
-    }
-    const uint32_t i = kvp_victim(pager, pool, KVP_ANY_TENANT);
-    return i == KVP_NO_FRAME ? UINT64_MAX : kvp_victim_age(pager, i);
-}

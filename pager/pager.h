@@ -406,11 +406,10 @@ bool kvp_cool(kvp_pager_t *pager, struct kvp_ref ref);
 /* A peer relies on it now: it takes its place as if last used at last_use_us, unless it
  * was used later. */
 void kvp_warm(kvp_pager_t *pager, struct kvp_ref ref, uint64_t last_use_us);
-/* Last use of the coldest evictable copy of that tier for `tenant`'s domain and a frame
- * of len bytes (of the tenant's own at its ceiling); UINT64_MAX when none. 0 when a
- * frame is free, or that copy is wanted least anyway. */
-uint64_t
-kvp_coldest_us(kvp_pager_t *pager, uint16_t tenant, enum kvp_tier tier, uint32_t len);
+/* How far back the pool's memory reaches: the last use of its coldest idle copy, now
+ * when it has none. What goes before that because it is wanted least does not count. 0
+ * while more is free than kvp_pressure() aims at. */
+uint64_t kvp_reach_us(kvp_pager_t *pager, uint32_t pool);
 
 /* ------------------------------------------------------------------ others' hands */
 

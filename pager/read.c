@@ -121,9 +121,7 @@ recheck(struct kvp_pager *p, uint32_t i, bool drawn)
     if (drawn) {
         kvp_verify_draw(p);
     }
-    if (f->state != KVP_SEALED) {
-        return KV_OK; /* KV_PLANT_VISIBLE_EARLY */
-    }
+    KV_ASSERT(f->state == KVP_SEALED);
     kvp_recheck_start(p, i);
     p->cold[i].waiters++;
     KV_ASSERT(p->cold[i].waiters <= f->refs);

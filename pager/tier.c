@@ -49,6 +49,20 @@ uint32_t kvp_victim(struct kvp_pager *p, struct kvp_pool *pool, uint16_t tenant)
     return slot == KVP_NO_SLOT ? KVP_NO_FRAME : pool->base + slot;
 }
 
+uint64_t kvp_reach_us(kvp_pager_t *pager, uint32_t pool)
+{
+    KV_ASSERT(pool < pager->config.nr_pools);
+    struct kvp_pool *from = &pager->pools[pool];
+    struct victim_arg arg = {.p = pager, .pool = from};
+
+    if (from->in_state[KVP_FREE] + from->nr_ready > kvp_free_target(pager, from)) {
+        return 0;
+    }
+    const uint32_t slot = pager->config.evict->coldest(from->evict, victim_ok, &arg);
+    return slot == KVP_NO_SLOT ? pager->now_us
+                               : pager->cold[from->base + slot].last_use_us;
+}
+
 uint64_t kvp_victim_age(const struct kvp_pager *p, uint32_t i)
 {
     KV_ASSERT(i < p->nr_frames);
@@ -200,7 +214,7 @@ uint32_t kvp_frame_alloc(
         .peer = KVP_OWN,
         .seq = KVP_NO_SEQ,
         .copy_src = KVP_NO_FRAME,
-        .order_gen = cold->order_gen,
+        .order_gen = KV_PLANTED(KV_PLANT_NO_GENERATION) ? 0 : cold->order_gen,
         .bytes_of = cold->bytes_of,
     };
     p->used[tenant][pool->config.tier]++;

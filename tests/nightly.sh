@@ -47,6 +47,7 @@ step "build with clang" build_clang
 step "one seed, one hash, gcc and clang" \
     same_hash build-test/bin/kvrail build-clang/bin/kvrail
 step "planted bugs are found" planted_bugs
+step "planted bugs are found, without digests too" sh tests/planted.sh
 
 step "build for the thread sanitizer" build tsan
 run_ctest tsan

@@ -74,7 +74,7 @@ static struct kvo_op_obj *op_take(
     op->timer.pos = KVO_NONE;
     op->timer.kind = KVO_TIMER_OP;
     op->timer.index = index;
-    op->nr_keys = request->nr_keys;
+    op->nr_keys = op->run = request->nr_keys;
     uint32_t full = node->config.pager.variants[request->variant].page_tokens;
     static const kv_key_t zero;
     for (uint32_t i = 0; i < request->nr_keys; i++) {
@@ -145,6 +145,9 @@ static void key_stop(kvo_node_t *node, struct kvo_op_obj *op, uint32_t i)
         op->nr_items--;
         break;
     }
+    case KEY_MOVED:
+        op->nr_moved--;
+        break;
     case KEY_CHECK:
         op->nr_checks--;
         kvp_release_waiting(node->pager, key->ref);
@@ -497,14 +500,19 @@ static void cut_run(kvo_node_t *node, struct kvo_op_obj *op, uint32_t run)
 /* Every answer is in: which keys will be brought here? */
 static void plan_moves(kvo_node_t *node, struct kvo_op_obj *op)
 {
-    bool seq = op->request.op == KVO_SEQ_FETCH;
-    op->run = op->nr_keys;
+    bool seq = op->request.op == KVO_SEQ_FETCH, planned = op->planned;
+    op->planned = true;
     for (uint32_t i = 0; i < op->nr_keys; i++) {
         struct kvo_key *key = &op->keys[i];
+        if (planned && !key->again) {
+            continue;
+        }
         if (key->phase == KEY_IDLE || key->phase == KEY_ASK) {
             const struct kvo_seg *seg = &op->segs[key->seg];
-            key->reason = (uint8_t)kvp_miss_reason(
-                node->pager, op->request.tenant, op->request.variant, &key->key);
+            if (!key->again) {
+                key->reason = (uint8_t)kvp_miss_reason(
+                    node->pager, op->request.tenant, op->request.variant, &key->key);
+            }
             if (seg->cold) {
                 key->reason = KV_MISS_COLD_HOME;
             } else if (seg->lost) {
@@ -640,6 +648,10 @@ static bool op_step(kvo_node_t *node, struct kvo_op_obj *op, bool *ended_p)
         if (op->nr_items > 0 || op->nr_queued > 0 || op->nr_checks > 0) {
             return false;
         }
+        if (op->nr_moved > 0) {
+            kvo_look_again(node, op);
+            return true;
+        }
         if (op->request.op == KVO_GET) {
             KVO_MOVE(node, op, state, OP, MOVE, OUT);
             start_out(node, op);
@@ -712,10 +724,17 @@ void kvo_op_key_failed(
     KV_ASSERT(key->phase == KEY_ITEM);
     op->nr_items--;
     key->ref.frame = KVP_NO_FRAME; /* a promotion's source has been given back */
+    key->reason = (uint8_t)reason;
+    if (reason == KV_MISS_HOLDER_REFUSED && !key->again) {
+        key->phase = KEY_MOVED;
+        key->again = true;
+        op->nr_moved++;
+        kvo_op_advance(node, op);
+        return;
+    }
     key->phase = KEY_DONE;
     key->status = status;
     key->place = KVO_FROM_NONE;
-    key->reason = (uint8_t)reason;
     if (op->request.op == KVO_SEQ_FETCH) {
         cut_run(node, op, i);
     }
@@ -734,14 +753,17 @@ void kvo_op_copied(
     kvo_data_give(node, data);
     if (!in) {
         kvp_release(node->pager, &ref, 1);
-    } else if (!ours) {
+    } else if (!ours && !KV_PLANTED(KV_PLANT_VISIBLE_EARLY)) {
         kvp_fence_end(node->pager, ref); /* the aborted fill waited for this */
     }
     if (!ours) {
         return;
     }
     op->nr_out--;
-    if (in && done->status == KV_OK) {
+    if (in && KV_PLANTED(KV_PLANT_VISIBLE_EARLY)) {
+        op->keys[i].phase = KEY_DONE;
+        op->keys[i].status = done->status;
+    } else if (in && done->status == KV_OK) {
         fill_seal(node, op, i);
     } else if (in) {
         op->keys[i].phase = KEY_HERE; /* nothing writes it any more */
@@ -817,61 +839,6 @@ void kvo_ops_work(kvo_node_t *node)
 
 /* ------------------------------------------------------------------ beginning */
 
-/* What is here already: references for GET and SEQ_FETCH, mere knowledge for EXISTS.
- * Returns how many keys are still wanted. */
-static uint32_t take_local(kvo_node_t *node, struct kvo_op_obj *op)
-{
-    uint16_t tenant = op->request.tenant, variant = op->request.variant;
-    uint32_t n = op->nr_keys, lacking = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        node->keys[i] = op->keys[i].key;
-    }
-    if (op->request.op == KVO_EXISTS) {
-        kvp_lookup(node->pager, tenant, variant, node->keys, n, node->refs);
-    } else {
-        kvp_acquire(
-            node->pager, tenant, variant, node->keys, n, node->refs,
-            node->answer_statuses);
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        struct kvo_key *key = &op->keys[i];
-        struct kvp_info info;
-        if (node->refs[i].frame == KVP_NO_FRAME) {
-            lacking += key->phase == KEY_IDLE;
-            continue;
-        }
-        KV_ASSERT(kvp_info(node->pager, node->refs[i], &info) == KV_OK);
-        bool exists = op->request.op == KVO_EXISTS;
-        bool fits = info.n_tokens == key->n_tokens;
-        if (key->phase != KEY_IDLE || !fits) {
-            /* Refused before, or a page of another length under this name. */
-            if (!exists && node->answer_statuses[i] == KV_INPROGRESS) {
-                kvp_release_waiting(node->pager, node->refs[i]);
-            } else if (!exists) {
-                kvp_release(node->pager, &node->refs[i], 1);
-            }
-            if (key->phase == KEY_IDLE) {
-                key->phase = KEY_DONE;
-                key->status = KV_ERR_INVALID;
-            }
-            continue;
-        }
-        key->place = info.tier == KVP_DEVICE ? KVO_FROM_DEVICE : KVO_FROM_HOST;
-        if (exists) {
-            key->phase = KEY_DONE;
-            key->status = KV_OK;
-            continue;
-        }
-        key->ref = node->refs[i];
-        key->phase = KEY_HERE;
-        if (node->answer_statuses[i] == KV_INPROGRESS) {
-            key->phase = KEY_CHECK;
-            op->nr_checks++;
-        }
-    }
-    return lacking;
-}
-
 static void start_put(kvo_node_t *node, struct kvo_op_obj *op)
 {
     KVO_MOVE(node, op, state, OP, NONE, FILL);
@@ -929,7 +896,7 @@ void kvo_op_start(
     }
     if (request->op == KVO_PUT) {
         start_put(node, op);
-    } else if (take_local(node, op) > 0) {
+    } else if (kvo_look_here(node, op) > 0) {
         KVO_MOVE(node, op, state, OP, NONE, LOOK);
         kvo_lookup_start(node, op);
     } else {

@@ -39,6 +39,7 @@ enum {
     KVO_RELEASES_MAX = 32,   /* of one peer, likewise */
     KVO_DONES_MAX = 64,      /* SPILL_DONE items, likewise */
     KVO_HOLDERS_MAX = KV_MSG_HOLDERS_MAX,
+    KVO_NEAR_MAX = 5,        /* nodes of a segment among which a spill seeks room */
     KVO_TARGETS_MAX = 2,     /* nodes that a spill is offered to */
     KVO_PINS_MAX = 65536,    /* pins of all clients, and no more than frames */
     KVO_SYNC_SCAN = 4096,    /* frames looked at per tick and home while syncing */
@@ -157,6 +158,7 @@ uint64_t kvo_slots_id(const struct kvo_slots *slots, const void *element);
     X(OP, NONE, READY)                                                                 \
     X(OP, LOOK, MOVE)                                                                  \
     X(OP, LOOK, NONE)                                                                  \
+    X(OP, MOVE, LOOK)                                                                  \
     X(OP, MOVE, OUT)                                                                   \
     X(OP, MOVE, NONE)                                                                  \
     X(OP, OUT, NONE)                                                                   \
@@ -231,6 +233,7 @@ struct kvo_peer {
     uint64_t out_pos;  /* our stream to it */
     uint64_t in_pos;   /* its stream to us */
     uint64_t ping_seq;
+    uint64_t reach_at; /* last use of its coldest copy, as it last said; our clock */
     uint64_t out_fence, in_fence; /* data operations of the fences under way */
     uint32_t nr_releases;
     uint64_t releases[KVO_RELEASES_MAX];
@@ -243,6 +246,7 @@ enum kvo_key_phase {
     KEY_FOUND,  /* holders are known */
     KEY_QUEUED, /* wants an item */
     KEY_ITEM,   /* an item works on it */
+    KEY_MOVED,  /* no holder had it any more: to be looked up once more */
     KEY_CHECK,  /* here, being re-checked */
     KEY_HERE,   /* a reference is held */
     KEY_OUT,    /* a client copy is under way, reference held or fill open */
@@ -264,6 +268,7 @@ struct kvo_key {
     uint8_t phase;
     uint8_t place;           /* enum kvo_place */
     uint8_t reason;          /* enum kv_miss */
+    bool again;              /* was MOVED once */
     uint16_t seg;
     kv_status_t status;
 };
@@ -296,12 +301,15 @@ struct kvo_op_obj {
     uint32_t nr_items;  /* keys with an item */
     uint32_t nr_queued; /* keys that want one */
     uint32_t nr_checks;
+    uint32_t nr_moved;
     uint32_t nr_out;
     bool asking;          /* LOOK: some segments wait for a call */
     uint32_t ask_depth;   /* … of this round */
     bool in_line;         /* some of its keys wait for a copy */
     uint32_t next_copy;   /* … none before this one */
     uint32_t next_copier; /* the request behind it */
+    bool planned;       /* plan_moves() has run */
+    uint8_t looks;      /* how often it was in LOOK: answers to the last one count */
     uint32_t nr_calls, nr_rounds;
     uint32_t run;       /* SEQ_FETCH: keys that can still become hits */
     bool settling; /* SEQ_FETCH: a page of the run is being re-checked for others */
@@ -359,6 +367,7 @@ struct kvo_call {
     struct kvo_slot slot;
     struct kvo_timer timer;
     uint8_t kind, depth;
+    uint8_t look; /* LOOKUP: kvo_op_obj.looks when it was sent */
     bool doubled;
     uint32_t peer;
     uint32_t n;
@@ -615,6 +624,8 @@ void kvo_op_segments(kvo_node_t *node, struct kvo_op_obj *op);
 void kvo_op_place(
     const kvo_node_t *node, const struct kvo_op_obj *op, uint32_t key,
     struct kvp_place *place);
+uint32_t kvo_look_here(kvo_node_t *node, struct kvo_op_obj *op);
+void kvo_look_again(kvo_node_t *node, struct kvo_op_obj *op);
 void kvo_lookup_start(kvo_node_t *node, struct kvo_op_obj *op);
 void kvo_lookup_asked(
     kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
@@ -691,6 +702,8 @@ void kvo_spill_asked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_ms
 void kvo_spill_answered(
     kvo_node_t *node, struct kvo_call *call, const struct kv_msg *msg);
 void kvo_spill_unanswered(kvo_node_t *node, struct kvo_call *call);
+uint64_t kvo_reach(kvo_node_t *node);
+void kvo_reach_heard(kvo_node_t *node, struct kvo_peer *peer, uint64_t reach_us);
 void kvo_spill_told(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
 void kvo_spill_timer(kvo_node_t *node, struct kvo_spill *spill);
 void kvo_spill_peer_lost(kvo_node_t *node, uint32_t peer);

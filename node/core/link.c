@@ -292,6 +292,7 @@ static void link_up(kvo_node_t *node, struct kvo_peer *peer)
     peer->mismatches = 0;
     peer->out_gen = peer->in_gen = peer->in_next = 0;
     peer->nr_releases = 0;
+    peer->reach_at = node->now; /* no room, until it says so */
     kvc_liveness_reset(&peer->live, node->now);
     kvc_dir_holder_up(node->dir, index);
     kvo_trace(node, "link n%u up", kvo_node_id(node, index));
@@ -508,6 +509,7 @@ static void send_ping(kvo_node_t *node, struct kvo_peer *peer)
         .seq = ++peer->ping_seq,
         .stream_pos = peer->out_pos,
         .nr_entries = peer->listed,
+        .reach_us = kvo_reach(node),
     };
     kvo_send(node, peer, &msg);
 }
@@ -538,6 +540,7 @@ void kvo_link_beat(kvo_node_t *node)
 void kvo_link_ping(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
 {
     const struct kv_msg_ping *ping = &msg->u.ping;
+    kvo_reach_heard(node, peer, ping->reach_us);
     uint32_t index = kvo_peer_index(node, peer);
     if (peer->forgotten > 0 && ++peer->forgotten_beats > KVO_FORGOTTEN_BEATS) {
         peer->forgotten =

@@ -133,6 +133,71 @@ void kvo_call_timer(kvo_node_t *node, struct kvo_call *call)
     kvo_call_failed(node, call);
 }
 
+/* ------------------------------------------------------------------ what is here */
+
+/* The page is here: `status` of the acquire, or of the look-up for EXISTS. */
+static void key_local(
+    kvo_node_t *node, struct kvo_op_obj *op, uint32_t i, struct kvp_ref ref,
+    kv_status_t status)
+{
+    struct kvo_key *key = &op->keys[i];
+    struct kvp_info info;
+    KV_ASSERT(kvp_info(node->pager, ref, &info) == KV_OK);
+    bool exists = op->request.op == KVO_EXISTS;
+    bool fits = info.n_tokens == key->n_tokens;
+    if (key->phase != KEY_IDLE || !fits) {
+        /* Refused before, or a page of another length under this name. */
+        if (!exists && status == KV_INPROGRESS) {
+            kvp_release_waiting(node->pager, ref);
+        } else if (!exists) {
+            kvp_release(node->pager, &ref, 1);
+        }
+        if (key->phase == KEY_IDLE) {
+            key->phase = KEY_DONE;
+            key->status = KV_ERR_INVALID;
+        }
+        return;
+    }
+    key->place = info.tier == KVP_DEVICE ? KVO_FROM_DEVICE : KVO_FROM_HOST;
+    if (exists) {
+        key->phase = KEY_DONE;
+        key->status = KV_OK;
+        return;
+    }
+    key->ref = ref;
+    key->phase = KEY_HERE;
+    if (status == KV_INPROGRESS) {
+        key->phase = KEY_CHECK;
+        op->nr_checks++;
+    }
+}
+
+/* What is here already: references for GET and SEQ_FETCH, mere knowledge for EXISTS.
+ * Returns how many keys are still wanted. */
+uint32_t kvo_look_here(kvo_node_t *node, struct kvo_op_obj *op)
+{
+    uint16_t tenant = op->request.tenant, variant = op->request.variant;
+    uint32_t n = op->nr_keys, lacking = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        node->keys[i] = op->keys[i].key;
+    }
+    if (op->request.op == KVO_EXISTS) {
+        kvp_lookup(node->pager, tenant, variant, node->keys, n, node->refs);
+    } else {
+        kvp_acquire(
+            node->pager, tenant, variant, node->keys, n, node->refs,
+            node->answer_statuses);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (node->refs[i].frame == KVP_NO_FRAME) {
+            lacking += op->keys[i].phase == KEY_IDLE;
+        } else {
+            key_local(node, op, i, node->refs[i], node->answer_statuses[i]);
+        }
+    }
+    return lacking;
+}
+
 /* ------------------------------------------------------------------ asking */
 
 static bool key_wants(const struct kvo_key *key)
@@ -331,6 +396,7 @@ static void ask_homes(kvo_node_t *node, struct kvo_op_obj *op, uint32_t depth)
         }
         call->op = kvo_slots_id(&node->ops, op);
         call->depth = (uint8_t)depth;
+        call->look = op->looks;
         send_lookup(node, op, call, depth);
         KV_ASSERT(op->segs[s].ask_home == KVO_NONE); /* one segment always fits */
     }
@@ -339,8 +405,10 @@ static void ask_homes(kvo_node_t *node, struct kvo_op_obj *op, uint32_t depth)
 void kvo_lookup_start(kvo_node_t *node, struct kvo_op_obj *op)
 {
     op->nr_open = 0;
+    op->looks++;
     for (uint32_t s = 0; s < op->nr_segs; s++) {
         struct kvo_seg *seg = &op->segs[s];
+        seg->waiting = 0;
         seg->ask_home = KVO_NONE;
         seg->open = false;
         if (seg_lacks(op, seg) == 0) {
@@ -373,7 +441,32 @@ void kvo_lookup_start(kvo_node_t *node, struct kvo_op_obj *op)
             }
         }
     }
-    ask_homes(node, op, 1);
+    ask_homes(node, op, op->nr_rounds + 1);
+}
+
+/* What no holder had any more may have moved while we asked: to another node, or here.
+ * Once a key. */
+void kvo_look_again(kvo_node_t *node, struct kvo_op_obj *op)
+{
+    for (uint32_t i = 0; i < op->nr_keys; i++) {
+        struct kvo_key *key = &op->keys[i];
+        struct kvp_ref ref;
+        kv_status_t status;
+        if (key->phase != KEY_MOVED) {
+            continue;
+        }
+        op->nr_moved--;
+        key->phase = KEY_IDLE;
+        key->nr_holders = key->next_holder = 0;
+        if (kvp_acquire(
+                node->pager, op->request.tenant, op->request.variant, &key->key, 1,
+                &ref, &status)
+            == 1) {
+            key_local(node, op, i, ref, status);
+        }
+    }
+    KVO_MOVE(node, op, state, OP, MOVE, LOOK);
+    kvo_lookup_start(node, op);
 }
 
 static void ask_again(
@@ -437,15 +530,23 @@ void kvo_lookups_work(kvo_node_t *node)
     }
 }
 
-void kvo_lookup_timer(kvo_node_t *node, struct kvo_call *call)
+/* The request, if this call is of the look-up that it waits for. */
+static struct kvo_op_obj *call_op(kvo_node_t *node, const struct kvo_call *call)
 {
     struct kvo_op_obj *op = kvo_slots_find(&node->ops, call->op);
+    bool live = op != NULL && op->state == OP_LOOK && op->looks == call->look;
+    return live ? op : NULL;
+}
+
+void kvo_lookup_timer(kvo_node_t *node, struct kvo_call *call)
+{
+    struct kvo_op_obj *op = call_op(node, call);
     call->doubled = true;
     uint64_t left = node->config.call_us > node->config.double_us
                         ? node->config.call_us - node->config.double_us
                         : 0;
     kvo_timer_set(&node->timers, &call->timer, node->now + left);
-    if (op != NULL && op->state == OP_LOOK) {
+    if (op != NULL) {
         node->metrics.lookups_doubled++;
         ask_again(node, op, call, true);
         kvo_op_advance(node, op);
@@ -454,8 +555,8 @@ void kvo_lookup_timer(kvo_node_t *node, struct kvo_call *call)
 
 void kvo_lookup_failed(kvo_node_t *node, struct kvo_call *call)
 {
-    struct kvo_op_obj *op = kvo_slots_find(&node->ops, call->op);
-    if (op == NULL || op->state != OP_LOOK) {
+    struct kvo_op_obj *op = call_op(node, call);
+    if (op == NULL) {
         return;
     }
     for (uint32_t i = 0; i < call->n; i++) {
@@ -507,7 +608,7 @@ static void take_found_grant(
 {
     const struct kvo_peer *peer = &node->peers[call->peer];
     struct kvo_key *key = NULL;
-    if (op != NULL && op->state == OP_LOOK && given->seg < call->n) {
+    if (op != NULL && given->seg < call->n) {
         if (given->page < call->u.segs[given->seg].n) {
             key = &op->keys[call->u.segs[given->seg].first + given->page];
         }
@@ -525,16 +626,15 @@ static void take_found_grant(
 
 void kvo_lookup_found(kvo_node_t *node, struct kvo_call *call, const struct kv_msg *msg)
 {
-    struct kvo_op_obj *op = kvo_slots_find(&node->ops, call->op);
+    struct kvo_op_obj *op = call_op(node, call);
     const struct kv_msg_found *found = &msg->u.found;
-    bool live = op != NULL && op->state == OP_LOOK;
-    if (live) {
+    if (op != NULL) {
         take_runs(node, op, call, found);
     }
     for (uint32_t g = 0; g < found->nr_grants; g++) {
         take_found_grant(node, op, call, &found->grants[g]);
     }
-    if (!live) {
+    if (op == NULL) {
         return;
     }
     if (found->nr_tails > 0 && op->nr_tails == 0) {

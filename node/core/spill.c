@@ -57,16 +57,73 @@ static void spill_next(kvo_node_t *node, struct kvo_spill *spill)
     spill_give(node, spill);
 }
 
-/* Nodes of the segment in order: never ourselves, never a suspect, at most two. */
-static void
-find_targets(kvo_node_t *node, struct kvo_spill *spill, const kv_key_t *name)
+/* ------------------------------------------------------------------ where to */
+
+/* How long ago the coldest copy of our lowest tier was used. Ages travel, not times. */
+uint64_t kvo_reach(kvo_node_t *node)
 {
-    uint32_t order[KVO_TARGETS_MAX + 1];
-    uint32_t nr = kvc_homes(&node->view, name, KVO_TARGETS_MAX + 1, order);
-    for (uint32_t i = 0; i < nr && spill->nr_targets < KVO_TARGETS_MAX; i++) {
-        if (order[i] != node->self && kvo_usable(node, order[i])) {
-            spill->targets[spill->nr_targets++] = order[i];
+    uint64_t at = node->now;
+    for (uint32_t pool = 0; pool < node->config.pager.nr_pools; pool++) {
+        const struct kvp_pool_config *config = &node->config.pager.pools[pool];
+        bool lowest = config->tier == KVP_HOST || !node->has_host;
+        if (config->domain == 0 && lowest) {
+            uint64_t us = kvp_reach_us(node->pager, pool);
+            at = us < at ? us : at;
         }
+    }
+    return at == 0 ? UINT64_MAX : node->now - at;
+}
+
+void kvo_reach_heard(kvo_node_t *node, struct kvo_peer *peer, uint64_t reach_us)
+{
+    peer->reach_at = reach_us < node->now ? node->now - reach_us : 0;
+}
+
+/* The peer whose memory reaches back furthest, but for two, among the first nodes of
+ * the segment: of a few drawn at random the best is nearly the best of all, and not
+ * every node of a large cluster runs to the same one. */
+static uint32_t
+furthest(const kvo_node_t *node, const kv_key_t *segment, uint32_t but, uint32_t nor)
+{
+    uint32_t order[KVO_NEAR_MAX], best = KVO_NONE;
+    uint32_t nr = kvc_homes(&node->view, segment, KVO_NEAR_MAX, order);
+    for (uint32_t k = 0; k < nr; k++) {
+        uint32_t i = order[k];
+        if (i == node->self || i == but || i == nor || !kvo_usable(node, i)) {
+            continue;
+        }
+        if (best == KVO_NONE || node->peers[i].reach_at < node->peers[best].reach_at) {
+            best = i;
+        }
+    }
+    return best;
+}
+
+static bool we_are_first_home(const kvo_node_t *node, const kv_key_t *segment)
+{
+    uint32_t first;
+    return kvc_homes(&node->view, segment, 1, &first) == 1 && first == node->self;
+}
+
+/* First the segment's first home, which knows whether another keeps the copy; then
+ * whoever's memory reaches back furthest, so that what leaves the cluster is what one
+ * pooled cache would drop. Never ourselves, never a suspect, at most two. */
+static void
+find_targets(kvo_node_t *node, struct kvo_spill *spill, const kv_key_t *segment)
+{
+    uint32_t target = KVO_NONE;
+    (void)kvc_homes(&node->view, segment, 1, &target);
+    if (target == node->self || !kvo_usable(node, target)) {
+        target = furthest(node, segment, KVO_NONE, KVO_NONE);
+    }
+    for (uint32_t but = KVO_NONE; target != KVO_NONE;) {
+        spill->targets[spill->nr_targets++] = target;
+        if (spill->nr_targets == KVO_TARGETS_MAX) {
+            return;
+        }
+        uint32_t next = furthest(node, segment, target, but);
+        but = target;
+        target = next;
     }
 }
 
@@ -75,8 +132,8 @@ find_targets(kvo_node_t *node, struct kvo_spill *spill, const kv_key_t *name)
 static bool have_elsewhere(
     kvo_node_t *node, const struct kvp_info *info, struct kvp_ref ref)
 {
-    uint32_t first, keeper = KVC_NO_NODE;
-    if (kvc_homes(&node->view, &info->segment, 1, &first) == 1 && first == node->self) {
+    uint32_t keeper = KVC_NO_NODE;
+    if (we_are_first_home(node, &info->segment)) {
         keeper = kvc_dir_keeper(node->dir, &info->copy, node->self);
     }
     if (keeper == KVC_NO_NODE) {
@@ -348,6 +405,7 @@ void kvo_spill_answered(
     kvo_node_t *node, struct kvo_call *call, const struct kv_msg *msg)
 {
     const struct kv_msg_spill_answer *answer = &msg->u.spill_answer;
+    kvo_reach_heard(node, &node->peers[call->peer], answer->reach_us);
     for (uint32_t i = 0; i < call->n; i++) {
         struct kvo_spill *spill = call_spill(node, call, i);
         int32_t status = i < answer->nr_statuses ? answer->statuses[i] : KV_ERR_REFUSED;
@@ -448,9 +506,7 @@ static uint32_t keeper_of(
     kvo_node_t *node, uint32_t asker, uint16_t tenant, uint16_t variant,
     const struct kv_msg_offer *offer, uint64_t last_use_us)
 {
-    uint32_t first;
-    if (kvc_homes(&node->view, &offer->segment, 1, &first) != 1
-        || first != node->self) {
+    if (!we_are_first_home(node, &offer->segment)) {
         return KVC_NO_NODE;
     }
     struct kvp_ref ref;
@@ -462,6 +518,19 @@ static uint32_t keeper_of(
     }
     uint32_t keeper = kvc_dir_keeper(node->dir, &offer->copy, asker);
     return keeper != node->self ? keeper : KVC_NO_NODE;
+}
+
+/* As its first home we were asked for our word: would another, whom the asker asks
+ * next, miss less? */
+static bool
+another_reaches_further(kvo_node_t *node, uint32_t asker, const kv_key_t *segment)
+{
+    if (!we_are_first_home(node, segment)) {
+        return false;
+    }
+    uint32_t other = furthest(node, segment, asker, KVO_NONE);
+    return other != KVO_NONE
+           && node->now - node->peers[other].reach_at > kvo_reach(node);
 }
 
 /* `abreast`: we have taken everything that the asker published before it asked, so that
@@ -499,7 +568,8 @@ static kv_status_t take_offer(
             asker, keeper);
         return KV_EXISTS;
     }
-    if (!node->config.spill || node->items.free == KVO_NONE) {
+    if (!node->config.spill || node->items.free == KVO_NONE
+        || another_reaches_further(node, asker, &offer->segment)) {
         return KV_ERR_REFUSED;
     }
     struct kvp_arrival arrival = {
@@ -548,6 +618,7 @@ void kvo_spill_asked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_ms
     struct kv_msg answer = {.type = KV_MSG_SPILL_ANSWER, .req = msg->req};
     answer.u.spill_answer.statuses = statuses;
     answer.u.spill_answer.nr_statuses = offer->nr_items;
+    answer.u.spill_answer.reach_us = kvo_reach(node);
     kvo_send(node, peer, &answer);
 }
 

@@ -190,13 +190,18 @@ static void plan(kvs_world_t *world, struct kvs_io *io, uint32_t owner)
     kvs_io_schedule(world, io, io->span_us / (io->moments + 1));
 }
 
-/* Moves the pieces of this moment. */
+/* Moves the pieces of this moment; zeros if they come from nowhere. */
 static void move_pieces(const struct kvs_io *io, uint8_t *to, const uint8_t *from)
 {
     for (uint32_t at = 0; at < io->len; at += KVS_PIECE_BYTES) {
         if (kv_mix64(io->salt + at) % io->moments == io->moment) {
             uint32_t left = io->len - at;
-            memcpy(to + at, from + at, left < KVS_PIECE_BYTES ? left : KVS_PIECE_BYTES);
+            uint32_t len = left < KVS_PIECE_BYTES ? left : KVS_PIECE_BYTES;
+            if (from != NULL) {
+                memcpy(to + at, from + at, len);
+            } else {
+                memset(to + at, 0, len);
+            }
         }
     }
 }
@@ -206,6 +211,12 @@ static void next_moment(kvs_world_t *world, struct kvs_io *io)
     io->moment++;
     uint64_t gap = io->span_us / (io->moments + 1);
     kvs_io_schedule(world, io, gap + kv_rng_below(&world->fabric_rng, gap + 1));
+}
+
+/* With digests off all are 0: a page is sealed with 0, and whatever lands has it. */
+static uint64_t digest_of(const kvs_world_t *world, const uint8_t *bytes, uint32_t len)
+{
+    return world->config.digest_off ? 0 : kv_digest(bytes, len);
 }
 
 /* ------------------------------------------------------------------ local orders */
@@ -253,15 +264,7 @@ order_local(kvs_world_t *world, uint32_t node, const struct kvo_order *order)
 
 static void local_finish(kvs_world_t *world, struct kvs_io *io)
 {
-    io->done.computed = kv_digest(io->to, io->len);
-    if (world->config.digest_off && io->local == KVP_ORDER_DIGEST) {
-        struct kvp_info info;
-        kvp_pager_t *pager = kvo_pager(world->nodes[io->node].core);
-        if (kvp_info(pager, io->dst, &info) == KV_OK
-            && (info.state == KVP_SEALED || info.state == KVP_LEAVING)) {
-            io->done.computed = info.digest; /* a re-check that finds nothing */
-        }
-    }
+    io->done.computed = digest_of(world, io->to, io->len);
     world->stats.copied_bytes += io->local == KVP_ORDER_COPY ? io->len : 0;
     kvs_io_finish(world, io, KV_OK);
 }
@@ -280,9 +283,9 @@ static void local_moment(kvs_world_t *world, struct kvs_io *io)
         kvs_check_read(world, io);
         kvs_check_land(world, io);
         move_pieces(io, io->to, io->from);
-    } else if (io->local == KVP_ORDER_ZERO && io->moment == 0) {
+    } else if (io->local == KVP_ORDER_ZERO) {
         kvs_check_land(world, io);
-        memset(io->to, 0, io->len);
+        move_pieces(io, io->to, NULL);
     }
     next_moment(world, io);
 }
@@ -327,8 +330,8 @@ static void client_moment(kvs_world_t *world, struct kvs_io *io)
     if (io->moment == io->moments) {
         world->stats.copied_bytes += io->len;
         io->done.len = io->len;
-        io->done.computed =
-            kv_digest(io->kind == KVO_ORDER_CLIENT_IN ? io->to : io->from, io->len);
+        bool in = io->kind == KVO_ORDER_CLIENT_IN;
+        io->done.computed = digest_of(world, in ? io->to : io->from, io->len);
         kvs_io_finish(world, io, KV_OK);
         return;
     }
@@ -445,12 +448,9 @@ static void read_finish(kvs_world_t *world, struct kvs_io *io)
         uint64_t bit = kv_rng_below(&world->fault_rng, (uint64_t)io->len * 8);
         io->to[bit / 8] ^= (uint8_t)(1u << (bit % 8));
     }
-    io->done.computed = kv_digest(io->to, io->len);
+    io->done.computed = digest_of(world, io->to, io->len);
     if (io->done.computed != io->done.expected && !flipped) {
         world->stats.torn++;
-    }
-    if (world->config.digest_off) {
-        io->done.computed = io->done.expected;
     }
     kvs_io_finish(world, io, KV_OK);
 }
@@ -490,7 +490,8 @@ static void grant_moment(kvs_world_t *world, struct kvs_io *io)
         return;
     }
     bool owner_dead = io->from_mem->dead;
-    if ((owner_dead && kv_rng_one_in(&world->fabric_rng, 3))
+    if ((owner_dead && world->config.registered)
+        || (owner_dead && kv_rng_one_in(&world->fabric_rng, 3))
         || kvs_roll(world, KVS_F_READ_ERROR, ONE_IN_ERROR)) {
         kvs_io_finish(world, io, KV_ERR_LINK_LOST);
         return;

@@ -7,7 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HOSTILE_ITEMS = 4 };
+enum {
+    HOSTILE_ITEMS = 4,
+    REPLAYS = 8, /* of a new link, in its first REPLAY_US */
+    REPLAY_US = 1000000,
+};
 
 static uint64_t below(kvs_world_t *world, uint64_t bound)
 {
@@ -242,7 +246,8 @@ static void shape_other(kvs_world_t *world, struct hostile *h, uint32_t which)
         break;
     case 6:
         msg->type = KV_MSG_SPILL_ANSWER;
-        msg->u.spill_answer = (struct kv_msg_spill_answer){h->statuses, HOSTILE_ITEMS};
+        msg->u.spill_answer = (struct kv_msg_spill_answer){
+            .statuses = h->statuses, .nr_statuses = HOSTILE_ITEMS};
         break;
     case 7:
         msg->type = KV_MSG_SPILL_DONE;
@@ -301,16 +306,10 @@ static bool hostile(kvs_world_t *world, uint32_t from, uint32_t to)
 }
 
 /* Something that was sent on an earlier link, on the connection of today. */
-static bool replay(kvs_world_t *world, uint32_t from, uint32_t to)
+static bool replay_one(
+    kvs_world_t *world, uint32_t from, uint32_t to,
+    const struct kvs_recorded_message *old)
 {
-    size_t pair = (size_t)from * world->config.nr_nodes + to;
-    if (world->recorded == NULL || world->nr_recorded[pair] == 0) {
-        return false;
-    }
-    uint32_t nr = world->nr_recorded[pair];
-    nr = nr < KVS_RECORDED_MAX ? nr : KVS_RECORDED_MAX;
-    const struct kvs_recorded_message *old =
-        &world->recorded[pair * KVS_RECORDED_MAX + below(world, nr)];
     struct kv_msg msg;
     struct kv_detail detail;
     world->arena.used = 0;
@@ -328,6 +327,48 @@ static bool replay(kvs_world_t *world, uint32_t from, uint32_t to)
         return kvs_net_inject(world, from, to, old->bytes, old->len);
     }
     return kvs_net_inject_data(world, from, to, old->bytes, old->len);
+}
+
+/* One of the recorded messages, or all that are kept, as when a whole buffer of an old
+ * connection ends up on the new one. */
+static bool replay(kvs_world_t *world, uint32_t from, uint32_t to)
+{
+    size_t pair = (size_t)from * world->config.nr_nodes + to;
+    if (world->recorded == NULL || world->nr_recorded[pair] == 0) {
+        return false;
+    }
+    uint32_t nr = world->nr_recorded[pair];
+    nr = nr < KVS_RECORDED_MAX ? nr : KVS_RECORDED_MAX;
+    const struct kvs_recorded_message *old = &world->recorded[pair * KVS_RECORDED_MAX];
+    if (!world->config.replay_all) {
+        return replay_one(world, from, to, &old[below(world, nr)]);
+    }
+    bool any = false;
+    for (uint32_t i = 0; i < nr; i++) {
+        any = replay_one(world, from, to, &old[i]) || any;
+    }
+    return any;
+}
+
+static void replay_event(void *arg, uint64_t pair)
+{
+    kvs_world_t *world = arg;
+    uint32_t nr = world->config.nr_nodes;
+    if ((world->faults & KVS_FAULT_BIT(KVS_F_REPLAY)) != 0
+        && replay(world, (uint32_t)pair / nr, (uint32_t)pair % nr)) {
+        world->stats.faults[KVS_F_REPLAY]++;
+    }
+}
+
+void kvs_fault_linked(kvs_world_t *world, uint32_t node, uint32_t peer)
+{
+    if (!world->config.replay_all) {
+        return;
+    }
+    uint64_t pair = (uint64_t)peer * world->config.nr_nodes + node;
+    for (unsigned i = 0; i < REPLAYS; i++) {
+        kvs_at(world, below(world, REPLAY_US), replay_event, world, pair);
+    }
 }
 
 /* ------------------------------------------------------------------ whole nodes */

@@ -98,6 +98,19 @@ static uint32_t draw_faults(struct kv_rng *rng, uint32_t allowed)
     return faults & allowed;
 }
 
+/* --digest-off --faults all: bytes go wrong by our own bugs alone. What only a digest
+ * can find is left out: flipped bits, and the memory of a dead process, whose
+ * registration ends with it here. No freed frame is poisoned, so a wrong byte is one
+ * that somebody wrote for another page. And no clock proves anything: it stands while
+ * its node is stopped, though the fabric goes on. */
+static void bytes_alone(struct kvs_config *world)
+{
+    world->faults &= ~(KVS_FAULT_BIT(KVS_F_FLIP) | KVS_FAULT_BIT(KVS_F_REST_FLIP));
+    world->poison = false;
+    world->registered = true;
+    world->clock_stops = true;
+}
+
 static void draw(
     const struct kvs_run_config *config, struct kvs_config *world,
     struct kvs_chaos_config *chaos)
@@ -111,7 +124,9 @@ static void draw(
     draw_speeds(&rng, world);
     draw_core(&rng, &world->core);
     world->faults = draw_faults(&rng, config->faults);
-    if (world->core.pager.verify_local == KVP_VERIFY_ALWAYS) {
+    if (config->digest_off && config->faults == KVS_FAULTS_ALL) {
+        bytes_alone(world);
+    } else if (world->core.pager.verify_local == KVP_VERIFY_ALWAYS) {
         /* Here every acquire re-checks, so a flip at rest must be found. */
         world->faults |= config->faults == KVS_FAULTS_ALL && kv_rng_below(&rng, 2) == 0
                              ? KVS_FAULT_BIT(KVS_F_REST_FLIP)
@@ -206,6 +221,73 @@ static void focus(
         break;
     }
     (void)seed;
+}
+
+/* The same with digests off: worlds in which nothing but the rule that the bug breaks
+ * stands between it and a reader. docs/planted-bugs.md tells the chains of events. */
+static void focus_bytes(
+    enum kv_plant plant, struct kvs_config *world, struct kvs_chaos_config *chaos)
+{
+    struct kvo_config *core = &world->core;
+    switch (plant) {
+    case KV_PLANT_REUSE_ON_TIME:
+        /* Reads outlast their grants, and readers are stopped while they do: the
+         * reader's own look at its clock, once the bytes are there, is no defence. */
+        world->faults = KVS_FAULT_BIT(KVS_F_SLOW_FABRIC) | KVS_FAULT_BIT(KVS_F_PAUSE);
+        world->fault_gap_us = 20000;
+        world->net_us = 100;
+        world->net_jitter_us = 0;
+        world->fabric_us = 8000;
+        chaos->clients = 3;
+        chaos->docs = KVS_CHAOS_DOCS;
+        chaos->sequences = false; /* they would keep the few frames */
+        break;
+    case KV_PLANT_NO_GENERATION:
+        /* Frames change hands between tenants all the time, so that zeros are always on
+         * their way into some: what a completion that comes twice ends. */
+        world->faults = KVS_FAULT_BIT(KVS_F_DOUBLE_DONE);
+        world->nr_tenants = 3;
+        world->nr_apart = 0;
+        world->ceiling = 0;
+        world->host_frames = 0;
+        world->fabric_us = 10000;
+        core->read_us = 300000;
+        chaos->clients = 3;
+        chaos->docs = 1;
+        chaos->think_us = 3000;
+        chaos->sequences = false;
+        break;
+    case KV_PLANT_VISIBLE_EARLY:
+        world->fabric_us = 5000; /* somebody asks for the page while it comes */
+        break;
+    case KV_PLANT_OLD_INCARNATION:
+        /* So long a way that most calls are still open when what answered their like in
+         * an earlier life comes again. */
+        world->faults = KVS_FAULT_BIT(KVS_F_KILL) | KVS_FAULT_BIT(KVS_F_REPLAY);
+        world->fault_gap_us = 150000;
+        world->replay_all = true;
+        world->mix = KVS_ALL_ONE_SIDED;
+        world->net_us = 100000;
+        world->net_jitter_us = 0;
+        world->fabric_us = 1000;
+        world->device_frames = 40;
+        world->host_frames = 0;
+        world->nr_apart = 0;
+        core->spill = false;
+        core->grant_us = 4000000;
+        core->read_us = 2000000;
+        core->call_us = 1000000;
+        core->nr_ops = 24;
+        core->nr_items = core->nr_calls = core->nr_grants = 128;
+        core->nr_reads = 256;
+        chaos->clients = 6;
+        chaos->docs = KVS_CHAOS_DOCS;
+        chaos->think_us = 80000;
+        chaos->sequences = false;
+        break;
+    default:
+        break;
+    }
 }
 
 /* ------------------------------------------------------------------ the last checks */
@@ -491,6 +573,9 @@ void kvs_run_seed(const struct kvs_run_config *config, struct kvs_result *result
     result->seed = config->seed;
     draw(config, &world_config, &chaos_config);
     focus(config->plant, config->seed, &world_config, &chaos_config);
+    if (config->digest_off) {
+        focus_bytes(config->plant, &world_config, &chaos_config);
+    }
     plant_set(config->plant, !config->plant_off);
     kv_status_t status = kvs_world_create(&world_config, &world, &detail);
     if (status != KV_OK) {

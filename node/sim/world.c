@@ -62,8 +62,9 @@ static struct kvs_mem *mem_create(const struct kvp_config *pager)
 
 static uint64_t on_clock(const struct kvs_node *node, uint64_t world_us)
 {
-    int64_t drift = (int64_t)(world_us / 1000) * node->clock_ppm / 1000;
-    return (uint64_t)((int64_t)(node->clock_base + world_us) + drift);
+    uint64_t ran_us = world_us - node->stopped_us;
+    int64_t drift = (int64_t)(ran_us / 1000) * node->clock_ppm / 1000;
+    return (uint64_t)((int64_t)(node->clock_base + ran_us) + drift);
 }
 
 uint64_t kvs_node_now(const kvs_world_t *world, uint32_t node)
@@ -370,6 +371,7 @@ void kvs_pause(kvs_world_t *world, uint32_t index, uint64_t for_us)
         return;
     }
     kvs_say(world, false, "n%u ! paused for %" PRIu64 " ms", index + 1, for_us / 1000);
+    node->paused_at = world->now;
     node->paused_until = world->now + for_us;
     kvs_push(world, node->paused_until, KVS_EV_RESUME, index, node->life, NULL);
 }
@@ -378,6 +380,9 @@ static void resume(kvs_world_t *world, uint32_t index)
 {
     struct kvs_node *node = &world->nodes[index];
     kvs_say(world, false, "n%u ! goes on", index + 1);
+    if (world->config.clock_stops) {
+        node->stopped_us += world->now - node->paused_at;
+    }
     node->paused_until = 0;
     node->resumed_at = world->now;
     kvo_tick(kvs_enter(world, index), kvs_node_now(world, index));

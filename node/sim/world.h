@@ -100,7 +100,10 @@ struct kvs_config {
     uint64_t fault_gap_us;  /* mean time between faults of a whole node or link */
     bool poison;            /* freed frames are overwritten at once */
     bool checks;            /* the checkers of node/sim/check.c */
-    bool digest_off;        /* movers report what was expected: see --digest-off */
+    bool digest_off;        /* every digest is 0, so that all compare equal */
+    bool replay_all;        /* KVS_F_REPLAY: all that is recorded, not one message */
+    bool clock_stops;       /* a paused node's clock stands, as in a stopped VM */
+    bool registered;        /* a dead process' memory cannot be read over the fabric */
     uint32_t buffer_bytes;  /* of each client, for GET and PUT */
 
     /* Times, table sizes, spill, verify_local (core.pager.verify_local), eviction … of

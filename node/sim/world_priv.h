@@ -84,6 +84,8 @@ struct kvs_node {
     uint64_t clock_base;
     int64_t clock_ppm;
     uint64_t paused_until; /* 0: it runs */
+    uint64_t paused_at;
+    uint64_t stopped_us;   /* what its clock has missed (clock_stops) */
     uint64_t resumed_at;
     uint64_t slow_until;
     uint32_t slow_times;
@@ -344,6 +346,9 @@ void kvs_client_overdue(kvs_world_t *world);
 /* fault.c */
 void kvs_fault_event(kvs_world_t *world, struct kvs_event *event);
 void kvs_fault_start(kvs_world_t *world);
+/* `node` has a link to `peer`: under replay_all, what was sent on older ones comes
+ * again. */
+void kvs_fault_linked(kvs_world_t *world, uint32_t node, uint32_t peer);
 
 /* check.c */
 void kvs_check_observe(void *arg, const struct kvo_observed *observed);

@@ -104,8 +104,10 @@ static void model__planted_bugs_are_found(void **state)
 {
     (void)state;
     const enum kv_plant plants[] = {
-        KV_PLANT_NO_GENERATION, KV_PLANT_VISIBLE_EARLY,    KV_PLANT_LATE_COMPLETION,
-        KV_PLANT_DEDUP_EARLY,   KV_PLANT_OPAQUE_NO_TENANT,
+        KV_PLANT_NO_GENERATION,
+        KV_PLANT_LATE_COMPLETION,
+        KV_PLANT_DEDUP_EARLY,
+        KV_PLANT_OPAQUE_NO_TENANT,
     };
 
     for (unsigned i = 0; i < sizeof(plants) / sizeof(plants[0]); i++) {

@@ -166,30 +166,41 @@ static void client__frames_wait_for_its_death(void **state)
     sim_end(&sim);
 }
 
+/* Three nodes of 16 frames, of which four are to be free. */
+static void start_small(struct sim *sim)
+{
+    struct kvs_config config = three_nodes();
+    config.device_frames = 16;
+    config.host_frames = 0;
+    config.core.pager.free_target_divisor = 4;
+    sim_start(sim, &config);
+}
+
+static void put_pages(struct sim *sim, uint32_t node, char series, unsigned n)
+{
+    char name[16];
+    for (unsigned i = 0; i < n; i++) {
+        snprintf(name, sizeof(name), "%c%u", series, i);
+        assert_int_equal(sim_put(sim, node, name), KV_OK);
+        sim_run(sim, 1000);
+    }
+}
+
 /* A full node offers its coldest page to the homes of its segment, and gives it up when
  * one has taken it: it is found there. */
 static void spill__coldest_page_is_taken_and_found(void **state)
 {
     (void)state;
-    struct kvs_config config = three_nodes();
-    config.device_frames = 16;
-    config.host_frames = 0;
-    config.core.pager.free_target_divisor = 4;
     struct sim sim;
-    char name[8];
-    sim_start(&sim, &config);
-    for (unsigned i = 0; i < 13; i++) {
-        snprintf(name, sizeof(name), "p%u", i);
-        assert_int_equal(sim_put(&sim, 1, name), KV_OK);
-        sim_run(&sim, 1000);
-    }
+    start_small(&sim);
+    put_pages(&sim, 1, 'p', 13);
     sim_skip(&sim);
     sim_run(&sim, 100000);
     sim_expect(
         &sim,
         "[    40.000] n1 > offer n3 copies 1\n"
         "[    40.000] n1 > n3 spill_offer items 1 stream_pos 10\n"
-        "[    41.000] n3 > n1 spill_answer statuses 1\n"
+        "[    41.000] n3 > n1 spill_answer statuses 1 reach_us 18446744073709551615\n"
         "[    41.000] n3 > n1 read data_gen 1 copies 1\n"
         "[    42.048] n1 > n3 data data_gen 1 len 256 n_tokens 128 gen 1 digest "
         "10301792593519692031\n"
@@ -202,6 +213,93 @@ static void spill__coldest_page_is_taken_and_found(void **state)
     sim_end(&sim);
 }
 
+/* A page that is spilled between look-up and read is looked up once more, and read
+ * where it is now. */
+static void fetch__page_that_moved_meanwhile_is_found_again(void **state)
+{
+    (void)state;
+    struct sim sim;
+    start_small(&sim);
+    put_pages(&sim, 1, 'p', 13);
+    sim_skip(&sim);
+    sim_run(&sim, 6000);
+    sim_ask(&sim, 2, KVO_GET, "p0");
+    assert_int_equal(sim_wait(&sim, 2), KV_OK);
+    assert_int_equal(sim.clients[2].place, KVO_FROM_PEER);
+    sim_expect(
+        &sim,
+        "[    40.000] n1 > offer n3 copies 1\n"
+        "[    40.000] n1 > n3 spill_offer items 1 stream_pos 10\n"
+        "[    41.000] n3 > n1 spill_answer statuses 1 reach_us 18446744073709551615\n"
+        "[    41.000] n3 > n1 read data_gen 1 copies 1\n"
+        "[    41.120] n2 > lookup n1 segments 1 keys 1\n"
+        "[    41.120] n2 > n1 lookup tenant 100 wants 1 segs 1\n"
+        "[    42.048] n1 > n3 data data_gen 1 len 256 n_tokens 128 gen 1 digest "
+        "10301792593519692031\n"
+        "[    42.120] n1 > n2 found runs 1\n"
+        "[    43.093] n3 > n1 publish pos 3 items 1\n"
+        "[    43.093] n3 > n1 spill_done items 1\n"
+        "[    43.120] n2 > n1 read data_gen 1 copies 1\n"
+        "[    44.093] n1 > n3 published pos 3 statuses 1\n"
+        "[    44.093] n1 > n3 withdraw pos 11 items 1\n"
+        "[    44.166] n1 > n2 data data_gen 1 status miss\n"
+        "[    45.167] n2 > lookup n1 segments 1 keys 1\n"
+        "[    45.167] n2 > n1 lookup tenant 100 wants 1 segs 1\n"
+        "[    46.167] n1 > n2 found runs 1\n"
+        "[    47.167] n2 > n3 read data_gen 1 copies 1\n"
+        "[    48.202] n3 > n2 data data_gen 1 len 256 n_tokens 128 gen 1 digest "
+        "10301792593519692031\n"
+        "[    48.203] n3 > n1 publish pos 4 items 1\n"
+        "[    49.203] n1 > n3 published pos 4 statuses 1\n"
+        "[    49.239] n2 > n1 publish pos 3 items 1\n"
+        "[    49.239] n2 > n3 publish pos 3 items 1\n");
+    sim_end(&sim);
+}
+
+/* Two peers are as full as we are. The one whose coldest page has lain longest is to
+ * take ours; a first home that remembers less refuses in its favour. */
+static void spill__goes_where_memory_reaches_back_furthest(void **state)
+{
+    (void)state;
+    struct sim sim;
+    start_small(&sim);
+    put_pages(&sim, 2, 'a', 12);
+    sim_run(&sim, 1000000);
+    put_pages(&sim, 3, 'b', 12);
+    sim_run(&sim, 1000000);
+    put_pages(&sim, 1, 'q', 14);
+    sim_skip(&sim);
+    sim_run(&sim, 30000);
+    sim_expect(
+        &sim,
+        "[  2080.000] n1 > offer n2 copies 1\n"
+        "[  2080.000] n1 > n2 spill_offer items 1 stream_pos 10\n"
+        "[  2080.000] n1 > offer n3 copies 1\n"
+        "[  2080.000] n1 > n3 spill_offer items 1 stream_pos 12\n"
+        "[  2081.000] n2 > n1 spill_answer statuses 1 reach_us 2059904\n"
+        "[  2081.000] n2 > n1 read data_gen 1 copies 1\n"
+        "[  2081.000] n3 > n1 spill_answer statuses 1 reach_us 1046890\n"
+        "[  2082.000] n1 > offer n2 copies 1\n"
+        "[  2082.000] n1 > n2 spill_offer items 1 stream_pos 10\n"
+        "[  2082.034] n1 > n2 data data_gen 1 len 256 n_tokens 128 gen 1 digest "
+        "9781057733936769216\n"
+        "[  2083.000] n2 > n1 spill_answer statuses 1 reach_us 2061904\n"
+        "[  2083.000] n2 > n1 read data_gen 1 copies 1\n"
+        "[  2083.075] n2 > n1 publish pos 13 items 1\n"
+        "[  2083.075] n2 > n1 spill_done items 1\n"
+        "[  2084.038] n1 > n2 data data_gen 1 len 256 n_tokens 128 gen 1 digest "
+        "14840964811830163529\n"
+        "[  2084.075] n1 > n2 published pos 13 statuses 1\n"
+        "[  2084.075] n1 > n2 withdraw pos 11 items 1\n"
+        "[  2085.074] n2 > n3 publish pos 10 items 1\n"
+        "[  2085.074] n2 > n1 publish pos 14 items 1\n"
+        "[  2085.074] n2 > n1 spill_done items 1\n"
+        "[  2086.074] n3 > n2 published pos 10 statuses 1\n"
+        "[  2086.074] n1 > n2 published pos 14 statuses 1\n"
+        "[  2086.074] n1 > n3 withdraw pos 13 items 1\n");
+    sim_end(&sim);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -211,6 +309,8 @@ int main(void)
         cmocka_unit_test(dedup__engines_frame_stays_until_confirm),
         cmocka_unit_test(client__frames_wait_for_its_death),
         cmocka_unit_test(spill__coldest_page_is_taken_and_found),
+        cmocka_unit_test(spill__goes_where_memory_reaches_back_furthest),
+        cmocka_unit_test(fetch__page_that_moved_meanwhile_is_found_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

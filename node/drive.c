@@ -25,7 +25,7 @@ struct end {
     uint64_t retry_us;
 };
 
-enum step { IDLE, GETTING, PUTTING };
+enum step { IDLE, GETTING, COMPUTING, PUTTING };
 
 /* A request under way. Its pages lie in region `index` of its node's buffer. */
 struct flight {
@@ -34,6 +34,7 @@ struct flight {
     uint32_t node;
     uint32_t done; /* pages that are settled: hits first, then puts */
     uint32_t n;    /* of the batch that is out */
+    uint64_t until_us; /* COMPUTING */
 };
 
 struct run {
@@ -231,11 +232,19 @@ static void flight_end(struct run *run, struct flight *flight)
     }
 }
 
+static uint32_t
+next_pages(const struct run *run, const struct flight *flight, enum kvr_op op)
+{
+    uint32_t left = request_of(run, flight->request)->nr_pages - flight->done;
+    bool chunk = op == KVR_OP_PUT && run->config->compute_us > 0;
+    uint32_t most = chunk ? KVN_DRIVE_CHUNK : KVN_DRIVE_WINDOW;
+    return left < most ? left : most;
+}
+
 static kvr_status_t send_batch(struct run *run, struct flight *flight, enum kvr_op op)
 {
     struct end *end = &run->ends[flight->node];
-    uint32_t left = request_of(run, flight->request)->nr_pages - flight->done;
-    flight->n = left < KVN_DRIVE_WINDOW ? left : KVN_DRIVE_WINDOW;
+    flight->n = next_pages(run, flight, op);
     for (uint32_t i = 0; i < flight->n; i++) {
         const kv_key_t *key = key_of(run, flight->request, flight->done + i);
         memcpy(run->scratch[i].bytes, key, KVR_KEY_BYTES);
@@ -280,9 +289,17 @@ static void give_up(struct run *run, struct flight *flight)
 
 static void go(struct run *run, struct flight *flight, enum step step)
 {
+    if (step == PUTTING && flight->step != COMPUTING && run->config->compute_us > 0) {
+        uint64_t us = next_pages(run, flight, KVR_OP_PUT) * run->config->compute_us;
+        flight->until_us = now_us() + us;
+        step = COMPUTING;
+    }
     flight->step = step;
     if (flight->done == request_of(run, flight->request)->nr_pages) {
         flight_end(run, flight);
+        return;
+    }
+    if (step == COMPUTING) {
         return;
     }
     kvr_status_t status = KVR_LINK_LOST;
@@ -372,6 +389,22 @@ static void start_some(struct run *run)
     }
 }
 
+/* Whose pages have been computed; when the next will be. */
+static uint64_t compute_some(struct run *run)
+{
+    uint64_t now = now_us(), next = UINT64_MAX;
+    for (uint32_t i = 0; i < run->config->in_flight; i++) {
+        struct flight *flight = &run->flights[i];
+        if (flight->step == COMPUTING && flight->until_us <= now) {
+            go(run, flight, PUTTING);
+        }
+        if (flight->step == COMPUTING && flight->until_us < next) {
+            next = flight->until_us;
+        }
+    }
+    return next;
+}
+
 static void node_gone(struct run *run, uint32_t node)
 {
     run->drive->lost++;
@@ -402,7 +435,7 @@ static bool take_results(struct run *run)
     return any;
 }
 
-static void sleep_some(struct run *run)
+static void sleep_some(struct run *run, uint64_t until_us)
 {
     struct pollfd fds[KVN_DRIVE_NODES_MAX];
     nfds_t nr = 0;
@@ -416,7 +449,9 @@ static void sleep_some(struct run *run)
         }
         fds[nr++] = (struct pollfd){.fd = kvr_fd(client), .events = POLLIN};
     }
-    (void)poll(fds, nr, SLEEP_MS_MAX);
+    uint64_t now = now_us(), us = until_us > now ? until_us - now : 0;
+    bool soon = us < SLEEP_MS_MAX * UINT64_C(1000);
+    (void)poll(fds, nr, soon ? (int)((us + 999) / 1000) : SLEEP_MS_MAX);
 }
 
 static kv_status_t loop(struct run *run)
@@ -425,8 +460,9 @@ static kv_status_t loop(struct run *run)
     run->moved_us = now_us();
     while (run->nr_ended < nr) {
         start_some(run);
+        uint64_t next_us = compute_some(run);
         if (!take_results(run) && run->nr_ended < nr) {
-            sleep_some(run);
+            sleep_some(run, next_us);
         }
         if (run->config->progress != NULL && run->nr_ended != said) {
             said = run->nr_ended;

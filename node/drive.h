@@ -2,8 +2,8 @@
  * engines that keep their own KV tensors would do, and a check of every byte of a hit.
  *
  *   requests ──► node r of the balance ──► GET the prefix, 256 pages at a time, until a
- *   page is missing ──► check the bytes ──► PUT the rest, whose bytes follow from their
- *   keys ──► the next request
+ *   page is missing ──► check the bytes ──► "compute" and PUT the rest, 4 pages at a
+ *   time (their bytes follow from their keys) ──► the next request
  *
  * `in_flight` is a sliding window: request r starts once r - in_flight and all before it
  * have ended. Pages behind the first one missing are misses: an engine cannot use them.
@@ -25,6 +25,7 @@ enum {
     KVN_DRIVE_NODES_MAX = 64,
     KVN_DRIVE_IN_FLIGHT_MAX = 256,
     KVN_DRIVE_WINDOW = 256, /* pages asked for at once */
+    KVN_DRIVE_CHUNK = 4,    /* pages computed and stored at once */
     KVN_DRIVE_MISSES_MAX = 32,
     KVN_DRIVE_PLACES = 4, /* enum kvr_place */
 };
@@ -37,6 +38,7 @@ struct kvn_drive_config {
     uint32_t in_flight;
     bool skew;            /* 8 of 10 requests enter node 0, else they go round */
     uint64_t timeout_us;  /* of each batch */
+    uint64_t compute_us;  /* an engine computes a missing page for so long; 0: not */
     uint32_t last;        /* requests at the end that are counted again, apart */
     void (*progress)(void *arg, uint32_t done, uint32_t of); /* may be NULL */
     void *arg;

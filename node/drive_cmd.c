@@ -23,6 +23,7 @@ enum flag {
     FLAG_BALANCE,
     FLAG_IN_FLIGHT,
     FLAG_TIMEOUT,
+    FLAG_COMPUTE,
     FLAG_LAST,
     FLAG_JSON,
     FLAG_JSON_FILE,
@@ -39,6 +40,7 @@ static const struct kvn_flag flags[NR_FLAGS] = {
     [FLAG_BALANCE] = {"balance", "even|skew", "round robin, or 8 of 10 to one (even)"},
     [FLAG_IN_FLIGHT] = {"in-flight", "N", "requests at once (16)"},
     [FLAG_TIMEOUT] = {"timeout-ms", "N", "of each batch (5000)"},
+    [FLAG_COMPUTE] = {"compute-us", "N", "that an engine takes for a missing page (0)"},
     [FLAG_LAST] = {"last", "N", "count the last N requests apart too (0)"},
     [FLAG_JSON] = {"json", NULL, "print JSON"},
     [FLAG_JSON_FILE] = {"json-file", "FILE", "write JSON to FILE beside the table"},
@@ -58,7 +60,7 @@ struct options {
     const char *sockets[KVN_DRIVE_NODES_MAX];
     uint32_t nr_sockets;
     const char *trace, *space, *json_file;
-    uint64_t tenant, pages, in_flight, timeout_ms, last;
+    uint64_t tenant, pages, in_flight, timeout_ms, compute_us, last;
     bool chats, skew, json;
 };
 
@@ -112,6 +114,8 @@ static int take_flag(struct options *options, enum flag flag, const char *value)
         return number(flag, value, 1, KVN_DRIVE_IN_FLIGHT_MAX, &options->in_flight);
     case FLAG_TIMEOUT:
         return number(flag, value, 1, 3600000, &options->timeout_ms);
+    case FLAG_COMPUTE:
+        return number(flag, value, 0, 10000000, &options->compute_us);
     case FLAG_LAST:
         return number(flag, value, 0, KVN_TRACE_REQUESTS_MAX, &options->last);
     case FLAG_JSON:
@@ -312,6 +316,7 @@ static int run(const struct options *options, const struct kvn_trace *trace)
         .in_flight = (uint32_t)options->in_flight,
         .skew = options->skew,
         .timeout_us = options->timeout_ms * 1000,
+        .compute_us = options->compute_us,
         .last = (uint32_t)options->last,
         .progress = kvn_bar_wanted(),
         .arg = &drawn,

@@ -227,7 +227,9 @@ static void because_of_errors(struct kvn_tls_session *session)
     if (error == 0 || words == NULL) {
         because(session, "TLS failed without a reason");
     } else if (ERR_GET_LIB(error) == ERR_LIB_SSL && reason > SSL_AD_REASON_OFFSET) {
-        because(session, "the peer refused us: %s", words);
+        because(
+            session, "the peer refused us: %s",
+            SSL_alert_desc_string_long(reason - SSL_AD_REASON_OFFSET));
     } else if (reason == SSL_R_BINDER_DOES_NOT_VERIFY || reason == SSL_R_BAD_PSK) {
         because(session, "the peer has another pre-shared key");
     } else if (
@@ -472,6 +474,9 @@ kvn_tls_write(kvn_tls_session_t *session, const uint8_t *bytes, size_t len)
     ERR_clear_error();
     /* Into memory: it takes all, or there is none. */
     if (KV_FAULT() || SSL_write_ex(session->ssl, bytes, len, &taken) != 1) {
+        if (ERR_peek_error() == 0) {
+            because(session, "out of memory");
+        }
         return fail(session, KV_ERR_PROTOCOL);
     }
     KV_ASSERT(taken == len);

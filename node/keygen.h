@@ -39,8 +39,8 @@ struct kvn_keygen_made {
 };
 
 /* `kind`: of kvn_keygen_file, static text. */
-kv_status_t kvn_keygen_secret(
-    const char *path, const char *kind, struct kvn_keygen_made *made);
+kv_status_t
+kvn_keygen_secret(const char *path, const char *kind, struct kvn_keygen_made *made);
 /* The folder is made when it is missing. */
 kv_status_t
 kvn_keygen_authority(const char *folder, uint64_t days, struct kvn_keygen_made *made);

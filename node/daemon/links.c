@@ -199,10 +199,10 @@ static void on_listener(uv_poll_t *listener, int ret, int events)
     for (unsigned i = 0; i < KVN_LINKS_ACCEPTS_MAX && !links->closing; i++) {
         union kvn_sockaddr addr = {0};
         socklen_t len = sizeof(addr);
-        const int fd = KV_FAULT() ? (errno = EMFILE, -1)
-                                  : accept4(
-                                      links->fd, &addr.any, &len,
-                                      SOCK_NONBLOCK | SOCK_CLOEXEC);
+        const int fd =
+            KV_FAULT()
+                ? (errno = EMFILE, -1)
+                : accept4(links->fd, &addr.any, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
             return;
         }
@@ -253,8 +253,9 @@ static kv_status_t check_times(struct opening *opening)
     for (unsigned i = 0; i < KV_COUNT_OF(rows); i++) {
         if (rows[i].value < rows[i].min) {
             return wrong(
-                opening, KV_ERR_CONFIG, "links: %s: %" PRIu64 " is below the minimum %"
-                PRIu64, rows[i].name, rows[i].value, rows[i].min);
+                opening, KV_ERR_CONFIG,
+                "links: %s: %" PRIu64 " is below the minimum %" PRIu64, rows[i].name,
+                rows[i].value, rows[i].min);
         }
     }
     return KV_OK;
@@ -283,7 +284,8 @@ static kv_status_t take_peers(struct opening *opening, struct kvn_links *links)
         if (config->tls == NULL && !kvn_address_is_loopback(&target->address)) {
             return wrong(
                 opening, KV_ERR_CONFIG,
-                "node %" PRIu32 ": address '%.130s' is not on loopback: credentials are "
+                "node %" PRIu32
+                ": address '%.130s' is not on loopback: credentials are "
                 "needed, see kvrail keygen",
                 peer->id, peer->address);
         }
@@ -297,8 +299,9 @@ static kv_status_t listen_failed(struct opening *opening, int error)
     switch (error) {
     case EADDRINUSE:
         return wrong(
-            opening, KV_ERR_IO, "listen '%.130s': another process has the port: does a "
-                                "node run already?",
+            opening, KV_ERR_IO,
+            "listen '%.130s': another process has the port: does a "
+            "node run already?",
             address);
     case EADDRNOTAVAIL:
         return wrong(
@@ -342,9 +345,9 @@ static int listen_at(const union kvn_sockaddr *addr)
 
 /* The first address of the name that can be bound. The only call that may wait for a
  * resolver, at start. */
-static kv_status_t
-resolve_listen(struct opening *opening, const struct kvn_address *address,
-               union kvn_sockaddr *addr)
+static kv_status_t resolve_listen(
+    struct opening *opening, const struct kvn_address *address,
+    union kvn_sockaddr *addr)
 {
     const struct addrinfo hints = {
         .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
@@ -386,8 +389,9 @@ static kv_status_t open_port(struct opening *opening, struct kvn_links *links)
     }
     if (links->tls == NULL && !kvn_sockaddr_is_loopback(&addr)) {
         return wrong(
-            opening, KV_ERR_CONFIG, "listen '%.130s' is not on loopback: credentials are "
-                                    "needed, see kvrail keygen",
+            opening, KV_ERR_CONFIG,
+            "listen '%.130s' is not on loopback: credentials are "
+            "needed, see kvrail keygen",
             opening->config->listen);
     }
     links->fd = listen_at(&addr);
@@ -433,11 +437,10 @@ static void links_free(struct kvn_links *links)
 
 /* The last that can fail comes first: a handle that is there must be closed by the
  * loop, and open has none to spare. */
-static kv_status_t
-open_handles(struct opening *opening, struct kvn_links *links)
+static kv_status_t open_handles(struct opening *opening, struct kvn_links *links)
 {
-    const int ret = KV_FAULT() ? UV_ENOMEM
-                               : uv_poll_init(links->loop, &links->listener, links->fd);
+    const int ret =
+        KV_FAULT() ? UV_ENOMEM : uv_poll_init(links->loop, &links->listener, links->fd);
     if (ret != 0) {
         return wrong(
             opening, KV_ERR_IO, "listen '%.130s': %s", opening->config->listen,

@@ -19,8 +19,7 @@ static const uint8_t conn_next[KVN_NR_CONN_STATES] = {
     [KVN_CONN_RESOLVE] = BIT(KVN_CONN_CONNECT) | BIT(KVN_CONN_CLOSED),
     [KVN_CONN_CONNECT] =
         BIT(KVN_CONN_SHAKE) | BIT(KVN_CONN_HELLO) | BIT(KVN_CONN_CLOSED),
-    [KVN_CONN_SNIFF] =
-        BIT(KVN_CONN_SHAKE) | BIT(KVN_CONN_HELLO) | BIT(KVN_CONN_CLOSED),
+    [KVN_CONN_SNIFF] = BIT(KVN_CONN_SHAKE) | BIT(KVN_CONN_HELLO) | BIT(KVN_CONN_CLOSED),
     [KVN_CONN_SHAKE] = BIT(KVN_CONN_HELLO) | BIT(KVN_CONN_CLOSED),
     [KVN_CONN_HELLO] = BIT(KVN_CONN_UP) | BIT(KVN_CONN_CLOSED),
     [KVN_CONN_UP] = BIT(KVN_CONN_LINGER) | BIT(KVN_CONN_CLOSED),
@@ -356,8 +355,7 @@ static void log_end(struct kvn_conn *conn)
     } else if (conn->dialled) {
         log_dial_failed(conn);
     } else {
-        kv_log(
-            KV_LOG_WARN, "link", "%s refused: %s", conn->addr_text, conn->reason);
+        kv_log(KV_LOG_WARN, "link", "%s refused: %s", conn->addr_text, conn->reason);
     }
 }
 
@@ -488,8 +486,7 @@ static void on_timer(uv_timer_t *timer)
         kvn_conn_end(conn, "hung up");
         break;
     default:
-        kvn_conn_end(
-            conn, "no link within %" PRIu64 " ms", links->handshake_us / 1000);
+        kvn_conn_end(conn, "no link within %" PRIu64 " ms", links->handshake_us / 1000);
     }
 }
 
@@ -636,8 +633,7 @@ static void hand_over(struct kvn_conn *conn)
 static void sniff(struct kvn_conn *conn)
 {
     uint8_t bytes[KVN_SNIFF_BYTES];
-    const ssize_t ret =
-        recv(conn->fd, bytes, sizeof(bytes), MSG_PEEK | MSG_DONTWAIT);
+    const ssize_t ret = recv(conn->fd, bytes, sizeof(bytes), MSG_PEEK | MSG_DONTWAIT);
     if (ret < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
         return;
     }
@@ -842,8 +838,8 @@ static bool same_party(const struct kvn_conn *conn, const union kvn_sockaddr *pa
 
 /* Room for one more within `max` of a party (NULL: of all). The oldest that has not said
  * a word gives way: a flood of silent ones pushes out itself, and not him who speaks. */
-static bool hello_room(
-    struct kvn_links *links, const union kvn_sockaddr *party, unsigned max)
+static bool
+hello_room(struct kvn_links *links, const union kvn_sockaddr *party, unsigned max)
 {
     struct kvn_conn *conn, *silent = NULL;
     unsigned nr = 0;

@@ -34,11 +34,11 @@
 #include <sys/queue.h>
 
 enum {
-    KVN_LINKS_ADDRESSES_MAX = 4, /* of one name that are tried */
-    KVN_LINKS_READ_BYTES = 64 << 10,  /* of one connection a turn of the loop */
+    KVN_LINKS_ADDRESSES_MAX = 4,       /* of one name that are tried */
+    KVN_LINKS_READ_BYTES = 64 << 10,   /* of one connection a turn of the loop */
     KVN_LINKS_RECORD_BYTES = 16 << 10, /* of clear bytes in one record */
-    KVN_LINKS_FLUSH_BYTES = 64 << 10, /* wait for the turn of the loop, no more */
-    KVN_LINKS_ACCEPTS_MAX = 16,       /* in one turn of the loop */
+    KVN_LINKS_FLUSH_BYTES = 64 << 10,  /* wait for the turn of the loop, no more */
+    KVN_LINKS_ACCEPTS_MAX = 16,        /* in one turn of the loop */
     KVN_LINKS_PAUSE_MS = 100, /* of accepting, when the system lacks descriptors */
     KVN_LINKS_LINGER_MS = 1000,
     KVN_LINKS_BACKLOG = 128,
@@ -72,7 +72,7 @@ struct kvn_conn {
     uint32_t slot;
     uint64_t number;
     bool dialled;
-    uint32_t peer; /* index, or NO_PEER while that is not known */
+    uint32_t peer;       /* index, or NO_PEER while that is not known */
     unsigned nr_handles; /* of libuv, with this memory or pointing at it */
     uv_timer_t timer;
 
@@ -155,8 +155,7 @@ uint32_t kvn_links_find(const struct kvn_links *links, uint32_t id);
 
 /* ---- links_conn.c */
 /* NULL: no memory, or no slot. The state is RESOLVE or SNIFF, the timer runs. */
-struct kvn_conn *
-kvn_conn_create(struct kvn_links *links, bool dialled, uint32_t peer);
+struct kvn_conn *kvn_conn_create(struct kvn_links *links, bool dialled, uint32_t peer);
 /* Takes over fd at once, also when the answer is not KV_OK. */
 kv_status_t kvn_conn_watch(struct kvn_conn *conn, int fd, int events);
 void kvn_conn_unwatch(struct kvn_conn *conn);

@@ -89,8 +89,8 @@ static void on_up(void *arg, uint32_t peer, uint64_t number, bool dialled)
     assert_true(peer < nr_nodes && peer != node->index);
     assert_null(find(node, number)); /* never used twice */
     assert_true(node->nr_conns < LK_CONNS_MAX);
-    node->conns[node->nr_conns++] =
-        (struct lk_conn){.number = number, .peer = peer, .up = true, .dialled = dialled};
+    node->conns[node->nr_conns++] = (struct lk_conn){
+        .number = number, .peer = peer, .up = true, .dialled = dialled};
     node->nr_up++;
     node->nr_dial_ups += dialled;
     if (node->on_up != NULL) {
@@ -190,7 +190,7 @@ static kvn_tls_t *make_tls(const struct lk_options *options, unsigned i)
         return NULL;
     }
     return options->kind == LK_PSK ? cert_kit_load_psk(&lk_certs, i + 1)
-                                    : cert_kit_load(&lk_certs, i + 1);
+                                   : cert_kit_load(&lk_certs, i + 1);
 }
 
 kv_status_t lk_try_open(const struct lk_options *options)
@@ -285,8 +285,7 @@ void lk_close(void)
         }
     }
     uv_close((uv_handle_t *)&beat, NULL);
-    while (uv_run(&lk_loop, UV_RUN_DEFAULT) != 0) {
-    }
+    while (uv_run(&lk_loop, UV_RUN_DEFAULT) != 0) {}
     assert_int_equal(uv_loop_close(&lk_loop), 0); /* no handle is left */
     assert_int_equal(kv_mem_live(), live_before);
     assert_int_equal(nr_open_fds(), nr_fds_before);
@@ -338,8 +337,7 @@ kv_status_t lk_send(unsigned node, uint64_t conn, const void *bytes, size_t len)
 {
     const bool was = in_call;
     in_call = true;
-    const kv_status_t status =
-        kvn_links_send(lk_nodes[node].links, conn, bytes, len);
+    const kv_status_t status = kvn_links_send(lk_nodes[node].links, conn, bytes, len);
     in_call = was;
     return status;
 }
@@ -389,7 +387,6 @@ bool lk_raw_ended(int fd)
 {
     char bytes[4096];
     ssize_t ret;
-    while ((ret = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT)) > 0) {
-    }
+    while ((ret = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT)) > 0) {}
     return ret == 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
 }

@@ -45,15 +45,15 @@ struct lk_options {
     enum lk_kind kind;
     unsigned nr;
     uint64_t handshake_us, frame_us, queue_bytes; /* 0: generous */
-    const char *hosts[LK_NODES_MAX]; /* NULL: 127.0.0.1 */
-    kvn_tls_t *tls[LK_NODES_MAX];    /* instead of the kind's; the test's to free */
+    const char *hosts[LK_NODES_MAX];              /* NULL: 127.0.0.1 */
+    kvn_tls_t *tls[LK_NODES_MAX]; /* instead of the kind's; the test's to free */
 };
 
 extern struct lk_node lk_nodes[LK_NODES_MAX];
 extern uv_loop_t lk_loop;
 extern struct cert_kit lk_certs;
 
-int lk_setup(void **state);    /* of the group: credentials */
+int lk_setup(void **state); /* of the group: credentials */
 int lk_teardown(void **state);
 
 /* A statement of `nr` nodes that know each other; the status of the last open. */
@@ -75,10 +75,10 @@ uint64_t lk_now_ms(void);
 enum { LK_PATIENCE_MS = 20000 };
 #define UNTIL(condition)                                                               \
     do {                                                                               \
-        const uint64_t until_from_ = lk_now_ms();                                     \
+        const uint64_t until_from_ = lk_now_ms();                                      \
         while (!(condition)) {                                                         \
-            lk_turn();                                                                \
-            if (lk_now_ms() - until_from_ > LK_PATIENCE_MS) {                        \
+            lk_turn();                                                                 \
+            if (lk_now_ms() - until_from_ > LK_PATIENCE_MS) {                          \
                 fail_msg("never: %s", #condition);                                     \
             }                                                                          \
         }                                                                              \

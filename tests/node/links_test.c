@@ -233,8 +233,12 @@ static void links__garbage_is_closed_at_once(void **state)
         const char *bytes;
         size_t len;
     } rows[] = {
-        {"GET / HTTP/1.1\r\n\r\n", 18}, {"\0\0\0\0", 4}, {"kvd2", 4}, {"kvl0", 4},
-        {"\x16\x03\x01\x00\x05hello", 10}, {"\x15\x03\x03\x00\x02\x02\x28", 7},
+        {"GET / HTTP/1.1\r\n\r\n", 18},
+        {"\0\0\0\0", 4},
+        {"kvd2", 4},
+        {"kvl0", 4},
+        {"\x16\x03\x01\x00\x05hello", 10},
+        {"\x15\x03\x03\x00\x02\x02\x28", 7},
     };
     (void)state;
     for (enum lk_kind kind = LK_CLEAR; kind <= LK_CERT; kind++) {
@@ -555,7 +559,8 @@ static void close_now(struct lk_node *node, uint64_t conn)
     lk_close_node(node);
 }
 
-static void answer(struct lk_node *node, uint64_t conn, const uint8_t *bytes, size_t len)
+static void
+answer(struct lk_node *node, uint64_t conn, const uint8_t *bytes, size_t len)
 {
     (void)len;
     if (bytes[0] < 10) {
@@ -687,8 +692,7 @@ static void links__open_names_what_is_wrong(void **state)
     char busy[64], endless[160];
     (void)state;
     lk_open(&(struct lk_options){.kind = LK_CLEAR, .nr = 2});
-    snprintf(
-        busy, sizeof(busy), "127.0.0.1:%u", kvn_links_port(lk_nodes[0].links));
+    snprintf(busy, sizeof(busy), "127.0.0.1:%u", kvn_links_port(lk_nodes[0].links));
     memset(endless, 'x', sizeof(endless));
     snprintf(endless + 121, sizeof(endless) - 121, ":1");
     const char *ok = "127.0.0.1:0", *peer = "127.0.0.1:1";
@@ -739,7 +743,7 @@ static void links__survives_every_fault(void **state)
             kvn_tls_t *tls[2] = {NULL};
             for (unsigned i = 0; kind != LK_CLEAR && i < 2; i++) {
                 tls[i] = kind == LK_PSK ? cert_kit_load_psk(&lk_certs, i + 1)
-                                         : cert_kit_load(&lk_certs, i + 1);
+                                        : cert_kit_load(&lk_certs, i + 1);
             }
             kv_fault_after(++n);
             const kv_status_t status = lk_try_open(&(struct lk_options){

@@ -4,8 +4,8 @@
  *   random ──► 64 hex digits, mode 0600           --psk FILE, --secret FILE
  *   P-256 ──► ca.pem, ca.key ──► node-ID.pem, node-ID.key  (URI:kvrail:CLUSTER:node:ID)
  *
- * Nothing is ever written over: a file that is there is refused. What was written before
- * something failed is taken away again.
+ * Nothing is ever written over: a file that is there is refused. What was written
+ * before something failed is taken away again.
  *
  * Threading: one thread a call. Errors: KV_ERR_CONFIG (what was asked is wrong), IO or
  * NOMEM, and one line. Secrets are wiped from memory.

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <netdb.h>
+#include <netinet/tcp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -159,6 +160,76 @@ static void on_turn(uv_idle_t *turn)
     }
 }
 
+/* ---- somebody comes -------------------------------------------------------------- */
+
+static bool same_party(const struct kvn_conn *conn, const union kvn_sockaddr *party)
+{
+    return party == NULL || kvn_sockaddr_same_party(&conn->addr, party);
+}
+
+/* Room for one more within `max` of a party (NULL: of all). The oldest that has not
+ * said a word gives way: a flood of silent ones pushes out itself, and not him who
+ * speaks. */
+static bool
+hello_room(struct kvn_links *links, const union kvn_sockaddr *party, unsigned max)
+{
+    struct kvn_conn *conn, *silent = NULL;
+    unsigned nr = 0;
+    TAILQ_FOREACH(conn, &links->hellos, in_hellos)
+    {
+        if (same_party(conn, party)) {
+            nr++;
+            if (silent == NULL && conn->state == KVN_CONN_SNIFF) {
+                silent = conn;
+            }
+        }
+    }
+    if (nr < max) {
+        return true;
+    }
+    if (silent == NULL) {
+        return false;
+    }
+    links->counts.refused++;
+    kvn_conn_end(
+        silent, "silent, and %u connections wait%s, the limit is %u", nr,
+        party == NULL ? "" : " of its address", max);
+    return true;
+}
+
+static void conn_accept(struct kvn_links *links, int fd, const union kvn_sockaddr *addr)
+{
+    char text[KVN_ADDRESS_TEXT_MAX];
+    const int one = 1;
+    struct kvn_conn *conn = NULL;
+    kvn_sockaddr_format(addr, text, sizeof(text));
+    if (!hello_room(links, addr, KVN_LINKS_HELLO_ADDRESS_MAX)
+        || !hello_room(links, NULL, KVN_LINKS_HELLO_CONNS_MAX)) {
+        kv_log(KV_LOG_WARN, "link", "%s refused: too many shake hands", text);
+        goto err_close;
+    }
+    conn = kvn_conn_create(links, false, KVN_LINKS_NO_PEER);
+    if (conn == NULL) {
+        kv_log(KV_LOG_WARN, "link", "%s refused: out of memory", text);
+        goto err_close;
+    }
+    conn->addr = *addr;
+    memcpy(conn->addr_text, text, sizeof(text));
+    TAILQ_INSERT_TAIL(&links->hellos, conn, in_hellos);
+    links->nr_hellos++;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    kvn_conn_set_low_water(fd, KVN_SNIFF_BYTES);
+    if (kvn_conn_watch(conn, fd, UV_READABLE) != KV_OK) {
+        links->counts.refused++;
+        kvn_conn_end(conn, "out of memory");
+    }
+    return;
+
+err_close:
+    links->counts.refused++;
+    close(fd);
+}
+
 /* ---- the port -------------------------------------------------------------------- */
 
 static void on_listener(uv_poll_t *listener, int ret, int events);
@@ -212,7 +283,7 @@ static void on_listener(uv_poll_t *listener, int ret, int events)
         }
         if (fd >= 0) {
             links->counts.accepted++;
-            kvn_conn_accept(links, fd, &addr);
+            conn_accept(links, fd, &addr);
         }
     }
 }

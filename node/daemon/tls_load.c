@@ -307,7 +307,7 @@ each_cert(struct load *load, const char *what, const char *path, take_cert_fn ta
         good = (!KV_FAULT() && take_cert(load, cert, nr++)) || no_memory(load);
         X509_free(cert);
     }
-    /* The loop ends with "no start line" after the last one: anything else is damage. */
+    /* After the last one "no start line" ends the loop; all else is damage. */
     if (good
         && (nr == 0 || ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE)) {
         good = wrong(load, "%s %.300s: is no PEM certificate", what, path);

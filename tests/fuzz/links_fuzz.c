@@ -1,6 +1,6 @@
-/* What a socket can feed before anybody is known: the first bytes, hello and frames, cut
- * at any place. However the bytes are cut, the answers are those of one look at all of
- * them by the plainest code; and no byte is read that was not handed in.
+/* What a socket can feed before anybody is known: the first bytes, hello and frames,
+ * cut at any place. However the bytes are cut, the answers are those of one look at all
+ * of them by the plainest code; and no byte is read that was not handed in.
  *
  * The first byte of the input says how the rest is cut. */
 #include "base/assert.h"

@@ -1,5 +1,5 @@
-/* Goal: bytes of a socket are what they are however they are cut, and an address is what
- * a person wrote. Method: tables; tests/fuzz/links_fuzz.c does the rest. */
+/* Goal: bytes of a socket are what they are however they are cut, and an address is
+ * what a person wrote. Method: tables; tests/fuzz/links_fuzz.c does the rest. */
 #include "node/daemon/address.h"
 #include "node/daemon/frame.h"
 

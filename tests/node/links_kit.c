@@ -164,7 +164,7 @@ static void on_closed(void *arg)
 
 /* ---- open and close -------------------------------------------------------------- */
 
-/* A port that is ours and nobody listens on: links may bind it too, both being willing. */
+/* A port that is ours and that nobody listens on: links may bind it beside us. */
 static uint16_t reserve(unsigned i)
 {
     const int one = 1;

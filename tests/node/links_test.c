@@ -1,6 +1,7 @@
 /* Goal: nodes that may link do, whatever others do to their ports; who may not, or is
- * slow, or speaks nonsense, costs himself alone; and nothing is left behind. Method: up to
- * three nodes and raw sockets on 127.0.0.1, one loop, real time with small deadlines. */
+ * slow, or speaks nonsense, costs himself alone; and nothing is left behind. Method: up
+ * to three nodes and raw sockets on 127.0.0.1, one loop, real time with small
+ * deadlines. */
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/msg.h"
@@ -107,8 +108,8 @@ static void links__three_nodes_link_and_send_big_frames(void **state)
     lk_close();
 }
 
-/* Both dial at once: both connections come up at both ends, under four numbers; which of
- * them lives is for the caller to say. */
+/* Both dial at once: both connections come up at both ends, under four numbers; which
+ * of them lives is for the caller to say. */
 static void links__simultaneous_dials_both_come_up(void **state)
 {
     (void)state;
@@ -323,8 +324,8 @@ static void links__frames_out_of_bounds_end_the_link(void **state)
     lk_close();
 }
 
-/* A frame that has begun is timed, silence is not; nor is a stream of whole frames, each
- * of which ends in the middle of the next read. */
+/* A frame that has begun is timed, silence is not; nor is a stream of whole frames,
+ * each of which ends in the middle of the next read. */
 static void links__slow_frames_end_the_link(void **state)
 {
     (void)state;
@@ -413,7 +414,7 @@ static void links__silent_connections_cost_others_nothing(void **state)
     lk_close();
 }
 
-/* Those who have begun to shake hands do not give way: past the limit the newest goes. */
+/* Those who have begun to shake hands stay: past the limit the newest goes. */
 static void links__handshakes_under_way_are_kept(void **state)
 {
     int fds[KVN_LINKS_HELLO_ADDRESS_MAX];
@@ -731,8 +732,8 @@ static void links__open_names_what_is_wrong(void **state)
 
 /* ---- faults ---------------------------------------------------------------------- */
 
-/* The n-th fallible call fails, for each n, while two nodes open, link, talk and close: a
- * status or an event says so, the other node is none the worse, nothing is left. */
+/* The n-th fallible call fails, for each n, while two nodes open, link, talk and close:
+ * a status or an event says so, the other node is none the worse, nothing is left. */
 static void links__survives_every_fault(void **state)
 {
     (void)state;

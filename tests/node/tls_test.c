@@ -1,6 +1,6 @@
-/* Goal: only nodes of the cluster ever exchange a byte, each side knows whom it speaks to,
- * and each way to be refused says why in one line. Method: two sessions in one process
- * with their bytes carried, cut, flipped and swapped by hand. */
+/* Goal: only nodes of the cluster ever exchange a byte, each side knows whom it speaks
+ * to, and each way to be refused says why in one line. Method: two sessions in one
+ * process with their bytes carried, cut, flipped and swapped by hand. */
 #include "base/fault.h"
 #include "base/mem.h"
 #include "node/daemon/tls.h"
@@ -261,7 +261,7 @@ static void tls__never_resumes(void **state)
         bytes[i] = wire.nr_bytes;
         part(&wire);
     }
-    /* A resumed one has no certificates and half the bytes; signatures vary by a few. */
+    /* A resumed one has no certificates: half the bytes. Signatures vary by a few. */
     assert_in_range(bytes[1], bytes[0] - 16, bytes[0] + 16);
     kvn_tls_free(one);
     kvn_tls_free(two);
@@ -363,8 +363,8 @@ static void tls__refuses_another_authority(void **state)
     kvn_tls_free(theirs);
 }
 
-/* A peer of our own library's, with a certificate as odd as it may be: what kvn_tls_load()
- * would not load. It accepts anything of us. */
+/* A peer of our own library's, with a certificate as odd as it may be: what
+ * kvn_tls_load() would not load. It accepts anything of us. */
 struct raw {
     SSL_CTX *ctx;
     SSL *ssl;
@@ -428,7 +428,7 @@ static kv_status_t raw_settle(struct raw *raw, kvn_tls_session_t *session)
     return status;
 }
 
-/* Each thing that can be wrong with a peer's certificate, from both sides of the dial. */
+/* Each thing that can be wrong with a peer's certificate, on both sides of the dial. */
 static void tls__refuses_odd_certificates_and_says_why(void **state)
 {
     static const struct {
@@ -549,8 +549,8 @@ static void tls__refuses_another_node_than_dialled(void **state)
 
 /* ---- a hostile wire -------------------------------------------------------------- */
 
-/* One bit of the handshake or of the data is flipped, at every place in turn: nothing is
- * accepted but what was sent. A byte in the record header's version is the one that
+/* One bit of the handshake or of the data is flipped, at every place in turn: nothing
+ * is accepted but what was sent. A byte in the record header's version is the one that
  * RFC 8446 tells to ignore, so a flip may be without effect: then both are ready. */
 static void tls__flipped_bits_never_change_a_byte(void **state)
 {
@@ -818,8 +818,9 @@ static void tls__bad_certificates_are_named_at_load(void **state)
 
 /* ---- faults ---------------------------------------------------------------------- */
 
-/* The n-th fallible call fails, for each n: load answers a status with a line, a session a
- * status; a run without a failure ends it; nothing is left (the sanitizer looks too). */
+/* The n-th fallible call fails, for each n: load answers a status with a line, a
+ * session a status; a run without a failure ends it; nothing is left (the sanitizer
+ * looks too). */
 static void tls__survives_every_fault(void **state)
 {
     (void)state;

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 /* Who may touch what:
- *   log.lock     ring, counts, flags and every kv_log_site; held for a copy of one line,
+ *   log.lock     ring, counts, flags, every kv_log_site; held for a copy of one line,
  *                never over I/O, so that a caller waits for callers at most
  *   the writer   fd and torn, alone from start to stop
  *   main thread  path and thread; start and stop come in turn

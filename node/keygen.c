@@ -21,11 +21,11 @@
 
 enum { DAY_S = 86400, SERIAL_BYTES = 16 };
 
-static kv_status_t fail(
-    struct kvn_keygen_made *made, kv_status_t status, const char *format, ...)
+static kv_status_t
+fail(struct kvn_keygen_made *made, kv_status_t status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-static kv_status_t fail(
-    struct kvn_keygen_made *made, kv_status_t status, const char *format, ...)
+static kv_status_t
+fail(struct kvn_keygen_made *made, kv_status_t status, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -67,8 +67,9 @@ static kv_status_t
 write_new(struct kvn_keygen_made *made, const char *bytes, size_t len, mode_t mode)
 {
     const char *path = made->files[made->nr].path;
-    const int fd = KV_FAULT() ? (errno = EMFILE, -1)
-                              : open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    const int fd = KV_FAULT()
+                       ? (errno = EMFILE, -1)
+                       : open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0 && errno == EEXIST) {
         return fail(made, KV_ERR_CONFIG, "%.400s: is there: never written over", path);
     }
@@ -114,8 +115,8 @@ static kv_status_t file_init(
 
 /* ---- secrets -------------------------------------------------------------------- */
 
-kv_status_t kvn_keygen_secret(
-    const char *path, const char *kind, struct kvn_keygen_made *made)
+kv_status_t
+kvn_keygen_secret(const char *path, const char *kind, struct kvn_keygen_made *made)
 {
     /* Not the digest of the bytes alone: those may be keyed elsewhere with SHA-256. */
     static const char tag[] = "kvrail fingerprint 1";
@@ -186,7 +187,8 @@ static bool set_serial(X509 *cert)
 }
 
 /* All but extensions and signature. Seconds count from now. */
-static X509 *cert_begin(EVP_PKEY *key, const char *name, int64_t from_s, int64_t until_s)
+static X509 *
+cert_begin(EVP_PKEY *key, const char *name, int64_t from_s, int64_t until_s)
 {
     X509 *cert = KV_FAULT() ? NULL : X509_new();
     const time_t now = time(NULL);
@@ -219,8 +221,9 @@ write_pem(struct kvn_keygen_made *made, X509 *cert, EVP_PKEY *key, mode_t mode)
     char *bytes = NULL;
     BIO *bio = KV_FAULT() ? NULL : BIO_new(BIO_s_secmem());
     if (bio == NULL
-        || (cert != NULL ? PEM_write_bio_X509(bio, cert)
-                         : PEM_write_bio_PrivateKey(bio, key, NULL, NULL, 0, NULL, NULL))
+        || (cert != NULL
+                ? PEM_write_bio_X509(bio, cert)
+                : PEM_write_bio_PrivateKey(bio, key, NULL, NULL, 0, NULL, NULL))
                != 1) {
         BIO_free(bio);
         return no_memory(made);
@@ -259,8 +262,7 @@ static kv_status_t describe(struct kvn_keygen_made *made, X509 *cert)
 }
 
 /* Certificate and key to made->files, both or none. */
-static kv_status_t
-write_pair(struct kvn_keygen_made *made, X509 *cert, EVP_PKEY *key)
+static kv_status_t write_pair(struct kvn_keygen_made *made, X509 *cert, EVP_PKEY *key)
 {
     kv_status_t status = describe(made, cert);
     if (status == KV_OK) {
@@ -278,7 +280,8 @@ write_pair(struct kvn_keygen_made *made, X509 *cert, EVP_PKEY *key)
 /* ---- the authority --------------------------------------------------------------- */
 
 static kv_status_t pair_init(
-    struct kvn_keygen_made *made, const char *kind, const char *folder, const char *stem)
+    struct kvn_keygen_made *made, const char *kind, const char *folder,
+    const char *stem)
 {
     char name[64];
     memset(made, 0, sizeof(*made));
@@ -402,8 +405,8 @@ issuer_load(struct kvn_keygen_made *made, const char *folder, struct issuer *iss
 }
 
 /* No certificate outlives its authority: it would end before the day that it says. */
-static kv_status_t node_until(
-    struct kvn_keygen_made *made, X509 *issuer, uint64_t days, int64_t *until_p)
+static kv_status_t
+node_until(struct kvn_keygen_made *made, X509 *issuer, uint64_t days, int64_t *until_p)
 {
     int left_days = 0, left_s = 0;
     if (ASN1_TIME_diff(&left_days, &left_s, NULL, X509_get0_notAfter(issuer)) != 1) {
@@ -412,8 +415,7 @@ static kv_status_t node_until(
     const int64_t left = (int64_t)left_days * DAY_S + left_s;
     const int64_t wanted = (int64_t)(days == 0 ? KVN_KEYGEN_NODE_DAYS : days) * DAY_S;
     if (left <= 0) {
-        return fail(
-            made, KV_ERR_CONFIG, "ca.pem: expired by this clock: is it right?");
+        return fail(made, KV_ERR_CONFIG, "ca.pem: expired by this clock: is it right?");
     }
     if (days != 0 && wanted > left) {
         return fail(
@@ -425,7 +427,8 @@ static kv_status_t node_until(
     return KV_OK;
 }
 
-static bool node_extensions(X509 *cert, X509 *issuer, const char *cluster, uint32_t node)
+static bool
+node_extensions(X509 *cert, X509 *issuer, const char *cluster, uint32_t node)
 {
     char name[KVN_TLS_CLUSTER_MAX + 64];
     snprintf(name, sizeof(name), "URI:kvrail:%s:node:%" PRIu32, cluster, node);
@@ -445,8 +448,9 @@ static kv_status_t check_cluster(struct kvn_keygen_made *made, const char *clust
     const size_t len = strlen(cluster);
     if (len == 0 || len > KVN_TLS_CLUSTER_MAX) {
         return fail(
-            made, KV_ERR_CONFIG, "--cluster: has %zu characters, the limits are 1 and %d",
-            len, KVN_TLS_CLUSTER_MAX);
+            made, KV_ERR_CONFIG,
+            "--cluster: has %zu characters, the limits are 1 and %d", len,
+            KVN_TLS_CLUSTER_MAX);
     }
     if (strspn(cluster, good) != len) {
         return fail(
@@ -480,8 +484,8 @@ kv_status_t kvn_keygen_node(
     if (status == KV_OK) {
         snprintf(name, sizeof(name), "kvrail node %" PRIu32, node);
         EVP_PKEY *key = make_key();
-        X509 *cert = key == NULL ? NULL
-                                 : cert_begin(key, name, -KVN_KEYGEN_SLACK_S, until);
+        X509 *cert =
+            key == NULL ? NULL : cert_begin(key, name, -KVN_KEYGEN_SLACK_S, until);
         if (cert == NULL
             || X509_set_issuer_name(cert, X509_get_subject_name(issuer.cert)) != 1
             || !node_extensions(cert, issuer.cert, cluster, node)

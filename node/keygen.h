@@ -4,8 +4,8 @@
  *   random ──► 64 hex digits, mode 0600           --psk FILE, --secret FILE
  *   P-256 ──► ca.pem, ca.key ──► node-ID.pem, node-ID.key  (URI:kvrail:CLUSTER:node:ID)
  *
- * Nothing is ever written over: a file that is there is refused. What was written before
- * something failed is taken away again.
+ * Nothing is ever written over: a file that is there is refused. What was written
+ * before something failed is taken away again.
  *
  * Threading: one thread a call. Errors: KV_ERR_CONFIG (what was asked is wrong), IO or
  * NOMEM, and one line. Secrets are wiped from memory.
@@ -39,8 +39,8 @@ struct kvn_keygen_made {
 };
 
 /* `kind`: of kvn_keygen_file, static text. */
-kv_status_t kvn_keygen_secret(
-    const char *path, const char *kind, struct kvn_keygen_made *made);
+kv_status_t
+kvn_keygen_secret(const char *path, const char *kind, struct kvn_keygen_made *made);
 /* The folder is made when it is missing. */
 kv_status_t
 kvn_keygen_authority(const char *folder, uint64_t days, struct kvn_keygen_made *made);

@@ -83,8 +83,7 @@ static bool print_json(const struct kvn_keygen_made *made)
         json_array_append_new(files, object);
     }
     json_t *whole = json_pack("{so}", "files", files);
-    const bool done =
-        whole != NULL && json_dumpf(whole, stdout, JSON_INDENT(2)) == 0;
+    const bool done = whole != NULL && json_dumpf(whole, stdout, JSON_INDENT(2)) == 0;
     putchar('\n');
     json_decref(whole);
     return done;
@@ -130,8 +129,7 @@ static int check(struct wanted *wanted)
         return kvn_cli_refuse(&cli, "--cluster and --node go together");
     }
     if (!ca && (node || text[FLAG_DAYS] != NULL)) {
-        return kvn_cli_refuse(
-            &cli, "--%s: goes with --ca", node ? "node" : "days");
+        return kvn_cli_refuse(&cli, "--%s: goes with --ca", node ? "node" : "days");
     }
     if (ca && text[FLAG_CA][0] == '\0') {
         return kvn_cli_refuse(&cli, "--ca: the folder's name is empty");

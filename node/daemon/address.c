@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-kv_status_t kvn_address_parse(
-    const char *text, struct kvn_address *address, char *why, size_t cap)
+kv_status_t
+kvn_address_parse(const char *text, struct kvn_address *address, char *why, size_t cap)
 {
     const char *colon = strrchr(text, ':');
     if (colon == NULL) {
@@ -33,8 +33,7 @@ kv_status_t kvn_address_parse(
     }
     uint64_t port;
     if (kv_parse_uint(colon + 1, &port) != KV_OK || port > UINT16_MAX) {
-        snprintf(
-            why, cap, "has port '%.20s', the limit is %d", colon + 1, UINT16_MAX);
+        snprintf(why, cap, "has port '%.20s', the limit is %d", colon + 1, UINT16_MAX);
         return KV_ERR_CONFIG;
     }
     memcpy(address->host, host, len);

@@ -29,8 +29,8 @@ union kvn_sockaddr {
 };
 
 /* KV_ERR_CONFIG and in `why` (cap >= 128) what is wrong, to follow the text itself. */
-kv_status_t kvn_address_parse(
-    const char *text, struct kvn_address *address, char *why, size_t cap);
+kv_status_t
+kvn_address_parse(const char *text, struct kvn_address *address, char *why, size_t cap);
 /* False: the host is a name. */
 bool kvn_address_numeric(const struct kvn_address *address, union kvn_sockaddr *out);
 /* A numeric loopback address, or the name localhost (RFC 6761, 6.3). */

@@ -46,8 +46,9 @@ enum kvn_sniff kvn_sniff(const uint8_t *bytes, size_t len)
 }
 
 /* Up to `need` bytes in all to `to`, which has *have_p of them. */
-static void
-take(uint8_t *to, uint32_t *have_p, uint32_t need, const uint8_t **bytes_p, size_t *len_p)
+static void take(
+    uint8_t *to, uint32_t *have_p, uint32_t need, const uint8_t **bytes_p,
+    size_t *len_p)
 {
     KV_ASSERT(*have_p <= need);
     const size_t missing = need - *have_p;

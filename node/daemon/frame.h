@@ -1,13 +1,13 @@
 /* What a socket's bytes are, before and after anybody is known: pure, so that it can be
- * fuzzed. Only links.c reads sockets; all that it makes of what it read is here.
+ * fuzzed. Only links read sockets; all that it makes of what it read is here.
  *
- *   first bytes ──► kvn_sniff ──► TLS | a data connection | a clear link | nothing of ours
+ *   first bytes ──► kvn_sniff ──► TLS | a data connection | a clear link | none of ours
  *   clear bytes ──► kvn_hello_take ──► who speaks
- *   clear bytes ──► kvn_frames_next ──► frames: u32 length, little endian ‖ that many bytes
+ *   clear bytes ──► kvn_frames_next ──► frames: u32 length, little endian ‖ its bytes
  *
  * Threading: values; one thread a splitter. Ownership: a frame lies in the bytes handed
- * in, or in the splitter's buffer: until the next call. Errors: KV_ERR_PROTOCOL with its
- * detail; the splitter then is at its end.
+ * in, or in the splitter's buffer: until the next call. Errors: KV_ERR_PROTOCOL with
+ * its detail; the splitter then is at its end.
  */
 #ifndef KVN_FRAME_H
 #define KVN_FRAME_H
@@ -36,8 +36,8 @@ struct kvn_hello {
     uint32_t have;
 };
 void kvn_hello_make(uint32_t node, uint8_t bytes[KVN_HELLO_BYTES]);
-/* Takes what it needs from the front of *bytes_p. INPROGRESS: more is needed. OK: *node_p
- * is who it says, never 0. PROTOCOL: no hello. */
+/* Takes what it needs from the front of *bytes_p. INPROGRESS: more is needed. OK:
+ * *node_p is who it says, never 0. PROTOCOL: no hello. */
 kv_status_t kvn_hello_take(
     struct kvn_hello *hello, const uint8_t **bytes_p, size_t *len_p, uint32_t *node_p);
 
@@ -50,8 +50,8 @@ struct kvn_frames {
     uint8_t head[KVN_FRAME_HEAD_BYTES];
 };
 void kvn_frames_init(struct kvn_frames *frames, uint8_t *buffer, uint32_t max);
-/* The next frame, or INPROGRESS: all bytes are taken and the frame under way is not whole.
- * PROTOCOL: a length of 0 or above max. */
+/* The next frame, or INPROGRESS: all bytes are taken and the frame under way is not
+ * whole. PROTOCOL: a length of 0 or above max. */
 kv_status_t kvn_frames_next(
     struct kvn_frames *frames, const uint8_t **bytes_p, size_t *len_p,
     const uint8_t **frame_p, uint32_t *frame_len_p, struct kv_detail *detail);

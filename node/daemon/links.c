@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <netdb.h>
+#include <netinet/tcp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -159,6 +160,76 @@ static void on_turn(uv_idle_t *turn)
     }
 }
 
+/* ---- somebody comes -------------------------------------------------------------- */
+
+static bool same_party(const struct kvn_conn *conn, const union kvn_sockaddr *party)
+{
+    return party == NULL || kvn_sockaddr_same_party(&conn->addr, party);
+}
+
+/* Room for one more within `max` of a party (NULL: of all). The oldest that has not
+ * said a word gives way: a flood of silent ones pushes out itself, and not him who
+ * speaks. */
+static bool
+hello_room(struct kvn_links *links, const union kvn_sockaddr *party, unsigned max)
+{
+    struct kvn_conn *conn, *silent = NULL;
+    unsigned nr = 0;
+    TAILQ_FOREACH(conn, &links->hellos, in_hellos)
+    {
+        if (same_party(conn, party)) {
+            nr++;
+            if (silent == NULL && conn->state == KVN_CONN_SNIFF) {
+                silent = conn;
+            }
+        }
+    }
+    if (nr < max) {
+        return true;
+    }
+    if (silent == NULL) {
+        return false;
+    }
+    links->counts.refused++;
+    kvn_conn_end(
+        silent, "silent, and %u connections wait%s, the limit is %u", nr,
+        party == NULL ? "" : " of its address", max);
+    return true;
+}
+
+static void conn_accept(struct kvn_links *links, int fd, const union kvn_sockaddr *addr)
+{
+    char text[KVN_ADDRESS_TEXT_MAX];
+    const int one = 1;
+    struct kvn_conn *conn = NULL;
+    kvn_sockaddr_format(addr, text, sizeof(text));
+    if (!hello_room(links, addr, KVN_LINKS_HELLO_ADDRESS_MAX)
+        || !hello_room(links, NULL, KVN_LINKS_HELLO_CONNS_MAX)) {
+        kv_log(KV_LOG_WARN, "link", "%s refused: too many shake hands", text);
+        goto err_close;
+    }
+    conn = kvn_conn_create(links, false, KVN_LINKS_NO_PEER);
+    if (conn == NULL) {
+        kv_log(KV_LOG_WARN, "link", "%s refused: out of memory", text);
+        goto err_close;
+    }
+    conn->addr = *addr;
+    memcpy(conn->addr_text, text, sizeof(text));
+    TAILQ_INSERT_TAIL(&links->hellos, conn, in_hellos);
+    links->nr_hellos++;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    kvn_conn_set_low_water(fd, KVN_SNIFF_BYTES);
+    if (kvn_conn_watch(conn, fd, UV_READABLE) != KV_OK) {
+        links->counts.refused++;
+        kvn_conn_end(conn, "out of memory");
+    }
+    return;
+
+err_close:
+    links->counts.refused++;
+    close(fd);
+}
+
 /* ---- the port -------------------------------------------------------------------- */
 
 static void on_listener(uv_poll_t *listener, int ret, int events);
@@ -199,10 +270,10 @@ static void on_listener(uv_poll_t *listener, int ret, int events)
     for (unsigned i = 0; i < KVN_LINKS_ACCEPTS_MAX && !links->closing; i++) {
         union kvn_sockaddr addr = {0};
         socklen_t len = sizeof(addr);
-        const int fd = KV_FAULT() ? (errno = EMFILE, -1)
-                                  : accept4(
-                                      links->fd, &addr.any, &len,
-                                      SOCK_NONBLOCK | SOCK_CLOEXEC);
+        const int fd =
+            KV_FAULT()
+                ? (errno = EMFILE, -1)
+                : accept4(links->fd, &addr.any, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
             return;
         }
@@ -212,7 +283,7 @@ static void on_listener(uv_poll_t *listener, int ret, int events)
         }
         if (fd >= 0) {
             links->counts.accepted++;
-            kvn_conn_accept(links, fd, &addr);
+            conn_accept(links, fd, &addr);
         }
     }
 }
@@ -253,8 +324,9 @@ static kv_status_t check_times(struct opening *opening)
     for (unsigned i = 0; i < KV_COUNT_OF(rows); i++) {
         if (rows[i].value < rows[i].min) {
             return wrong(
-                opening, KV_ERR_CONFIG, "links: %s: %" PRIu64 " is below the minimum %"
-                PRIu64, rows[i].name, rows[i].value, rows[i].min);
+                opening, KV_ERR_CONFIG,
+                "links: %s: %" PRIu64 " is below the minimum %" PRIu64, rows[i].name,
+                rows[i].value, rows[i].min);
         }
     }
     return KV_OK;
@@ -283,7 +355,8 @@ static kv_status_t take_peers(struct opening *opening, struct kvn_links *links)
         if (config->tls == NULL && !kvn_address_is_loopback(&target->address)) {
             return wrong(
                 opening, KV_ERR_CONFIG,
-                "node %" PRIu32 ": address '%.130s' is not on loopback: credentials are "
+                "node %" PRIu32
+                ": address '%.130s' is not on loopback: credentials are "
                 "needed, see kvrail keygen",
                 peer->id, peer->address);
         }
@@ -297,8 +370,9 @@ static kv_status_t listen_failed(struct opening *opening, int error)
     switch (error) {
     case EADDRINUSE:
         return wrong(
-            opening, KV_ERR_IO, "listen '%.130s': another process has the port: does a "
-                                "node run already?",
+            opening, KV_ERR_IO,
+            "listen '%.130s': another process has the port: does a "
+            "node run already?",
             address);
     case EADDRNOTAVAIL:
         return wrong(
@@ -342,9 +416,9 @@ static int listen_at(const union kvn_sockaddr *addr)
 
 /* The first address of the name that can be bound. The only call that may wait for a
  * resolver, at start. */
-static kv_status_t
-resolve_listen(struct opening *opening, const struct kvn_address *address,
-               union kvn_sockaddr *addr)
+static kv_status_t resolve_listen(
+    struct opening *opening, const struct kvn_address *address,
+    union kvn_sockaddr *addr)
 {
     const struct addrinfo hints = {
         .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
@@ -386,8 +460,9 @@ static kv_status_t open_port(struct opening *opening, struct kvn_links *links)
     }
     if (links->tls == NULL && !kvn_sockaddr_is_loopback(&addr)) {
         return wrong(
-            opening, KV_ERR_CONFIG, "listen '%.130s' is not on loopback: credentials are "
-                                    "needed, see kvrail keygen",
+            opening, KV_ERR_CONFIG,
+            "listen '%.130s' is not on loopback: credentials are "
+            "needed, see kvrail keygen",
             opening->config->listen);
     }
     links->fd = listen_at(&addr);
@@ -433,11 +508,10 @@ static void links_free(struct kvn_links *links)
 
 /* The last that can fail comes first: a handle that is there must be closed by the
  * loop, and open has none to spare. */
-static kv_status_t
-open_handles(struct opening *opening, struct kvn_links *links)
+static kv_status_t open_handles(struct opening *opening, struct kvn_links *links)
 {
-    const int ret = KV_FAULT() ? UV_ENOMEM
-                               : uv_poll_init(links->loop, &links->listener, links->fd);
+    const int ret =
+        KV_FAULT() ? UV_ENOMEM : uv_poll_init(links->loop, &links->listener, links->fd);
     if (ret != 0) {
         return wrong(
             opening, KV_ERR_IO, "listen '%.130s': %s", opening->config->listen,

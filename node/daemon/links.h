@@ -11,9 +11,9 @@
  *   frame: u32 length, little endian, 1 … KV_MSG_BYTES_MAX ‖ that many bytes
  *
  * Hello and frames go inside TLS. up() is said when the other side's hello has come: it
- * then has accepted us, and says who it is also where TLS does not prove it (the dialled
- * side of a pre-shared key). Without credentials there is no TLS, a link begins with
- * hello on the socket itself and the id is a claim: on loopback alone.
+ * then has accepted us, and says who it is also where TLS does not prove it (the
+ * dialled side of a pre-shared key). Without credentials there is no TLS, a link begins
+ * with hello on the socket itself and the id is a claim: on loopback alone.
  *
  * Limits hold before anybody is authenticated: connections not yet introduced (all,
  * and of one address), bytes and time of a handshake, bytes of a frame; a connection
@@ -92,8 +92,8 @@ uint16_t kvn_links_port(const kvn_links_t *links);
 /* up() or dial_failed() follows, within handshake_us. One dial a peer at a time: a
  * second while one is under way is ignored. */
 void kvn_links_dial(kvn_links_t *links, uint32_t peer);
-/* down() follows. What was sent before still goes out, for a second at most. A connection
- * that is not known is ignored. */
+/* down() follows. What was sent before still goes out, for a second at most. A
+ * connection that is not known is ignored. */
 void kvn_links_hang_up(kvn_links_t *links, uint64_t conn);
 /* LINK_LOST: there is no such connection (down() has been or will be said).
  * AGAIN never: a connection with a full queue is closed. */

@@ -19,8 +19,7 @@ static const uint8_t conn_next[KVN_NR_CONN_STATES] = {
     [KVN_CONN_RESOLVE] = BIT(KVN_CONN_CONNECT) | BIT(KVN_CONN_CLOSED),
     [KVN_CONN_CONNECT] =
         BIT(KVN_CONN_SHAKE) | BIT(KVN_CONN_HELLO) | BIT(KVN_CONN_CLOSED),
-    [KVN_CONN_SNIFF] =
-        BIT(KVN_CONN_SHAKE) | BIT(KVN_CONN_HELLO) | BIT(KVN_CONN_CLOSED),
+    [KVN_CONN_SNIFF] = BIT(KVN_CONN_SHAKE) | BIT(KVN_CONN_HELLO) | BIT(KVN_CONN_CLOSED),
     [KVN_CONN_SHAKE] = BIT(KVN_CONN_HELLO) | BIT(KVN_CONN_CLOSED),
     [KVN_CONN_HELLO] = BIT(KVN_CONN_UP) | BIT(KVN_CONN_CLOSED),
     [KVN_CONN_UP] = BIT(KVN_CONN_LINGER) | BIT(KVN_CONN_CLOSED),
@@ -99,7 +98,7 @@ static void timer_start(struct kvn_conn *conn, uint64_t us)
     uv_timer_start(&conn->timer, on_timer, (us + 999) / 1000, 0);
 }
 
-static void watch_for(struct kvn_conn *conn, int events)
+void kvn_conn_watch_for(struct kvn_conn *conn, int events)
 {
     if (conn->watched != events) {
         conn->watched = events;
@@ -125,7 +124,7 @@ kv_status_t kvn_conn_watch(struct kvn_conn *conn, int fd, int events)
     conn->nr_handles++;
     links->nr_handles++;
     conn->watched = 0;
-    watch_for(conn, events);
+    kvn_conn_watch_for(conn, events);
     return KV_OK;
 
 err_free:
@@ -172,151 +171,6 @@ struct kvn_conn *kvn_conn_create(struct kvn_links *links, bool dialled, uint32_t
     return conn;
 }
 
-/* ---- what waits to be sent ------------------------------------------------------- */
-
-static bool out_reserve(struct kvn_conn *conn, size_t more)
-{
-    if (conn->out_at + conn->out_len + more <= conn->out_cap) {
-        return true;
-    }
-    if (conn->out_len + more <= conn->out_cap / 2) {
-        memmove(conn->out, conn->out + conn->out_at, conn->out_len);
-        conn->out_at = 0;
-        return true;
-    }
-    size_t cap = conn->out_cap == 0 ? KVN_LINKS_RECORD_BYTES : conn->out_cap;
-    while (cap < conn->out_len + more) {
-        cap *= 2;
-    }
-    uint8_t *out = kv_calloc(1, cap);
-    if (out == NULL) {
-        kvn_conn_break(conn, "out of memory");
-        return false;
-    }
-    if (conn->out_len > 0) {
-        memcpy(out, conn->out + conn->out_at, conn->out_len);
-    }
-    kv_free(conn->out);
-    conn->out = out;
-    conn->out_at = 0;
-    conn->out_cap = cap;
-    return true;
-}
-
-/* What TLS has for the socket joins what waits. */
-static bool pull(struct kvn_conn *conn)
-{
-    size_t len;
-    do {
-        if (!out_reserve(conn, KVN_LINKS_RECORD_BYTES)) {
-            return false;
-        }
-        len = kvn_tls_out(
-            conn->tls, conn->out + conn->out_at + conn->out_len,
-            KVN_LINKS_RECORD_BYTES);
-        conn->out_len += len;
-    } while (len > 0);
-    return true;
-}
-
-/* Clear bytes on their way. */
-static bool put(struct kvn_conn *conn, const uint8_t *bytes, size_t len)
-{
-    if (conn->tls == NULL) {
-        if (!out_reserve(conn, len)) {
-            return false;
-        }
-        memcpy(conn->out + conn->out_at + conn->out_len, bytes, len);
-        conn->out_len += len;
-        return true;
-    }
-    if (kvn_tls_write(conn->tls, bytes, len) != KV_OK) {
-        kvn_conn_break(conn, "%s", kvn_tls_reason(conn->tls));
-        return false;
-    }
-    return pull(conn);
-}
-
-static void out_free(struct kvn_conn *conn)
-{
-    kv_free(conn->out);
-    conn->out = NULL;
-    conn->out_at = conn->out_len = conn->out_cap = 0;
-}
-
-/* As much as the socket takes. False: it is broken, errno says why. */
-static bool send_out(struct kvn_conn *conn)
-{
-    while (conn->out_len > 0) {
-        const ssize_t ret = send(
-            conn->fd, conn->out + conn->out_at, conn->out_len,
-            MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (ret < 0 && errno == EINTR) {
-            continue;
-        }
-        if (ret < 0) {
-            return errno == EAGAIN || errno == EWOULDBLOCK;
-        }
-        conn->out_at += (size_t)ret;
-        conn->out_len -= (size_t)ret;
-        conn->links->counts.bytes_out += (uint64_t)ret;
-    }
-    if (conn->out_cap > KVN_LINKS_FLUSH_BYTES) {
-        out_free(conn);
-    }
-    conn->out_at = 0;
-    return true;
-}
-
-void kvn_conn_flush(struct kvn_conn *conn)
-{
-    KV_ASSERT(conn->fd >= 0);
-    if (conn->broken) {
-        return;
-    }
-    if (!send_out(conn)) {
-        kvn_conn_break(conn, "%s", strerror(errno));
-        return;
-    }
-    watch_for(conn, UV_READABLE | (conn->out_len > 0 ? UV_WRITABLE : 0));
-}
-
-/* Head and body go out in one record, not two. */
-static bool put_frame(struct kvn_conn *conn, const uint8_t *bytes, size_t len)
-{
-    uint8_t *record = conn->links->record;
-    const size_t room = KVN_LINKS_RECORD_BYTES - KVN_FRAME_HEAD_BYTES;
-    const size_t first = len < room ? len : room;
-    kvn_frame_head((uint32_t)len, record);
-    memcpy(record + KVN_FRAME_HEAD_BYTES, bytes, first);
-    return put(conn, record, KVN_FRAME_HEAD_BYTES + first)
-           && (first == len || put(conn, bytes + first, len - first));
-}
-
-bool kvn_conn_send(struct kvn_conn *conn, const uint8_t *bytes, size_t len)
-{
-    struct kvn_links *links = conn->links;
-    KV_ASSERT(conn->state == KVN_CONN_UP);
-    if (conn->out_len >= links->queue_bytes) {
-        kvn_conn_flush(conn); /* many sends in one turn are not a slow peer */
-    }
-    if (conn->out_len >= links->queue_bytes) {
-        kvn_conn_break(
-            conn, "does not read: %zu bytes wait, the limit is %" PRIu64, conn->out_len,
-            links->queue_bytes);
-    }
-    if (conn->broken || !put_frame(conn, bytes, len)) {
-        return false;
-    }
-    links->counts.frames_out++;
-    if (conn->out_len >= KVN_LINKS_FLUSH_BYTES) {
-        kvn_conn_flush(conn);
-    } else {
-        kvn_conn_call(conn, &conn->flush);
-    }
-    return !conn->broken;
-}
-
 /* ---- the end --------------------------------------------------------------------- */
 
 void kvn_conn_break(struct kvn_conn *conn, const char *format, ...)
@@ -356,8 +210,7 @@ static void log_end(struct kvn_conn *conn)
     } else if (conn->dialled) {
         log_dial_failed(conn);
     } else {
-        kv_log(
-            KV_LOG_WARN, "link", "%s refused: %s", conn->addr_text, conn->reason);
+        kv_log(KV_LOG_WARN, "link", "%s refused: %s", conn->addr_text, conn->reason);
     }
 }
 
@@ -375,8 +228,8 @@ static void last_word(struct kvn_conn *conn)
         return;
     }
     kvn_tls_bye(conn->tls);
-    if (pull(conn)) {
-        (void)send_out(conn);
+    if (kvn_conn_pull(conn)) {
+        (void)kvn_conn_send_out(conn);
     }
 }
 
@@ -402,7 +255,7 @@ static void conn_close(struct kvn_conn *conn)
     }
     kvn_tls_close(conn->tls);
     conn->tls = NULL;
-    out_free(conn);
+    kvn_conn_out_free(conn);
     kv_free(conn->frame_buffer);
     links->conns[conn->slot] = NULL;
     links->free_slots[links->nr_free++] = conn->slot;
@@ -469,7 +322,7 @@ void kvn_conn_linger(struct kvn_conn *conn)
     timer_start(conn, UINT64_C(1000) * KVN_LINKS_LINGER_MS);
     if (conn->tls != NULL) {
         kvn_tls_bye(conn->tls);
-        (void)pull(conn);
+        (void)kvn_conn_pull(conn);
     }
     linger_on(conn);
     links->events.down(links->events.arg, conn->peer, conn->number);
@@ -488,8 +341,7 @@ static void on_timer(uv_timer_t *timer)
         kvn_conn_end(conn, "hung up");
         break;
     default:
-        kvn_conn_end(
-            conn, "no link within %" PRIu64 " ms", links->handshake_us / 1000);
+        kvn_conn_end(conn, "no link within %" PRIu64 " ms", links->handshake_us / 1000);
     }
 }
 
@@ -551,7 +403,7 @@ static void begin_hello(struct kvn_conn *conn)
     kvn_frames_init(&conn->frames, conn->frame_buffer, KV_MSG_BYTES_MAX);
     kvn_conn_move(conn, KVN_CONN_HELLO);
     kvn_hello_make(links->targets[links->self].id, hello);
-    if (put(conn, hello, sizeof(hello))) {
+    if (kvn_conn_put(conn, hello, sizeof(hello))) {
         kvn_conn_flush(conn);
     }
 }
@@ -598,14 +450,14 @@ static void begin_tls(struct kvn_conn *conn)
         return;
     }
     kvn_conn_move(conn, KVN_CONN_SHAKE);
-    if (pull(conn)) {
+    if (kvn_conn_pull(conn)) {
         kvn_conn_flush(conn);
     }
 }
 
 void kvn_conn_connected(struct kvn_conn *conn)
 {
-    watch_for(conn, UV_READABLE);
+    kvn_conn_watch_for(conn, UV_READABLE);
     if (conn->links->tls != NULL) {
         begin_tls(conn);
     } else {
@@ -615,7 +467,7 @@ void kvn_conn_connected(struct kvn_conn *conn)
 
 /* ---- what comes ------------------------------------------------------------------ */
 
-static void set_low_water(int fd, int bytes)
+void kvn_conn_set_low_water(int fd, int bytes)
 {
     (void)setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof(bytes));
 }
@@ -636,8 +488,7 @@ static void hand_over(struct kvn_conn *conn)
 static void sniff(struct kvn_conn *conn)
 {
     uint8_t bytes[KVN_SNIFF_BYTES];
-    const ssize_t ret =
-        recv(conn->fd, bytes, sizeof(bytes), MSG_PEEK | MSG_DONTWAIT);
+    const ssize_t ret = recv(conn->fd, bytes, sizeof(bytes), MSG_PEEK | MSG_DONTWAIT);
     if (ret < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
         return;
     }
@@ -646,7 +497,7 @@ static void sniff(struct kvn_conn *conn)
         return;
     }
     const bool tls = conn->links->tls != NULL;
-    set_low_water(conn->fd, 1);
+    kvn_conn_set_low_water(conn->fd, 1);
     switch (kvn_sniff(bytes, (size_t)ret)) {
     case KVN_SNIFF_DATA:
         hand_over(conn);
@@ -727,7 +578,7 @@ static void take_cipher(struct kvn_conn *conn, const uint8_t *bytes, size_t len)
         kvn_conn_end(conn, "%s", kvn_tls_reason(conn->tls));
         return;
     }
-    if (conn->state == KVN_CONN_SHAKE && pull(conn)) {
+    if (conn->state == KVN_CONN_SHAKE && kvn_conn_pull(conn)) {
         kvn_conn_flush(conn);
         if (!conn->broken && kvn_tls_ready(conn->tls)) {
             shake_done(conn);
@@ -746,7 +597,7 @@ static void take_cipher(struct kvn_conn *conn, const uint8_t *bytes, size_t len)
         }
     }
     /* Answers that TLS gives by itself, such as to a change of keys. */
-    if (kvn_conn_takes(conn) && pull(conn)) {
+    if (kvn_conn_takes(conn) && kvn_conn_pull(conn)) {
         kvn_conn_flush(conn);
     }
 }
@@ -831,73 +682,4 @@ static void on_poll(uv_poll_t *poll, int ret, int events)
     if ((events & UV_READABLE) != 0 && !conn->broken) {
         readable(conn);
     }
-}
-
-/* ---- somebody comes -------------------------------------------------------------- */
-
-static bool same_party(const struct kvn_conn *conn, const union kvn_sockaddr *party)
-{
-    return party == NULL || kvn_sockaddr_same_party(&conn->addr, party);
-}
-
-/* Room for one more within `max` of a party (NULL: of all). The oldest that has not said
- * a word gives way: a flood of silent ones pushes out itself, and not him who speaks. */
-static bool hello_room(
-    struct kvn_links *links, const union kvn_sockaddr *party, unsigned max)
-{
-    struct kvn_conn *conn, *silent = NULL;
-    unsigned nr = 0;
-    TAILQ_FOREACH(conn, &links->hellos, in_hellos)
-    {
-        if (same_party(conn, party)) {
-            nr++;
-            if (silent == NULL && conn->state == KVN_CONN_SNIFF) {
-                silent = conn;
-            }
-        }
-    }
-    if (nr < max) {
-        return true;
-    }
-    if (silent == NULL) {
-        return false;
-    }
-    links->counts.refused++;
-    kvn_conn_end(
-        silent, "silent, and %u connections wait%s, the limit is %u", nr,
-        party == NULL ? "" : " of its address", max);
-    return true;
-}
-
-void kvn_conn_accept(struct kvn_links *links, int fd, const union kvn_sockaddr *addr)
-{
-    char text[KVN_ADDRESS_TEXT_MAX];
-    const int one = 1;
-    struct kvn_conn *conn = NULL;
-    kvn_sockaddr_format(addr, text, sizeof(text));
-    if (!hello_room(links, addr, KVN_LINKS_HELLO_ADDRESS_MAX)
-        || !hello_room(links, NULL, KVN_LINKS_HELLO_CONNS_MAX)) {
-        kv_log(KV_LOG_WARN, "link", "%s refused: too many shake hands", text);
-        goto err_close;
-    }
-    conn = kvn_conn_create(links, false, KVN_LINKS_NO_PEER);
-    if (conn == NULL) {
-        kv_log(KV_LOG_WARN, "link", "%s refused: out of memory", text);
-        goto err_close;
-    }
-    conn->addr = *addr;
-    memcpy(conn->addr_text, text, sizeof(text));
-    TAILQ_INSERT_TAIL(&links->hellos, conn, in_hellos);
-    links->nr_hellos++;
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    set_low_water(fd, KVN_SNIFF_BYTES);
-    if (kvn_conn_watch(conn, fd, UV_READABLE) != KV_OK) {
-        links->counts.refused++;
-        kvn_conn_end(conn, "out of memory");
-    }
-    return;
-
-err_close:
-    links->counts.refused++;
-    close(fd);
 }

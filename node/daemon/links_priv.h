@@ -2,20 +2,21 @@
  *
  *   links.c       the port, calls from outside, the turn, close
  *   links_conn.c  a connection from its first byte to its last
+ *   links_out.c   what waits to be sent
  *   links_dial.c  names, addresses, connect
  *
- * accepted:           kvn_sniff               handshake done            hello fits
- *     ───────► SNIFF ───────────► SHAKE ─────────────────────► HELLO ─────────────► UP
- *                │  "kvl1", no credentials: no SHAKE             ▲                  │ hang up
- *                └───────────────────────────────────────────────┤                  ▼
- *     ───────► RESOLVE ─► CONNECT ─► SHAKE ──────────────────────┘               LINGER
+ * accepted:         kvn_sniff             handshake done        hello fits
+ *     ─────► SNIFF ───────────► SHAKE ───────────────────► HELLO ──────────► UP
+ *              │  "kvl1", no credentials: no SHAKE           ▲               │ hang up
+ *              └─────────────────────────────────────────────┤               ▼
+ *     ─────► RESOLVE ─► CONNECT ─► SHAKE ────────────────────┘            LINGER
  * dialled:
  *     any state ── error, deadline, end of the peer, close ──► CLOSED
  *
  *  RESOLVE  (1) no socket yet. Only dialled.
  *  SNIFF    (2) nothing was taken from the socket. Only accepted.
- *  until UP (3) an accepted one is in links->hellos, a dialled one is its peer's dial; the
- *               timer runs towards handshake_us.
+ *  until UP (3) an accepted one is in links->hellos, a dialled one is its peer's
+ *               dial; the timer runs towards handshake_us.
  *  UP       (4) up() was said, down() was not; nobody else has its number, ever.
  *           (5) the timer runs exactly while a frame or record is begun and not whole.
  *  LINGER   (6) down() was said; what waits is sent, what comes is thrown away.
@@ -34,11 +35,11 @@
 #include <sys/queue.h>
 
 enum {
-    KVN_LINKS_ADDRESSES_MAX = 4, /* of one name that are tried */
-    KVN_LINKS_READ_BYTES = 64 << 10,  /* of one connection a turn of the loop */
+    KVN_LINKS_ADDRESSES_MAX = 4,       /* of one name that are tried */
+    KVN_LINKS_READ_BYTES = 64 << 10,   /* of one connection a turn of the loop */
     KVN_LINKS_RECORD_BYTES = 16 << 10, /* of clear bytes in one record */
-    KVN_LINKS_FLUSH_BYTES = 64 << 10, /* wait for the turn of the loop, no more */
-    KVN_LINKS_ACCEPTS_MAX = 16,       /* in one turn of the loop */
+    KVN_LINKS_FLUSH_BYTES = 64 << 10,  /* wait for the turn of the loop, no more */
+    KVN_LINKS_ACCEPTS_MAX = 16,        /* in one turn of the loop */
     KVN_LINKS_PAUSE_MS = 100, /* of accepting, when the system lacks descriptors */
     KVN_LINKS_LINGER_MS = 1000,
     KVN_LINKS_BACKLOG = 128,
@@ -72,7 +73,7 @@ struct kvn_conn {
     uint32_t slot;
     uint64_t number;
     bool dialled;
-    uint32_t peer; /* index, or NO_PEER while that is not known */
+    uint32_t peer;       /* index, or NO_PEER while that is not known */
     unsigned nr_handles; /* of libuv, with this memory or pointing at it */
     uv_timer_t timer;
 
@@ -155,28 +156,39 @@ uint32_t kvn_links_find(const struct kvn_links *links, uint32_t id);
 
 /* ---- links_conn.c */
 /* NULL: no memory, or no slot. The state is RESOLVE or SNIFF, the timer runs. */
-struct kvn_conn *
-kvn_conn_create(struct kvn_links *links, bool dialled, uint32_t peer);
+struct kvn_conn *kvn_conn_create(struct kvn_links *links, bool dialled, uint32_t peer);
 /* Takes over fd at once, also when the answer is not KV_OK. */
 kv_status_t kvn_conn_watch(struct kvn_conn *conn, int fd, int events);
 void kvn_conn_unwatch(struct kvn_conn *conn);
+void kvn_conn_watch_for(struct kvn_conn *conn, int events);
+/* Fewer bytes than these do not make the socket readable. */
+void kvn_conn_set_low_water(int fd, int bytes);
 void kvn_conn_move(struct kvn_conn *conn, enum kvn_conn_state next);
 /* Connected, by us: speaks first. In the loop. */
 void kvn_conn_connected(struct kvn_conn *conn);
-/* Appends a frame to what waits; false: it is broken, its turn will come. */
-bool kvn_conn_send(struct kvn_conn *conn, const uint8_t *bytes, size_t len);
-void kvn_conn_flush(struct kvn_conn *conn);
 /* From outside: ends in its turn, with this reason. */
 void kvn_conn_break(struct kvn_conn *conn, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 /* In the loop: at once, with down() or dial_failed(). */
 void kvn_conn_end(struct kvn_conn *conn, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-/* In the loop: down() at once; the socket when what waits is sent, or after a second. */
+/* In the loop: down() at once; the socket once all is sent, or after a second. */
 void kvn_conn_linger(struct kvn_conn *conn);
 /* True while bytes of the peer are wanted. */
 bool kvn_conn_takes(const struct kvn_conn *conn);
-void kvn_conn_accept(struct kvn_links *links, int fd, const union kvn_sockaddr *addr);
+
+/* ---- links_out.c: false when it is broken, and its turn will come */
+/* What TLS has for the socket joins what waits. */
+bool kvn_conn_pull(struct kvn_conn *conn);
+/* Clear bytes on their way. */
+bool kvn_conn_put(struct kvn_conn *conn, const uint8_t *bytes, size_t len);
+/* A frame, within queue_bytes. */
+bool kvn_conn_send(struct kvn_conn *conn, const uint8_t *bytes, size_t len);
+/* As much as the socket takes now; the rest when it can. */
+void kvn_conn_flush(struct kvn_conn *conn);
+/* The same without a look at what comes of it. False: errno says why. */
+bool kvn_conn_send_out(struct kvn_conn *conn);
+void kvn_conn_out_free(struct kvn_conn *conn);
 
 /* ---- links_dial.c */
 void kvn_dial_begin(struct kvn_conn *conn);

@@ -79,8 +79,8 @@ static bool admit(struct kvn_tls_session *session, uint32_t node)
     }
     if (session->expected != KVN_TLS_NO_NODE && node != session->expected) {
         because(
-            session, "node %" PRIu32 " answers where node %" PRIu32 " was dialled", node,
-            session->expected);
+            session, "node %" PRIu32 " answers where node %" PRIu32 " was dialled",
+            node, session->expected);
         return false;
     }
     session->claimed = node;
@@ -110,8 +110,7 @@ static bool admit_name(
 /* In place of OpenSSL's own: the same check of the chain, and then of the name. */
 static int verify_peer(X509_STORE_CTX *store, void *arg)
 {
-    SSL *ssl =
-        X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
+    SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
     struct kvn_tls_session *session = session_of(ssl);
     char words[160];
     (void)arg;
@@ -187,8 +186,7 @@ static int psk_use(
     return 1;
 }
 
-static int
-psk_find(SSL *ssl, const unsigned char *id, size_t len, SSL_SESSION **psk_p)
+static int psk_find(SSL *ssl, const unsigned char *id, size_t len, SSL_SESSION **psk_p)
 {
     struct kvn_tls_session *session = session_of(ssl);
     uint32_t node = KVN_TLS_NO_NODE;
@@ -227,12 +225,15 @@ static void because_of_errors(struct kvn_tls_session *session)
     if (error == 0 || words == NULL) {
         because(session, "TLS failed without a reason");
     } else if (ERR_GET_LIB(error) == ERR_LIB_SSL && reason > SSL_AD_REASON_OFFSET) {
-        because(session, "the peer refused us: %s", words);
+        because(
+            session, "the peer refused us: %s",
+            SSL_alert_desc_string_long(reason - SSL_AD_REASON_OFFSET));
     } else if (reason == SSL_R_BINDER_DOES_NOT_VERIFY || reason == SSL_R_BAD_PSK) {
         because(session, "the peer has another pre-shared key");
     } else if (
         reason == SSL_R_UNSUPPORTED_PROTOCOL || reason == SSL_R_VERSION_TOO_LOW
-        || reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_NO_PROTOCOLS_AVAILABLE) {
+        || reason == SSL_R_WRONG_VERSION_NUMBER
+        || reason == SSL_R_NO_PROTOCOLS_AVAILABLE) {
         because(session, "the peer does not speak TLS 1.3");
     } else if (reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE) {
         because(session, "the peer has no certificate");
@@ -355,8 +356,8 @@ void kvn_tls_close(kvn_tls_session_t *session)
     kv_free(session);
 }
 
-static void follow_records(
-    struct kvn_tls_session *session, const uint8_t *bytes, size_t len)
+static void
+follow_records(struct kvn_tls_session *session, const uint8_t *bytes, size_t len)
 {
     while (len > 0) {
         size_t n = 1;
@@ -383,8 +384,7 @@ static bool feed(struct kvn_tls_session *session, const uint8_t *bytes, size_t l
            && taken == len;
 }
 
-kv_status_t
-kvn_tls_in(kvn_tls_session_t *session, const uint8_t *bytes, size_t len)
+kv_status_t kvn_tls_in(kvn_tls_session_t *session, const uint8_t *bytes, size_t len)
 {
     while (len > 0) {
         if (session->state == STATE_FAILED) {
@@ -432,8 +432,8 @@ uint32_t kvn_tls_peer(const kvn_tls_session_t *session)
     return session->state == STATE_READY ? session->claimed : KVN_TLS_NO_NODE;
 }
 
-kv_status_t kvn_tls_read(
-    kvn_tls_session_t *session, uint8_t *bytes, size_t cap, size_t *len_p)
+kv_status_t
+kvn_tls_read(kvn_tls_session_t *session, uint8_t *bytes, size_t cap, size_t *len_p)
 {
     size_t len = 0;
     if (session->state == STATE_FAILED) {
@@ -458,8 +458,7 @@ kv_status_t kvn_tls_read(
     }
 }
 
-kv_status_t
-kvn_tls_write(kvn_tls_session_t *session, const uint8_t *bytes, size_t len)
+kv_status_t kvn_tls_write(kvn_tls_session_t *session, const uint8_t *bytes, size_t len)
 {
     size_t taken = 0;
     if (session->state == STATE_FAILED) {
@@ -472,6 +471,9 @@ kvn_tls_write(kvn_tls_session_t *session, const uint8_t *bytes, size_t len)
     ERR_clear_error();
     /* Into memory: it takes all, or there is none. */
     if (KV_FAULT() || SSL_write_ex(session->ssl, bytes, len, &taken) != 1) {
+        if (ERR_peek_error() == 0) {
+            because(session, "out of memory");
+        }
         return fail(session, KV_ERR_PROTOCOL);
     }
     KV_ASSERT(taken == len);

@@ -132,8 +132,9 @@ static bool read_file(
 static int hex_digit(char c)
 {
     const int lower = c | 0x20;
-    return c >= '0' && c <= '9' ? c - '0'
-           : lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
+    return c >= '0' && c <= '9'           ? c - '0'
+           : lower >= 'a' && lower <= 'f' ? lower - 'a' + 10
+                                          : -1;
 }
 
 static bool psk_parse(const struct blob *blob, uint8_t psk[KVN_TLS_PSK_BYTES])
@@ -167,8 +168,9 @@ static bool load_psk(struct load *load)
     load->tls->has_psk = true;
     return parsed
            || wrong(
-               load, "pre-shared key %.300s: is not %d hex digits: kvrail keygen "
-                     "--psk FILE makes one",
+               load,
+               "pre-shared key %.300s: is not %d hex digits: kvrail keygen "
+               "--psk FILE makes one",
                load->config->psk, 2 * KVN_TLS_PSK_BYTES);
 }
 
@@ -208,8 +210,8 @@ static bool parse_id(const char *text, size_t len, uint32_t *node_p)
     return true;
 }
 
-enum kvn_tls_name kvn_tls_name_parse(
-    const char *cluster, const char *name, size_t len, uint32_t *node_p)
+enum kvn_tls_name
+kvn_tls_name_parse(const char *cluster, const char *name, size_t len, uint32_t *node_p)
 {
     static const char ours[] = "kvrail:";
     char head[KVN_TLS_NAME_MAX];
@@ -225,8 +227,7 @@ enum kvn_tls_name kvn_tls_name_parse(
                                                              : KVN_TLS_NAME_NONE;
 }
 
-enum kvn_tls_name
-kvn_tls_cert_name(const char *cluster, X509 *cert, uint32_t *node_p)
+enum kvn_tls_name kvn_tls_cert_name(const char *cluster, X509 *cert, uint32_t *node_p)
 {
     enum kvn_tls_name found = KVN_TLS_NAME_NONE;
     GENERAL_NAMES *names = X509_get_ext_d2i(cert, NID_subject_alt_name, NULL, NULL);
@@ -291,8 +292,8 @@ static int no_passphrase(char *bytes, int cap, int writing, void *arg)
 typedef bool (*take_cert_fn)(struct load *load, X509 *cert, unsigned index);
 
 /* Each certificate of a PEM file. */
-static bool each_cert(
-    struct load *load, const char *what, const char *path, take_cert_fn take_cert)
+static bool
+each_cert(struct load *load, const char *what, const char *path, take_cert_fn take_cert)
 {
     struct blob blob;
     if (!read_file(load, what, path, false, &blob)) {
@@ -306,8 +307,9 @@ static bool each_cert(
         good = (!KV_FAULT() && take_cert(load, cert, nr++)) || no_memory(load);
         X509_free(cert);
     }
-    /* The loop ends with "no start line" after the last one: anything else is damage. */
-    if (good && (nr == 0 || ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE)) {
+    /* After the last one "no start line" ends the loop; all else is damage. */
+    if (good
+        && (nr == 0 || ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE)) {
         good = wrong(load, "%s %.300s: is no PEM certificate", what, path);
     }
     ERR_clear_error();
@@ -346,8 +348,9 @@ static bool load_key(struct load *load)
         ERR_clear_error();
         return bio == NULL ? no_memory(load)
                            : wrong(
-                               load, "key %.300s: is no PEM private key without a "
-                                     "passphrase",
+                               load,
+                               "key %.300s: is no PEM private key without a "
+                               "passphrase",
                                path);
     }
     X509 *cert = SSL_CTX_get0_certificate(load->tls->ctx);
@@ -402,8 +405,9 @@ static bool check_name(struct load *load, X509 *cert)
     switch (kvn_tls_cert_name(tls->cluster, cert, &node)) {
     case KVN_TLS_NAME_NONE:
         return wrong(
-            load, "certificate %.200s: names no node: it needs the alternative name "
-                  "URI:%s",
+            load,
+            "certificate %.200s: names no node: it needs the alternative name "
+            "URI:%s",
             path, name);
     case KVN_TLS_NAME_CLUSTER:
         return wrong(
@@ -416,7 +420,8 @@ static bool check_name(struct load *load, X509 *cert)
     }
     return node == tls->node
            || wrong(
-               load, "certificate %.200s: is of node %" PRIu32 ", this is node %" PRIu32,
+               load,
+               "certificate %.200s: is of node %" PRIu32 ", this is node %" PRIu32,
                path, node, tls->node);
 }
 
@@ -434,8 +439,7 @@ static bool load_certs(struct load *load)
 {
     const struct kvn_tls_config *config = load->config;
     if (!each_cert(load, "authority", config->ca, take_authority)
-        || !each_cert(load, "certificate", config->cert, take_own)
-        || !load_key(load)) {
+        || !each_cert(load, "certificate", config->cert, take_own) || !load_key(load)) {
         return false;
     }
     X509 *cert = SSL_CTX_get0_certificate(load->tls->ctx);
@@ -458,8 +462,9 @@ static bool check_config(struct load *load)
     const bool all = given(config->ca) && given(config->cert) && given(config->key);
     if (len == 0 || len > KVN_TLS_CLUSTER_MAX) {
         return wrong(
-            load, "credentials: the cluster's name has %zu characters, the limits are "
-                  "1 and %d",
+            load,
+            "credentials: the cluster's name has %zu characters, the limits are "
+            "1 and %d",
             len, KVN_TLS_CLUSTER_MAX);
     }
     if (config->node == KVN_TLS_NO_NODE) {
@@ -496,8 +501,8 @@ static bool make_context(struct load *load, bool psk)
         return no_memory(load);
     }
     SSL_CTX_set_options(
-        ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION
-                 | SSL_OP_CIPHER_SERVER_PREFERENCE);
+        ctx,
+        SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_CIPHER_SERVER_PREFERENCE);
     SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_max_early_data(ctx, 0);

@@ -29,12 +29,11 @@ enum kvn_tls_name {
     KVN_TLS_NAME_SEVERAL, /* a certificate that names more than one node */
 };
 /* "kvrail:<cluster>:node:<id>"; *node_p is written on OK alone. */
-enum kvn_tls_name kvn_tls_name_parse(
-    const char *cluster, const char *name, size_t len, uint32_t *node_p);
+enum kvn_tls_name
+kvn_tls_name_parse(const char *cluster, const char *name, size_t len, uint32_t *node_p);
 void kvn_tls_name_make(const char *cluster, uint32_t node, char out[KVN_TLS_NAME_MAX]);
 /* The one name of ours among the certificate's URIs. */
-enum kvn_tls_name
-kvn_tls_cert_name(const char *cluster, X509 *cert, uint32_t *node_p);
+enum kvn_tls_name kvn_tls_cert_name(const char *cluster, X509 *cert, uint32_t *node_p);
 
 /* Why X509_verify_cert() said no, to follow the name of the certificate. */
 void kvn_tls_verify_words(X509_STORE_CTX *store, char *out, size_t cap);

@@ -1,6 +1,6 @@
 /* Goal: what is logged is one line that a person or a machine can read, whatever
- * it holds; and whatever happens to the file, the caller goes on at once and the loss is
- * counted. Method: files, pipes and /dev/full in a folder of mkdtemp(). */
+ * it holds; and whatever happens to the file, the caller goes on at once and the loss
+ * is counted. Method: files, pipes and /dev/full in a folder of mkdtemp(). */
 #include "base/fault.h"
 #include "base/log.h"
 

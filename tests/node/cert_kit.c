@@ -71,8 +71,8 @@ static void extend(X509 *cert, X509 *issuer, int nid, const char *value)
     X509_EXTENSION_free(extension);
 }
 
-static FILE *open_pem(const struct cert_kit *kit, const char *stem, const char *kind,
-                      const char *mode)
+static FILE *open_pem(
+    const struct cert_kit *kit, const char *stem, const char *kind, const char *mode)
 {
     char name[64];
     snprintf(name, sizeof(name), "%s.%s", stem, kind);
@@ -123,8 +123,7 @@ void cert_kit_sign(
 void cert_kit_node(const struct cert_kit *kit, const char *cluster, uint32_t node)
 {
     struct kvn_keygen_made made;
-    assert_int_equal(
-        kvn_keygen_node(kit->folder, cluster, node, 0, &made), KV_OK);
+    assert_int_equal(kvn_keygen_node(kit->folder, cluster, node, 0, &made), KV_OK);
 }
 
 static kvn_tls_t *load(const struct kvn_tls_config *config)

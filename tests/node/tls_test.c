@@ -1,6 +1,6 @@
-/* Goal: only nodes of the cluster ever exchange a byte, each side knows whom it speaks to,
- * and each way to be refused says why in one line. Method: two sessions in one process
- * with their bytes carried, cut, flipped and swapped by hand. */
+/* Goal: only nodes of the cluster ever exchange a byte, each side knows whom it speaks
+ * to, and each way to be refused says why in one line. Method: two sessions in one
+ * process with their bytes carried, cut, flipped and swapped by hand. */
 #include "base/fault.h"
 #include "base/mem.h"
 #include "node/daemon/tls.h"
@@ -261,7 +261,7 @@ static void tls__never_resumes(void **state)
         bytes[i] = wire.nr_bytes;
         part(&wire);
     }
-    /* A resumed one has no certificates and half the bytes; signatures vary by a few. */
+    /* A resumed one has no certificates: half the bytes. Signatures vary by a few. */
     assert_in_range(bytes[1], bytes[0] - 16, bytes[0] + 16);
     kvn_tls_free(one);
     kvn_tls_free(two);
@@ -301,8 +301,7 @@ static void tls__refuses_other_psk_and_other_names(void **state)
         .cluster = "c2", .node = 1, .psk = cert_kit_path(&kit, "psk")};
     kvn_tls_t *elsewhere = NULL;
     (void)state;
-    assert_int_equal(
-        kvn_tls_load(&config, &elsewhere, line, sizeof(line)), KV_OK);
+    assert_int_equal(kvn_tls_load(&config, &elsewhere, line, sizeof(line)), KV_OK);
 
     struct wire wire = {.a_tls = other, .b_tls = two};
     meet(&wire, 2);
@@ -364,8 +363,8 @@ static void tls__refuses_another_authority(void **state)
     kvn_tls_free(theirs);
 }
 
-/* A peer of our own library's, with a certificate as odd as it may be: what kvn_tls_load()
- * would not load. It accepts anything of us. */
+/* A peer of our own library's, with a certificate as odd as it may be: what
+ * kvn_tls_load() would not load. It accepts anything of us. */
 struct raw {
     SSL_CTX *ctx;
     SSL *ssl;
@@ -429,15 +428,14 @@ static kv_status_t raw_settle(struct raw *raw, kvn_tls_session_t *session)
     return status;
 }
 
-/* Each thing that can be wrong with a peer's certificate, from both sides of the dial. */
+/* Each thing that can be wrong with a peer's certificate, on both sides of the dial. */
 static void tls__refuses_odd_certificates_and_says_why(void **state)
 {
     static const struct {
         struct cert_kit_spec spec;
         const char *text;
     } rows[] = {
-        {{"URI:kvrail:c1:node:3", -2 * DAY_S, -DAY_S, NULL},
-         "certificate expired 2"},
+        {{"URI:kvrail:c1:node:3", -2 * DAY_S, -DAY_S, NULL}, "certificate expired 2"},
         {{"URI:kvrail:c1:node:3", DAY_S, 2 * DAY_S, NULL},
          "is not yet valid by this clock, but from 2"},
         {{"URI:kvrail:c1:node:2", -DAY_S, DAY_S, NULL}, "node 2, which we are"},
@@ -462,8 +460,7 @@ static void tls__refuses_odd_certificates_and_says_why(void **state)
             kvn_tls_session_t *session;
             raw_open(&raw, !dialling, "odd", TLS1_3_VERSION);
             assert_int_equal(
-                kvn_tls_open(
-                    tls, dialling, dialling ? 3 : KVN_TLS_NO_NODE, &session),
+                kvn_tls_open(tls, dialling, dialling ? 3 : KVN_TLS_NO_NODE, &session),
                 KV_OK);
             assert_int_equal(raw_settle(&raw, session), KV_ERR_DENIED);
             expect_reason(session, rows[i].text);
@@ -552,8 +549,8 @@ static void tls__refuses_another_node_than_dialled(void **state)
 
 /* ---- a hostile wire -------------------------------------------------------------- */
 
-/* One bit of the handshake or of the data is flipped, at every place in turn: nothing is
- * accepted but what was sent. A byte in the record header's version is the one that
+/* One bit of the handshake or of the data is flipped, at every place in turn: nothing
+ * is accepted but what was sent. A byte in the record header's version is the one that
  * RFC 8446 tells to ignore, so a flip may be without effect: then both are ready. */
 static void tls__flipped_bits_never_change_a_byte(void **state)
 {
@@ -574,9 +571,9 @@ static void tls__flipped_bits_never_change_a_byte(void **state)
                 && kvn_tls_write(wire.a, sent, sizeof(sent)) == KV_OK) {
                 settle(&wire);
             }
-            const kv_status_t status =
-                kvn_tls_ready(wire.b) ? kvn_tls_read(wire.b, got, sizeof(got), &nr)
-                                      : KV_ERR_DENIED;
+            const kv_status_t status = kvn_tls_ready(wire.b)
+                                           ? kvn_tls_read(wire.b, got, sizeof(got), &nr)
+                                           : KV_ERR_DENIED;
             if (status == KV_OK && nr > 0) {
                 assert_int_equal(nr, sizeof(sent));
                 assert_memory_equal(got, sent, nr);
@@ -666,7 +663,8 @@ static void tls__handshake_bytes_are_bounded(void **state)
 
     assert_int_equal(kvn_tls_open(tls, false, KVN_TLS_NO_NODE, &session), KV_OK);
     assert_int_equal(
-        kvn_tls_in(session, (const uint8_t *)"GET / HTTP/1.1\r\n\r\n", 18), KV_ERR_DENIED);
+        kvn_tls_in(session, (const uint8_t *)"GET / HTTP/1.1\r\n\r\n", 18),
+        KV_ERR_DENIED);
     assert_string_not_equal(kvn_tls_reason(session), "");
     kvn_tls_close(session);
     kvn_tls_free(tls);
@@ -704,8 +702,11 @@ static void tls__bad_psk_files_are_named(void **state)
     expect_bad(&config, "has mode 0640, the limit is 0600");
     cert_kit_write(path, hex, strlen(hex) - 2, 0600);
     expect_bad(&config, "is not 64 hex digits");
-    cert_kit_write(path, "zz112233445566778899aabbccddeeff"
-                         "00112233445566778899aabbccddeeff", 64, 0600);
+    cert_kit_write(
+        path,
+        "zz112233445566778899aabbccddeeff"
+        "00112233445566778899aabbccddeeff",
+        64, 0600);
     expect_bad(&config, "is not 64 hex digits");
     cert_kit_write(path, "", 0, 0600);
     expect_bad(&config, "is not 64 hex digits");
@@ -747,11 +748,17 @@ static void tls__bad_configs_are_named(void **state)
          "is of node 1, this is node 2"},
         {{.cluster = "c2", .node = 1, .ca = ca, .cert = cert, .key = key},
          "is of another cluster than 'c2'"},
-        {{.cluster = "c1", .node = 1, .ca = ca, .cert = cert,
+        {{.cluster = "c1",
+          .node = 1,
+          .ca = ca,
+          .cert = cert,
           .key = cert_kit_path(&kit, "node-2.key")},
          "does not fit the certificate"},
-        {{.cluster = "c1", .node = 1, .ca = cert_kit_path(&foreign, "ca.pem"),
-          .cert = cert, .key = key},
+        {{.cluster = "c1",
+          .node = 1,
+          .ca = cert_kit_path(&foreign, "ca.pem"),
+          .cert = cert,
+          .key = key},
          "is not of our authority"},
         {{.cluster = "c1", .node = 1, .ca = key, .cert = cert, .key = key},
          "authority /tmp"},
@@ -801,15 +808,19 @@ static void tls__bad_certificates_are_named_at_load(void **state)
         cert_kit_sign(&kit, "odd", &rows[i].spec);
         expect_bad(&config, rows[i].text);
     }
-    cert_kit_write(config.cert, "-----BEGIN CERTIFICATE-----\nAAAA\n"
-                                "-----END CERTIFICATE-----\n", 59, 0644);
+    cert_kit_write(
+        config.cert,
+        "-----BEGIN CERTIFICATE-----\nAAAA\n"
+        "-----END CERTIFICATE-----\n",
+        59, 0644);
     expect_bad(&config, "is no PEM certificate");
 }
 
 /* ---- faults ---------------------------------------------------------------------- */
 
-/* The n-th fallible call fails, for each n: load answers a status with a line, a session a
- * status; a run without a failure ends it; nothing is left (the sanitizer looks too). */
+/* The n-th fallible call fails, for each n: load answers a status with a line, a
+ * session a status; a run without a failure ends it; nothing is left (the sanitizer
+ * looks too). */
 static void tls__survives_every_fault(void **state)
 {
     (void)state;
@@ -826,7 +837,8 @@ static void tls__survives_every_fault(void **state)
                 .cert = certs ? cert_kit_path(&kit, "node-1.pem") : NULL,
                 .key = certs ? cert_kit_path(&kit, "node-1.key") : NULL,
             };
-            kvn_tls_t *two = certs ? cert_kit_load(&kit, 2) : cert_kit_load_psk(&kit, 2);
+            kvn_tls_t *two =
+                certs ? cert_kit_load(&kit, 2) : cert_kit_load_psk(&kit, 2);
             kvn_tls_t *tls = NULL;
             kvn_tls_session_t *a = NULL, *b = NULL;
             struct wire wire = {0};

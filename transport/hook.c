@@ -112,7 +112,44 @@ static void op_keep(struct hook *hook, uint32_t index, enum op_state state)
     hook->kept = index;
 }
 
+static bool has_more(struct hook *hook)
+{
+    for (uint32_t i = hook->kept; i != NONE; i = hook->table[i].next) {
+        if (hook->table[i].state == OP_HELD) {
+            return true;
+        }
+    }
+    for (uint32_t i = 0; i < hook->config.nr_conns; i++) {
+        const struct hook_conn *slot = &hook->conns[i];
+        if (slot->conn != 0
+            && (slot->tell_broken || (slot->closing && slot->closed))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Readable as long as something is kept back that further calls will bring out. */
+static void arm(struct hook *hook)
+{
+    const bool more = has_more(hook);
+
+    if (more && !hook->armed) {
+        (void)!write(hook->event_fd, &(uint64_t){1}, sizeof(uint64_t));
+    } else if (!more && hook->armed) {
+        (void)!read(hook->event_fd, &(uint64_t){0}, sizeof(uint64_t));
+    }
+    hook->armed = more;
+}
+
 /* ---- connections ----------------------------------------------------------------- */
+
+static void conn_break(struct hook *hook, struct hook_conn *slot)
+{
+    slot->broken = slot->tell_broken = true;
+    kvt_close(hook->inner, slot->conn);
+    arm(hook);
+}
 
 static kv_status_t hook_open(
     kvt_port_t *port, const char *address, const uint8_t *hello, uint32_t len,
@@ -133,8 +170,7 @@ static kv_status_t hook_open(
     *slot = (struct hook_conn){.conn = conn};
     if (kv_rng_one_in(&hook->rng, hook->config.fail_one_in)) {
         hook->counts.failed++;
-        slot->broken = slot->tell_broken = true;
-        kvt_close(hook->inner, conn);
+        conn_break(hook, slot);
     }
     *conn_p = conn;
     return KV_OK;
@@ -165,6 +201,7 @@ static void hook_close(kvt_port_t *port, kvt_conn_t conn)
         slot->closing = true;
         slot->tell_broken = false;
         kvt_close(hook->inner, conn);
+        arm(hook); /* the inner one may have closed before */
     }
 }
 
@@ -178,8 +215,7 @@ static kv_status_t conn_usable(struct hook *hook, kvt_conn_t conn)
     }
     if (kv_rng_one_in(&hook->rng, hook->config.break_one_in)) {
         hook->counts.broken++;
-        slot->broken = slot->tell_broken = true;
-        kvt_close(hook->inner, conn);
+        conn_break(hook, slot);
         return KV_ERR_LINK_LOST;
     }
     return KV_OK;
@@ -375,36 +411,6 @@ static bool conn_due(struct hook *hook, struct kvt_event *event)
         }
     }
     return false;
-}
-
-static bool has_more(struct hook *hook)
-{
-    for (uint32_t i = hook->kept; i != NONE; i = hook->table[i].next) {
-        if (hook->table[i].state == OP_HELD) {
-            return true;
-        }
-    }
-    for (uint32_t i = 0; i < hook->config.nr_conns; i++) {
-        const struct hook_conn *slot = &hook->conns[i];
-        if (slot->conn != 0
-            && (slot->tell_broken || (slot->closing && slot->closed))) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Readable as long as something is kept back that further calls will bring out. */
-static void arm(struct hook *hook)
-{
-    const bool more = has_more(hook);
-
-    if (more && !hook->armed) {
-        (void)!write(hook->event_fd, &(uint64_t){1}, sizeof(uint64_t));
-    } else if (!more && hook->armed) {
-        (void)!read(hook->event_fd, &(uint64_t){0}, sizeof(uint64_t));
-    }
-    hook->armed = more;
 }
 
 static bool take(struct hook *hook, struct kvt_event *event)

@@ -54,6 +54,16 @@ static void put_data(int fd, uint64_t req, uint32_t index, uint32_t len, uint32_
     tk_put_frame(fd, KVT_FRAME_DATA, head, head_len, page, body);
 }
 
+/* A page of 4096 bytes for part 0 begins; only some of it comes. */
+static void put_beginning(int fd, uint32_t some)
+{
+    uint8_t head[KVT_HEAD_BYTES_MAX];
+    const uint32_t len = tk_encode_data(1, 0, KV_OK, 4096, 5, head);
+
+    tk_put_frame(fd, KVT_FRAME_DATA, head, len, NULL, 4096);
+    tk_put(fd, page, some);
+}
+
 /* The reader sees the end; all of its parts have theirs, the bad one `status`. */
 static void expect_broken(int fd, uint32_t nr_copies, uint32_t bad, kv_status_t status)
 {
@@ -75,18 +85,19 @@ static void expect_broken(int fd, uint32_t nr_copies, uint32_t bad, kv_status_t 
 /* Any one bit of header or head flipped: nothing of it is believed. */
 static void owner__a_flipped_bit_in_the_frame_ends_it(void **state)
 {
+    uint8_t bytes[KVT_FRAME_HEADER_BYTES + KVT_HEAD_BYTES_MAX];
+    uint8_t *head = bytes + KVT_FRAME_HEADER_BYTES;
+    const uint32_t head_len = tk_encode_data(1, 0, KV_OK, 4096, 5, head);
+    const uint32_t len = KVT_FRAME_HEADER_BYTES + head_len;
+
     (void)state;
-    for (unsigned bit = 0; bit < 8 * (KVT_FRAME_HEADER_BYTES + 30); bit += 7) {
-        uint8_t bytes[KVT_FRAME_HEADER_BYTES + KVT_HEAD_BYTES_MAX];
+    for (unsigned bit = 0; bit < 8 * len; bit += 3) {
         const int fd = owner_by_hand(2);
-        const uint32_t len = tk_encode_data(
-            1, 0, KV_OK, 4096, 5, bytes + KVT_FRAME_HEADER_BYTES);
-        kvt_frame_write(
-            bytes, KVT_FRAME_DATA, bytes + KVT_FRAME_HEADER_BYTES, len, 4096);
+        kvt_frame_write(bytes, KVT_FRAME_DATA, head, head_len, 4096);
         bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
-        tk_put(fd, bytes, KVT_FRAME_HEADER_BYTES + len);
+        tk_put(fd, bytes, len);
+        bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
         tk_put(fd, page, 4096); /* so that a length that grew finds bytes */
-        /* still in time, when the reader has not closed yet */
         expect_broken(fd, 2, 0, KV_ERR_LINK_LOST);
     }
 }
@@ -96,7 +107,7 @@ static void owner__data_that_matches_nothing_ends_it(void **state)
     static const struct {
         uint64_t req;
         uint32_t index;
-    } wrong[] = {{2, 0}, {0, 0}, {1, 2}, {1, 64}, {1, UINT32_MAX}, {UINT64_MAX, 1}};
+    } wrong[] = {{2, 0}, {0, 0}, {1, 2}, {1, KV_MSG_READ_MAX - 1}, {UINT64_MAX, 1}};
 
     (void)state;
     for (unsigned i = 0; i < KV_COUNT_OF(wrong); i++) {
@@ -245,7 +256,7 @@ static void owner__dies_in_a_page(void **state)
     (void)state;
     for (unsigned round = 0; round < 4; round++) {
         const int fd = owner_by_hand(2);
-        put_data(fd, 1, 0, 4096, round % 2 == 0 ? 1000 : 4000);
+        put_beginning(fd, round % 2 == 0 ? 1000 : 4000);
         if (round < 2) {
             tk_abort(fd);
         } else {
@@ -268,7 +279,7 @@ static void owner__goes_on_sending_after_closed(void **state)
 {
     (void)state;
     const int fd = owner_by_hand(2);
-    put_data(fd, 1, 0, 4096, 1000);
+    put_beginning(fd, 1000);
     kvt_close(tk.reader.port, reader_conn);
     TK_UNTIL(&tk, tk.reader.nr_closed == 1);
     assert_int_equal(tk.reader.nr_done, 2);

@@ -93,6 +93,8 @@ uint32_t tk_encode_hello(uint8_t *out);
 
 /* Waits for something to happen on either side, and takes all of it. */
 void tk_step(struct tk *tk);
+/* The same, but nothing need happen: false then. */
+bool tk_look(struct tk *tk, int patience_ms);
 /* Takes what is there. */
 void tk_drain(struct tk *tk, struct tk_side *side);
 #define TK_UNTIL(tk, condition)                                                        \
@@ -111,8 +113,9 @@ unsigned tk_nr_threads(void);
 int tk_listen(char address[KVT_ADDRESS_MAX]);
 int tk_accept(int listener);
 int tk_dial_raw(const char *address);
-void tk_put(int fd, const void *bytes, size_t len); /* all of it */
-void tk_get(int fd, void *bytes, size_t len);       /* all of it, or the test fails */
+/* All of it, or until the other side has ended the connection. */
+void tk_put(int fd, const void *bytes, size_t len);
+void tk_get(int fd, void *bytes, size_t len); /* all of it, or the test fails */
 /* True: the other side ended the connection. Waits for it. */
 bool tk_ended(int fd);
 void tk_put_frame(

@@ -23,8 +23,8 @@ enum op_state { OP_FREE, OP_POSTED, OP_HELD, OP_LOST };
 
 struct hook_op {
     enum op_state state;
-    uint64_t id; /* the caller's; the inner port knows it by its index */
-    uint8_t *to; /* NULL: a send */
+    uint64_t id;  /* the caller's; the inner port knows it by its index */
+    uint8_t *to;  /* NULL: a send */
     uint64_t due; /* HELD: call of kvt_next() */
     struct kvt_event event;
     uint32_t next; /* free list, or those kept back */
@@ -48,9 +48,9 @@ struct hook {
     struct hook_op *table;
     struct hook_conn *conns;
     uint32_t free_op;
-    uint32_t kept;   /* HELD and LOST, newest first */
+    uint32_t kept; /* HELD and LOST, newest first */
     uint64_t nr_calls;
-    int epoll_fd;    /* the inner fd, and ours */
+    int epoll_fd; /* the inner fd, and ours */
     int event_fd;
     bool armed; /* event_fd is readable */
 };
@@ -75,7 +75,7 @@ trace(struct hook *hook, const char *format, ...)
     hook->config.trace(hook->config.arg, line);
 }
 
-/* ---- slots ----------------------------------------------------------------------- */
+/* ---- slots ---------------------------------------------------------------------- */
 
 static struct hook_conn *conn_find(struct hook *hook, kvt_conn_t conn)
 {
@@ -121,8 +121,7 @@ static bool has_more(struct hook *hook)
     }
     for (uint32_t i = 0; i < hook->config.nr_conns; i++) {
         const struct hook_conn *slot = &hook->conns[i];
-        if (slot->conn != 0
-            && (slot->tell_broken || (slot->closing && slot->closed))) {
+        if (slot->conn != 0 && (slot->tell_broken || (slot->closing && slot->closed))) {
             return true;
         }
     }
@@ -142,7 +141,7 @@ static void arm(struct hook *hook)
     hook->armed = more;
 }
 
-/* ---- connections ----------------------------------------------------------------- */
+/* ---- connections ---------------------------------------------------------------- */
 
 static void conn_break(struct hook *hook, struct hook_conn *slot)
 {
@@ -221,7 +220,7 @@ static kv_status_t conn_usable(struct hook *hook, kvt_conn_t conn)
     return KV_OK;
 }
 
-/* ---- operations ------------------------------------------------------------------ */
+/* ---- operations ----------------------------------------------------------------- */
 
 static kv_status_t hook_read(
     kvt_port_t *port, kvt_conn_t conn, uint64_t req, const uint8_t *request,
@@ -267,8 +266,8 @@ static kv_status_t hook_send(
     if (status == KV_OK) {
         index = op_take(hook, id, NULL);
         status = index == NONE
-            ? KV_ERR_AGAIN
-            : kvt_send(hook->inner, conn, index, head, head_len, from, len);
+                     ? KV_ERR_AGAIN
+                     : kvt_send(hook->inner, conn, index, head, head_len, from, len);
     }
     if (status != KV_OK && index != NONE) {
         op_give(hook, index);
@@ -299,7 +298,7 @@ hook_get(kvt_port_t *port, kvt_conn_t conn, const struct kvt_part *part)
     return status;
 }
 
-/* ---- events ---------------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------------- */
 
 static void tear(struct hook *hook, const struct hook_op *op, struct kvt_event *event)
 {
@@ -330,7 +329,7 @@ static bool done(struct hook *hook, struct kvt_event *event)
     }
     if (kv_rng_one_in(&hook->rng, hook->config.delay_one_in)) {
         op->due = hook->nr_calls + 1
-            + kv_rng_below(&hook->rng, (uint64_t)hook->config.delay_calls + 1);
+                  + kv_rng_below(&hook->rng, (uint64_t)hook->config.delay_calls + 1);
         op_keep(hook, index, OP_HELD);
         hook->counts.delayed++;
         return false;
@@ -443,7 +442,7 @@ static bool hook_next(kvt_port_t *port, struct kvt_event *event)
     return found;
 }
 
-/* ---- create and destroy ---------------------------------------------------------- */
+/* ---- create and destroy --------------------------------------------------------- */
 
 static int hook_fd(const kvt_port_t *port)
 {

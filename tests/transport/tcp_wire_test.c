@@ -20,7 +20,7 @@ static const struct tk_candidate tcp = {.name = "tcp", .ops = &kvt_tcp};
 static struct tk tk;
 static uint8_t page[MIB];
 
-/* ---- an owner by hand: the reader is ours --------------------------------------------- */
+/* ---- an owner by hand: the reader is ours --------------------------------------- */
 
 static kvt_conn_t reader_conn;
 
@@ -216,7 +216,7 @@ static void owner__foreign_words_become_a_miss(void **state)
     tk_close(&tk);
 }
 
-/* A byte at a time, and three pages at once: where the stream is cut does not matter. */
+/* A byte at a time, or three pages at once: where it is cut does not matter. */
 static void owner__cuts_of_the_stream_do_not_matter(void **state)
 {
     static uint8_t stream[3 * (4096 + 400)];
@@ -229,8 +229,8 @@ static void owner__cuts_of_the_stream_do_not_matter(void **state)
         len = 0;
         for (uint32_t i = 0; i < 3; i++) {
             uint8_t *head = stream + len + KVT_FRAME_HEADER_BYTES;
-            const uint32_t head_len = tk_encode_data(
-                1, i, KV_OK, 4096, kv_digest(page, 4096), head);
+            const uint32_t head_len =
+                tk_encode_data(1, i, KV_OK, 4096, kv_digest(page, 4096), head);
             kvt_frame_write(stream + len, KVT_FRAME_DATA, head, head_len, 4096);
             len += KVT_FRAME_HEADER_BYTES + head_len;
             memcpy(stream + len, page, 4096);
@@ -295,7 +295,7 @@ static void owner__goes_on_sending_after_closed(void **state)
     tk_close(&tk);
 }
 
-/* ---- a reader by hand: the owner is ours ---------------------------------------------- */
+/* ---- a reader by hand: the owner is ours ---------------------------------------- */
 
 static int reader_by_hand(uint64_t hello_us)
 {

@@ -55,9 +55,9 @@ struct tk {
     struct tk_side owner, reader;
     int listener;
     char address[KVT_ADDRESS_MAX];
-    bool accept_all;  /* owner: says accept() to every hello */
-    bool serve;       /* owner: answers READs */
-    bool mute_sends;  /* owner: READs are counted, not answered */
+    bool accept_all; /* owner: says accept() to every hello */
+    bool serve;      /* owner: answers READs */
+    bool mute_sends; /* owner: READs are counted, not answered */
     uint64_t next_send_id;
     unsigned nr_served;
     uint64_t flip; /* owner: a bit flipped in every page after its digest; 0: none */
@@ -108,7 +108,7 @@ bool tk_all(const uint8_t *at, size_t len, uint8_t value);
 unsigned tk_nr_fds(void);
 unsigned tk_nr_threads(void);
 
-/* ---- a peer that is no port: bytes by hand ------------------------------------------ */
+/* ---- a peer that is no port: bytes by hand -------------------------------------- */
 
 int tk_listen(char address[KVT_ADDRESS_MAX]);
 int tk_accept(int listener);

@@ -23,8 +23,8 @@ enum op_state { OP_FREE, OP_POSTED, OP_HELD, OP_LOST };
 
 struct hook_op {
     enum op_state state;
-    uint64_t id; /* the caller's; the inner port knows it by its index */
-    uint8_t *to; /* NULL: a send */
+    uint64_t id;  /* the caller's; the inner port knows it by its index */
+    uint8_t *to;  /* NULL: a send */
     uint64_t due; /* HELD: call of kvt_next() */
     struct kvt_event event;
     uint32_t next; /* free list, or those kept back */
@@ -48,9 +48,9 @@ struct hook {
     struct hook_op *table;
     struct hook_conn *conns;
     uint32_t free_op;
-    uint32_t kept;   /* HELD and LOST, newest first */
+    uint32_t kept; /* HELD and LOST, newest first */
     uint64_t nr_calls;
-    int epoll_fd;    /* the inner fd, and ours */
+    int epoll_fd; /* the inner fd, and ours */
     int event_fd;
     bool armed; /* event_fd is readable */
 };
@@ -75,7 +75,7 @@ trace(struct hook *hook, const char *format, ...)
     hook->config.trace(hook->config.arg, line);
 }
 
-/* ---- slots ----------------------------------------------------------------------- */
+/* ---- slots ---------------------------------------------------------------------- */
 
 static struct hook_conn *conn_find(struct hook *hook, kvt_conn_t conn)
 {
@@ -112,7 +112,43 @@ static void op_keep(struct hook *hook, uint32_t index, enum op_state state)
     hook->kept = index;
 }
 
-/* ---- connections ----------------------------------------------------------------- */
+static bool has_more(struct hook *hook)
+{
+    for (uint32_t i = hook->kept; i != NONE; i = hook->table[i].next) {
+        if (hook->table[i].state == OP_HELD) {
+            return true;
+        }
+    }
+    for (uint32_t i = 0; i < hook->config.nr_conns; i++) {
+        const struct hook_conn *slot = &hook->conns[i];
+        if (slot->conn != 0 && (slot->tell_broken || (slot->closing && slot->closed))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Readable as long as something is kept back that further calls will bring out. */
+static void arm(struct hook *hook)
+{
+    const bool more = has_more(hook);
+
+    if (more && !hook->armed) {
+        (void)!write(hook->event_fd, &(uint64_t){1}, sizeof(uint64_t));
+    } else if (!more && hook->armed) {
+        (void)!read(hook->event_fd, &(uint64_t){0}, sizeof(uint64_t));
+    }
+    hook->armed = more;
+}
+
+/* ---- connections ---------------------------------------------------------------- */
+
+static void conn_break(struct hook *hook, struct hook_conn *slot)
+{
+    slot->broken = slot->tell_broken = true;
+    kvt_close(hook->inner, slot->conn);
+    arm(hook);
+}
 
 static kv_status_t hook_open(
     kvt_port_t *port, const char *address, const uint8_t *hello, uint32_t len,
@@ -133,8 +169,7 @@ static kv_status_t hook_open(
     *slot = (struct hook_conn){.conn = conn};
     if (kv_rng_one_in(&hook->rng, hook->config.fail_one_in)) {
         hook->counts.failed++;
-        slot->broken = slot->tell_broken = true;
-        kvt_close(hook->inner, conn);
+        conn_break(hook, slot);
     }
     *conn_p = conn;
     return KV_OK;
@@ -165,6 +200,7 @@ static void hook_close(kvt_port_t *port, kvt_conn_t conn)
         slot->closing = true;
         slot->tell_broken = false;
         kvt_close(hook->inner, conn);
+        arm(hook); /* the inner one may have closed before */
     }
 }
 
@@ -178,14 +214,13 @@ static kv_status_t conn_usable(struct hook *hook, kvt_conn_t conn)
     }
     if (kv_rng_one_in(&hook->rng, hook->config.break_one_in)) {
         hook->counts.broken++;
-        slot->broken = slot->tell_broken = true;
-        kvt_close(hook->inner, conn);
+        conn_break(hook, slot);
         return KV_ERR_LINK_LOST;
     }
     return KV_OK;
 }
 
-/* ---- operations ------------------------------------------------------------------ */
+/* ---- operations ----------------------------------------------------------------- */
 
 static kv_status_t hook_read(
     kvt_port_t *port, kvt_conn_t conn, uint64_t req, const uint8_t *request,
@@ -231,8 +266,8 @@ static kv_status_t hook_send(
     if (status == KV_OK) {
         index = op_take(hook, id, NULL);
         status = index == NONE
-            ? KV_ERR_AGAIN
-            : kvt_send(hook->inner, conn, index, head, head_len, from, len);
+                     ? KV_ERR_AGAIN
+                     : kvt_send(hook->inner, conn, index, head, head_len, from, len);
     }
     if (status != KV_OK && index != NONE) {
         op_give(hook, index);
@@ -263,7 +298,7 @@ hook_get(kvt_port_t *port, kvt_conn_t conn, const struct kvt_part *part)
     return status;
 }
 
-/* ---- events ---------------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------------- */
 
 static void tear(struct hook *hook, const struct hook_op *op, struct kvt_event *event)
 {
@@ -294,7 +329,7 @@ static bool done(struct hook *hook, struct kvt_event *event)
     }
     if (kv_rng_one_in(&hook->rng, hook->config.delay_one_in)) {
         op->due = hook->nr_calls + 1
-            + kv_rng_below(&hook->rng, (uint64_t)hook->config.delay_calls + 1);
+                  + kv_rng_below(&hook->rng, (uint64_t)hook->config.delay_calls + 1);
         op_keep(hook, index, OP_HELD);
         hook->counts.delayed++;
         return false;
@@ -377,36 +412,6 @@ static bool conn_due(struct hook *hook, struct kvt_event *event)
     return false;
 }
 
-static bool has_more(struct hook *hook)
-{
-    for (uint32_t i = hook->kept; i != NONE; i = hook->table[i].next) {
-        if (hook->table[i].state == OP_HELD) {
-            return true;
-        }
-    }
-    for (uint32_t i = 0; i < hook->config.nr_conns; i++) {
-        const struct hook_conn *slot = &hook->conns[i];
-        if (slot->conn != 0
-            && (slot->tell_broken || (slot->closing && slot->closed))) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Readable as long as something is kept back that further calls will bring out. */
-static void arm(struct hook *hook)
-{
-    const bool more = has_more(hook);
-
-    if (more && !hook->armed) {
-        (void)!write(hook->event_fd, &(uint64_t){1}, sizeof(uint64_t));
-    } else if (!more && hook->armed) {
-        (void)!read(hook->event_fd, &(uint64_t){0}, sizeof(uint64_t));
-    }
-    hook->armed = more;
-}
-
 static bool take(struct hook *hook, struct kvt_event *event)
 {
     while (kvt_next(hook->inner, event)) {
@@ -437,7 +442,7 @@ static bool hook_next(kvt_port_t *port, struct kvt_event *event)
     return found;
 }
 
-/* ---- create and destroy ---------------------------------------------------------- */
+/* ---- create and destroy --------------------------------------------------------- */
 
 static int hook_fd(const kvt_port_t *port)
 {

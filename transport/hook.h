@@ -27,7 +27,7 @@ struct kvt_hook_config {
     uint32_t nr_ops, nr_conns; /* of the inner port */
     /* One in so many; 0: never. */
     uint32_t delay_one_in, lose_one_in, tear_one_in, fail_one_in, break_one_in;
-    uint32_t delay_calls; /* at most; of kvt_next() */
+    uint32_t delay_calls;                       /* at most; of kvt_next() */
     void (*trace)(void *arg, const char *line); /* may be NULL */
     void *arg;
 };

@@ -88,8 +88,9 @@ struct kvt_event {
     enum kvt_event_kind kind;
     kvt_conn_t conn;
     uint64_t id;
-    /* OK; what the owner said (MISS, AGAIN, DENIED); LINK_LOST; IO: the owner's header
-     * does not fit the request. */
+    /* DONE: OK; what the owner said (MISS, AGAIN, DENIED, …); LINK_LOST; IO: the
+     * owner's header does not fit the request. BROKEN, for the log: LINK_LOST,
+     * PROTOCOL (what came was no frame, or one that nobody asked for), IO (ours). */
     kv_status_t status;
     uint64_t computed; /* reads: digest of what landed; 0 without KVT_CAP_VERIFIES */
     uint64_t expected; /* READ: the owner's digest, generation, length and tokens */
@@ -113,13 +114,16 @@ struct kvt_ops {
     /* Readable when kvt_next() has something. */
     int (*fd)(const kvt_port_t *port);
 
-    /* Opens a connection to the owner at `address` and says `hello` first. Failure to
-     * connect comes as KVT_EV_BROKEN. AGAIN: nr_conns. */
+    /* Opens a connection to the owner at `address` and says `hello` first. Reads may
+     * be posted at once. Failure to connect, and a host that does not exist, come as
+     * KVT_EV_BROKEN. AGAIN: nr_conns. INVALID: `address` is none, or the hello has no
+     * byte or too many. */
     kv_status_t (*open)(
         kvt_port_t *port, const char *address, const uint8_t *hello, uint32_t len,
         kvt_conn_t *conn_p);
     /* A connected socket that a listener of the node accepted: the transport owns it
-     * from here on, also on failure. */
+     * from here on, also on failure. AGAIN: nr_conns, or half of them have not said
+     * their hello. One that ends before its hello ends without an event. */
     kv_status_t (*adopt)(kvt_port_t *port, int fd);
     /* After KVT_EV_HELLO: requests of this connection are handed up from now on. */
     void (*accept)(kvt_port_t *port, kvt_conn_t conn);
@@ -127,13 +131,17 @@ struct kvt_ops {
      * other side. Idempotent; an unknown conn is ignored. */
     void (*close)(kvt_port_t *port, kvt_conn_t conn);
 
-    /* KVT_CAP_NAMED, reader: sends `request` (an encoded READ with number `req`); the
-     * answer to its i-th copy lands in parts[i]. AGAIN: nr_ops; nothing was posted. */
+    /* KVT_CAP_NAMED, reader: sends `request` (an encoded READ with number `req`, which
+     * no other in flight on this connection has); the answer to its i-th copy lands in
+     * parts[i]. `request` and `parts` are copied. AGAIN: nr_ops; nothing was posted.
+     * LINK_LOST: no such connection, or it is being closed. INVALID: a size, the
+     * direction, or memory outside the regions. */
     kv_status_t (*read)(
         kvt_port_t *port, kvt_conn_t conn, uint64_t req, const uint8_t *request,
         uint32_t len, const struct kvt_part *parts, uint32_t nr_parts);
     /* KVT_CAP_NAMED, owner: sends `head` (an encoded DATA) and len bytes from `from`
-     * (NULL with 0). DONE when they have left our memory for good. */
+     * (NULL with 0). DONE when they have left our memory for good; `head` is copied.
+     * An answer without bytes takes an operation, too. Errors as for read. */
     kv_status_t (*send)(
         kvt_port_t *port, kvt_conn_t conn, uint64_t id, const uint8_t *head,
         uint32_t head_len, const uint8_t *from, uint32_t len);

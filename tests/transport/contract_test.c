@@ -36,14 +36,13 @@ static bool can(enum kvt_cap cap)
     return (tk.candidate->ops->caps & cap) != 0;
 }
 
-/* ---- KVT_CAP_NAMED, KVT_CAP_VERIFIES ------------------------------------------------ */
+/* ---- KVT_CAP_NAMED, KVT_CAP_VERIFIES -------------------------------------------- */
 
 /* What lands is what the owner sent, its digest was computed from what landed, and the
  * owner's words come along; for lengths around the leaf and far above every buffer. */
 static void read__any_size_lands_whole(void **state)
 {
-    static const uint32_t sizes[] = {0,        1,   4095,     4096,
-                                     4097,     64 * KIB, MIB, 16 * MIB};
+    static const uint32_t sizes[] = {0, 1, 4095, 4096, 4097, 64 * KIB, MIB, 16 * MIB};
     begin(state);
     tk_open(&tk, 16 * MIB + 64);
     const kvt_conn_t conn = tk_connect(&tk, NULL);
@@ -99,8 +98,8 @@ static void read__verification_off_computes_nothing(void **state)
  * has its own end, and a refusal lands nothing. */
 static void read__mixed_answers_reach_their_parts(void **state)
 {
-    static const kv_status_t words[] = {
-        KV_OK, KV_ERR_MISS, KV_OK, KV_ERR_AGAIN, KV_OK, KV_ERR_DENIED};
+    static const kv_status_t words[] = {KV_OK,        KV_ERR_MISS, KV_OK,
+                                        KV_ERR_AGAIN, KV_OK,       KV_ERR_DENIED};
     struct tk_copy copies[KV_MSG_READ_MAX];
 
     begin(state);
@@ -238,10 +237,10 @@ static void calls__wrong_arguments_are_refused(void **state)
     /* a connection goes one way */
     assert_int_equal(
         kvt_send(reader, conn, 1, bytes, 16, tk.reader.memory, 16), KV_ERR_INVALID);
-    assert_int_equal(
-        kvt_read(owner, from, 1, bytes, 16, &part, 1), KV_ERR_INVALID);
+    assert_int_equal(kvt_read(owner, from, 1, bytes, 16, &part, 1), KV_ERR_INVALID);
     /* and has a name that others have not */
-    assert_int_equal(tk_read(&tk, conn + 1, 1, &copy, 1, 0, end - 1, 1), KV_ERR_LINK_LOST);
+    assert_int_equal(
+        tk_read(&tk, conn + 1, 1, &copy, 1, 0, end - 1, 1), KV_ERR_LINK_LOST);
     assert_int_equal(tk_read(&tk, 0, 1, &copy, 1, 0, end - 1, 1), KV_ERR_LINK_LOST);
     kvt_close(reader, conn + 1);
     kvt_close(reader, 0);
@@ -250,15 +249,14 @@ static void calls__wrong_arguments_are_refused(void **state)
         assert_int_equal(kvt_get(reader, conn, &part), KV_ERR_INVALID);
     }
     /* none of it has hurt */
-    assert_int_equal(
-        tk_read(&tk, conn, 2, &copy, 1, 0, end - 4096, 4096), KV_OK);
+    assert_int_equal(tk_read(&tk, conn, 2, &copy, 1, 0, end - 4096, 4096), KV_OK);
     TK_UNTIL(&tk, tk.reader.nr_done == 1);
     assert_int_equal(tk.reader.done[0].status, KV_OK);
     assert_int_equal(tk.reader.nr_broken + tk.owner.nr_broken, 0);
     tk_close(&tk);
 }
 
-/* ---- connections ------------------------------------------------------------------ */
+/* ---- connections ---------------------------------------------------------------- */
 
 /* The hello comes up as it was said; before accept() no READ does; then all do. */
 static void hello__holds_back_requests_until_accepted(void **state)
@@ -324,8 +322,9 @@ static void open__refused_is_broken(void **state)
 static void open__names_are_resolved(void **state)
 {
     static const char *const bad[] = {
-        "", ":", "nowhere", "1.2.3.4", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:65536",
-        "1.2.3.4:http", "::1:80", "[]:80", ":80", "1.2.3.4:0x50"};
+        "",         ":",         "nowhere",       "1.2.3.4",
+        "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:65536", "1.2.3.4:http",
+        "::1:80",   "[]:80",     ":80",           "1.2.3.4:0x50"};
     const struct tk_copy copy = {.len = 4096};
     char name[KVT_ADDRESS_MAX], longest[KVT_ADDRESS_MAX + 8];
     kvt_conn_t conn = 0;
@@ -417,7 +416,7 @@ static void adopt__dead_sockets_disappear(void **state)
     tk_close(&tk);
 }
 
-/* ---- bounds ----------------------------------------------------------------------- */
+/* ---- bounds --------------------------------------------------------------------- */
 
 static void limits__nr_ops_is_again(void **state)
 {
@@ -440,8 +439,7 @@ static void limits__nr_ops_is_again(void **state)
     for (uint32_t i = 0; i < 4; i++) {
         const uint32_t len = i < 3 ? tk_encode_data(1, i, KV_ERR_MISS, 0, 0, head)
                                    : tk_encode_data(3, 0, KV_ERR_MISS, 0, 0, head);
-        assert_int_equal(
-            kvt_send(tk.owner.port, from, i, head, len, NULL, 0), KV_OK);
+        assert_int_equal(kvt_send(tk.owner.port, from, i, head, len, NULL, 0), KV_OK);
     }
     assert_int_equal(kvt_send(tk.owner.port, from, 4, head, 8, NULL, 0), KV_ERR_AGAIN);
     TK_UNTIL(&tk, tk.reader.nr_done == 4 && tk.owner.nr_done == 4);
@@ -466,8 +464,7 @@ static void limits__nr_conns_is_again(void **state)
     assert_int_equal(other, 0);
     /* adopt takes the socket also when it has no place for it */
     const int peer = tk_dial_raw(tk.address);
-    assert_int_equal(
-        kvt_adopt(tk.owner.port, tk_accept(tk.listener)), KV_ERR_AGAIN);
+    assert_int_equal(kvt_adopt(tk.owner.port, tk_accept(tk.listener)), KV_ERR_AGAIN);
     assert_true(tk_ended(peer));
     close(peer);
     kvt_close(tk.reader.port, conns[2]);
@@ -491,7 +488,10 @@ static void create__bounds_are_kept_and_named(void **state)
         {"transport.threads", {.nr_conns = 1, .nr_ops = 1, .hello_us = 1}},
         {"transport.hello", {.nr_conns = 1, .nr_ops = 1, .nr_threads = 1}},
         {"transport.regions",
-         {.nr_regions = KVT_REGIONS_MAX + 1, .nr_conns = 1, .nr_ops = 1, .nr_threads = 1,
+         {.nr_regions = KVT_REGIONS_MAX + 1,
+          .nr_conns = 1,
+          .nr_ops = 1,
+          .nr_threads = 1,
           .hello_us = 1}},
         {"transport.ops",
          {.nr_ops = UINT32_MAX, .nr_conns = 1, .nr_threads = 1, .hello_us = 1}},
@@ -508,7 +508,7 @@ static void create__bounds_are_kept_and_named(void **state)
     assert_int_equal(kv_mem_live(), 0);
 }
 
-/* ---- KVT_CAP_CLOSE_FENCES ----------------------------------------------------------- */
+/* ---- KVT_CAP_CLOSE_FENCES ------------------------------------------------------- */
 
 /* Closed with everything in flight, on either side: each id ends once, CLOSED is last,
  * and from then on the memory is ours: nothing lands in what was posted. Large pages
@@ -516,9 +516,9 @@ static void create__bounds_are_kept_and_named(void **state)
 static void close_in_flight(void **state, bool by_reader)
 {
     enum { PARTS = 8, PAGE = 2 * MIB };
-    const struct tk_copy copies[PARTS] = {
-        {.len = PAGE}, {.len = PAGE}, {.len = PAGE}, {.len = PAGE},
-        {.len = PAGE}, {.len = PAGE}, {.len = PAGE}, {.len = PAGE}};
+    const struct tk_copy copies[PARTS] = {{.len = PAGE}, {.len = PAGE}, {.len = PAGE},
+                                          {.len = PAGE}, {.len = PAGE}, {.len = PAGE},
+                                          {.len = PAGE}, {.len = PAGE}};
     kvt_conn_t from;
 
     begin(state);
@@ -627,7 +627,7 @@ static void destroy__with_everything_open(void **state)
     assert_int_equal(tk_nr_fds(), nr_fds);
 }
 
-/* ---- events ----------------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------------- */
 
 /* One event at a time, with a look at the fd before each: it is readable as long as
  * there is another. */
@@ -658,7 +658,7 @@ static void events__fd_stays_readable_until_all_are_taken(void **state)
     tk_close(&tk);
 }
 
-/* ---- n-th call fails ---------------------------------------------------------------- */
+/* ---- n-th call fails ------------------------------------------------------------ */
 
 /* All of a life: create both, connect, read, end. False when it came to a clean end
  * before that. */
@@ -685,7 +685,7 @@ static bool whole_life(const struct tk_candidate *candidate)
             }
         }
         whole = tk.reader.was_done[0] && tk.reader.done[0].status == KV_OK
-            && tk.reader.nr_broken == 0;
+                && tk.reader.nr_broken == 0;
         assert_true(!whole || tk.reader.done[0].computed == tk.reader.done[0].expected);
     }
     kvt_close(tk.reader.port, conn);
@@ -722,11 +722,11 @@ static void faults__every_call_may_fail(void **state)
     assert_true(n > AT_LEAST);
 }
 
-/* ---- all rows ---------------------------------------------------------------------- */
+/* ---- all rows ------------------------------------------------------------------- */
 
 #define TEST(name)                                                                     \
     {                                                                                  \
-        #name, name                                                                    \
+#name, name                                                                    \
     }
 static const struct {
     const char *name;

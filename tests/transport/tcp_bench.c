@@ -63,8 +63,7 @@ static struct figure figure_of(uint64_t bytes, uint64_t from_ns, uint64_t cpu_ns
     const double ns = (double)(clock_ns(CLOCK_MONOTONIC) - from_ns);
     const double cpu = (double)(clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu_ns);
 
-    return (struct figure){
-        .gb_s = (double)bytes / ns, .cpu_s_gb = cpu / (double)bytes};
+    return (struct figure){.gb_s = (double)bytes / ns, .cpu_s_gb = cpu / (double)bytes};
 }
 
 static int listen_any(struct sockaddr_in *at)
@@ -79,7 +78,7 @@ static int listen_any(struct sockaddr_in *at)
     return fd;
 }
 
-/* ---- the transport ------------------------------------------------------------------ */
+/* ---- the transport -------------------------------------------------------------- */
 
 struct bench {
     struct kvt_region owner_memory, reader_memory;
@@ -112,8 +111,8 @@ static void post_read(struct bench *b, uint32_t conn)
             .room = b->page_bytes,
         };
     }
-    msg.u.read = (struct kv_msg_read){
-        .data_gen = 1, .copies = copies, .nr_copies = b->per_read};
+    msg.u.read =
+        (struct kv_msg_read){.data_gen = 1, .copies = copies, .nr_copies = b->per_read};
     KV_ASSERT(kv_encode(&msg, bytes, sizeof(bytes), &len, NULL) == KV_OK);
     KV_ASSERT(
         kvt_read(
@@ -254,7 +253,7 @@ static struct figure bench_pages(struct bench *b, bool verify)
     return figure;
 }
 
-/* ---- the pump ----------------------------------------------------------------------- */
+/* ---- the pump ------------------------------------------------------------------- */
 
 struct pump {
     const struct kvt_region *memory;
@@ -303,8 +302,8 @@ static void *pump_main(void *arg)
         (void)poll(fds, pump->nr_fds, -1);
         for (uint32_t i = 0; i < pump->nr_fds; i++) {
             for (unsigned n = 0; fds[i].revents != 0 && n < 8; n++) {
-                uint8_t *at = pump->memory->base
-                    + moved % (pump->memory->bytes - PUMP_BYTES);
+                uint8_t *at =
+                    pump->memory->base + moved % (pump->memory->bytes - PUMP_BYTES);
                 const ssize_t len = pump_call(pump, fds[i].fd, at);
                 if (len <= 0) {
                     break;
@@ -321,14 +320,16 @@ static void *pump_main(void *arg)
     return NULL;
 }
 
-static struct figure
-bench_pump(const struct bench *b, bool zero_copy)
+static struct figure bench_pump(const struct bench *b, bool zero_copy)
 {
     struct sockaddr_in at;
     pthread_t threads[2];
     struct pump ends[2] = {
-        {.memory = &b->owner_memory, .nr_fds = b->nr_conns, .bytes = options.bytes,
-         .sender = true, .zero_copy = zero_copy},
+        {.memory = &b->owner_memory,
+         .nr_fds = b->nr_conns,
+         .bytes = options.bytes,
+         .sender = true,
+         .zero_copy = zero_copy},
         {.memory = &b->reader_memory, .nr_fds = b->nr_conns, .bytes = options.bytes},
     };
     const int listener = listen_any(&at);
@@ -339,8 +340,7 @@ bench_pump(const struct bench *b, bool zero_copy)
         KV_ASSERT(connect(ends[0].fds[i], (struct sockaddr *)&at, sizeof(at)) == 0);
         ends[1].fds[i] = accept(listener, NULL, NULL);
         if (zero_copy) {
-            (void)setsockopt(
-                ends[0].fds[i], SOL_SOCKET, SO_ZEROCOPY, &on, sizeof(on));
+            (void)setsockopt(ends[0].fds[i], SOL_SOCKET, SO_ZEROCOPY, &on, sizeof(on));
         }
     }
     const uint64_t from = clock_ns(CLOCK_MONOTONIC);
@@ -360,7 +360,7 @@ bench_pump(const struct bench *b, bool zero_copy)
     return figure;
 }
 
-/* ---- iperf3 ------------------------------------------------------------------------- */
+/* ---- iperf3 --------------------------------------------------------------------- */
 
 static double number_after(const char *text, const char *section, const char *name)
 {
@@ -408,7 +408,7 @@ static struct figure bench_iperf3(uint32_t nr_streams)
     return figure;
 }
 
-/* ---- rows --------------------------------------------------------------------------- */
+/* ---- rows ----------------------------------------------------------------------- */
 
 static int by_value(const void *a, const void *b)
 {
@@ -444,7 +444,8 @@ static double ratio(struct figure a, struct figure b)
 
 enum { PAGES_ON, PAGES_OFF, PUMP, ZERO_COPY, IPERF3, NR_WAYS };
 
-static void set_up(struct bench *b, uint32_t page_bytes, uint32_t nr_conns, uint64_t set)
+static void
+set_up(struct bench *b, uint32_t page_bytes, uint32_t nr_conns, uint64_t set)
 {
     *b = (struct bench){.nr_conns = nr_conns, .page_bytes = page_bytes};
     b->per_read = page_bytes >= READ_BYTES ? 1 : READ_BYTES / page_bytes;
@@ -515,20 +516,24 @@ static bool options_parse(int argc, char **argv)
         uint64_t number;
         if (strcmp(argv[i], "--no-iperf3") == 0) {
             options.iperf3 = false;
-        } else if (strcmp(argv[i], "--rounds") == 0
-                   && option_number(argv[i + 1], ROUNDS_MAX, &number)) {
+        } else if (
+            strcmp(argv[i], "--rounds") == 0
+            && option_number(argv[i + 1], ROUNDS_MAX, &number)) {
             options.rounds = (unsigned)number;
             i++;
-        } else if (strcmp(argv[i], "--mib") == 0
-                   && option_number(argv[i + 1], 1 << 20, &number)) {
+        } else if (
+            strcmp(argv[i], "--mib") == 0
+            && option_number(argv[i + 1], 1 << 20, &number)) {
             options.bytes = number << 20;
             i++;
-        } else if (strcmp(argv[i], "--set-mib") == 0
-                   && option_number(argv[i + 1], 1 << 20, &number)) {
+        } else if (
+            strcmp(argv[i], "--set-mib") == 0
+            && option_number(argv[i + 1], 1 << 20, &number)) {
             options.set_bytes = number << 20;
             i++;
-        } else if (strcmp(argv[i], "--page-kib") == 0
-                   && option_number(argv[i + 1], 1 << 14, &options.page_kib)) {
+        } else if (
+            strcmp(argv[i], "--page-kib") == 0
+            && option_number(argv[i + 1], 1 << 14, &options.page_kib)) {
             i++;
         } else {
             (void)fprintf(stderr, "unknown option or value: %s\n", argv[i]);

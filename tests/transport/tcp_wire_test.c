@@ -20,7 +20,7 @@ static const struct tk_candidate tcp = {.name = "tcp", .ops = &kvt_tcp};
 static struct tk tk;
 static uint8_t page[MIB];
 
-/* ---- an owner by hand: the reader is ours --------------------------------------------- */
+/* ---- an owner by hand: the reader is ours --------------------------------------- */
 
 static kvt_conn_t reader_conn;
 
@@ -54,6 +54,16 @@ static void put_data(int fd, uint64_t req, uint32_t index, uint32_t len, uint32_
     tk_put_frame(fd, KVT_FRAME_DATA, head, head_len, page, body);
 }
 
+/* A page of 4096 bytes for part 0 begins; only some of it comes. */
+static void put_beginning(int fd, uint32_t some)
+{
+    uint8_t head[KVT_HEAD_BYTES_MAX];
+    const uint32_t len = tk_encode_data(1, 0, KV_OK, 4096, 5, head);
+
+    tk_put_frame(fd, KVT_FRAME_DATA, head, len, NULL, 4096);
+    tk_put(fd, page, some);
+}
+
 /* The reader sees the end; all of its parts have theirs, the bad one `status`. */
 static void expect_broken(int fd, uint32_t nr_copies, uint32_t bad, kv_status_t status)
 {
@@ -75,18 +85,19 @@ static void expect_broken(int fd, uint32_t nr_copies, uint32_t bad, kv_status_t 
 /* Any one bit of header or head flipped: nothing of it is believed. */
 static void owner__a_flipped_bit_in_the_frame_ends_it(void **state)
 {
+    uint8_t bytes[KVT_FRAME_HEADER_BYTES + KVT_HEAD_BYTES_MAX];
+    uint8_t *head = bytes + KVT_FRAME_HEADER_BYTES;
+    const uint32_t head_len = tk_encode_data(1, 0, KV_OK, 4096, 5, head);
+    const uint32_t len = KVT_FRAME_HEADER_BYTES + head_len;
+
     (void)state;
-    for (unsigned bit = 0; bit < 8 * (KVT_FRAME_HEADER_BYTES + 30); bit += 7) {
-        uint8_t bytes[KVT_FRAME_HEADER_BYTES + KVT_HEAD_BYTES_MAX];
+    for (unsigned bit = 0; bit < 8 * len; bit += 3) {
         const int fd = owner_by_hand(2);
-        const uint32_t len = tk_encode_data(
-            1, 0, KV_OK, 4096, 5, bytes + KVT_FRAME_HEADER_BYTES);
-        kvt_frame_write(
-            bytes, KVT_FRAME_DATA, bytes + KVT_FRAME_HEADER_BYTES, len, 4096);
+        kvt_frame_write(bytes, KVT_FRAME_DATA, head, head_len, 4096);
         bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
-        tk_put(fd, bytes, KVT_FRAME_HEADER_BYTES + len);
+        tk_put(fd, bytes, len);
+        bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
         tk_put(fd, page, 4096); /* so that a length that grew finds bytes */
-        /* still in time, when the reader has not closed yet */
         expect_broken(fd, 2, 0, KV_ERR_LINK_LOST);
     }
 }
@@ -96,7 +107,7 @@ static void owner__data_that_matches_nothing_ends_it(void **state)
     static const struct {
         uint64_t req;
         uint32_t index;
-    } wrong[] = {{2, 0}, {0, 0}, {1, 2}, {1, 64}, {1, UINT32_MAX}, {UINT64_MAX, 1}};
+    } wrong[] = {{2, 0}, {0, 0}, {1, 2}, {1, KV_MSG_READ_MAX - 1}, {UINT64_MAX, 1}};
 
     (void)state;
     for (unsigned i = 0; i < KV_COUNT_OF(wrong); i++) {
@@ -205,7 +216,7 @@ static void owner__foreign_words_become_a_miss(void **state)
     tk_close(&tk);
 }
 
-/* A byte at a time, and three pages at once: where the stream is cut does not matter. */
+/* A byte at a time, or three pages at once: where it is cut does not matter. */
 static void owner__cuts_of_the_stream_do_not_matter(void **state)
 {
     static uint8_t stream[3 * (4096 + 400)];
@@ -218,8 +229,8 @@ static void owner__cuts_of_the_stream_do_not_matter(void **state)
         len = 0;
         for (uint32_t i = 0; i < 3; i++) {
             uint8_t *head = stream + len + KVT_FRAME_HEADER_BYTES;
-            const uint32_t head_len = tk_encode_data(
-                1, i, KV_OK, 4096, kv_digest(page, 4096), head);
+            const uint32_t head_len =
+                tk_encode_data(1, i, KV_OK, 4096, kv_digest(page, 4096), head);
             kvt_frame_write(stream + len, KVT_FRAME_DATA, head, head_len, 4096);
             len += KVT_FRAME_HEADER_BYTES + head_len;
             memcpy(stream + len, page, 4096);
@@ -245,7 +256,7 @@ static void owner__dies_in_a_page(void **state)
     (void)state;
     for (unsigned round = 0; round < 4; round++) {
         const int fd = owner_by_hand(2);
-        put_data(fd, 1, 0, 4096, round % 2 == 0 ? 1000 : 4000);
+        put_beginning(fd, round % 2 == 0 ? 1000 : 4000);
         if (round < 2) {
             tk_abort(fd);
         } else {
@@ -268,7 +279,7 @@ static void owner__goes_on_sending_after_closed(void **state)
 {
     (void)state;
     const int fd = owner_by_hand(2);
-    put_data(fd, 1, 0, 4096, 1000);
+    put_beginning(fd, 1000);
     kvt_close(tk.reader.port, reader_conn);
     TK_UNTIL(&tk, tk.reader.nr_closed == 1);
     assert_int_equal(tk.reader.nr_done, 2);
@@ -284,7 +295,7 @@ static void owner__goes_on_sending_after_closed(void **state)
     tk_close(&tk);
 }
 
-/* ---- a reader by hand: the owner is ours ---------------------------------------------- */
+/* ---- a reader by hand: the owner is ours ---------------------------------------- */
 
 static int reader_by_hand(uint64_t hello_us)
 {

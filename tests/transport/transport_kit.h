@@ -55,9 +55,9 @@ struct tk {
     struct tk_side owner, reader;
     int listener;
     char address[KVT_ADDRESS_MAX];
-    bool accept_all;  /* owner: says accept() to every hello */
-    bool serve;       /* owner: answers READs */
-    bool mute_sends;  /* owner: READs are counted, not answered */
+    bool accept_all; /* owner: says accept() to every hello */
+    bool serve;      /* owner: answers READs */
+    bool mute_sends; /* owner: READs are counted, not answered */
     uint64_t next_send_id;
     unsigned nr_served;
     uint64_t flip; /* owner: a bit flipped in every page after its digest; 0: none */
@@ -93,6 +93,8 @@ uint32_t tk_encode_hello(uint8_t *out);
 
 /* Waits for something to happen on either side, and takes all of it. */
 void tk_step(struct tk *tk);
+/* The same, but nothing need happen: false then. */
+bool tk_look(struct tk *tk, int patience_ms);
 /* Takes what is there. */
 void tk_drain(struct tk *tk, struct tk_side *side);
 #define TK_UNTIL(tk, condition)                                                        \
@@ -106,13 +108,14 @@ bool tk_all(const uint8_t *at, size_t len, uint8_t value);
 unsigned tk_nr_fds(void);
 unsigned tk_nr_threads(void);
 
-/* ---- a peer that is no port: bytes by hand ------------------------------------------ */
+/* ---- a peer that is no port: bytes by hand -------------------------------------- */
 
 int tk_listen(char address[KVT_ADDRESS_MAX]);
 int tk_accept(int listener);
 int tk_dial_raw(const char *address);
-void tk_put(int fd, const void *bytes, size_t len); /* all of it */
-void tk_get(int fd, void *bytes, size_t len);       /* all of it, or the test fails */
+/* All of it, or until the other side has ended the connection. */
+void tk_put(int fd, const void *bytes, size_t len);
+void tk_get(int fd, void *bytes, size_t len); /* all of it, or the test fails */
 /* True: the other side ended the connection. Waits for it. */
 bool tk_ended(int fd);
 void tk_put_frame(

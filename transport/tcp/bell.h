@@ -1,7 +1,7 @@
 /* Wakes one thread, and is silent while that thread is awake anyway.
  *
- *   putter:  ring put, kvt_bell_ring()       taker:  kvt_bell_rest(), ring empty?, sleep
- *                                                    … kvt_bell_up()
+ *   putter:  ring put, kvt_bell_ring()
+ *   taker:   kvt_bell_rest(), ring empty?, sleep, kvt_bell_up()
  *
  * Both sides exchange `asleep`, which orders them: either the putter finds it true and
  * writes the event fd, or the taker's later exchange sees what was put before.

@@ -11,7 +11,7 @@ static const uint8_t magic[4] = {'k', 'v', 'd', '1'};
 static uint32_t get_u32(const uint8_t *at)
 {
     return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16
-        | (uint32_t)at[3] << 24;
+           | (uint32_t)at[3] << 24;
 }
 
 static void put_u32(uint8_t *at, uint32_t value)
@@ -48,8 +48,8 @@ static uint64_t check_of(const uint8_t *header, const uint8_t *head, uint32_t he
 }
 
 kv_status_t kvt_frame_parse(
-    const uint8_t *bytes, size_t len, enum kvt_frame_kind kind,
-    struct kvt_frame *frame, struct kv_detail *detail)
+    const uint8_t *bytes, size_t len, enum kvt_frame_kind kind, struct kvt_frame *frame,
+    struct kv_detail *detail)
 {
     const size_t magic_len = len < sizeof(magic) ? len : sizeof(magic);
 
@@ -81,8 +81,8 @@ kv_status_t kvt_frame_parse(
     if (computed != check) {
         return kv_fail(detail, KV_ERR_PROTOCOL, "frame.check", computed, check);
     }
-    *frame = (struct kvt_frame){
-        .head = head, .head_len = head_len, .body_len = body_len};
+    *frame =
+        (struct kvt_frame){.head = head, .head_len = head_len, .body_len = body_len};
     return KV_OK;
 }
 

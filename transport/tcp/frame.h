@@ -39,8 +39,8 @@ struct kvt_frame {
 /* Do bytes[0 … len) begin with a frame of `kind`? OK: header and head are whole and
  * right, *frame is written. INPROGRESS: right so far, but more bytes are needed. */
 kv_status_t kvt_frame_parse(
-    const uint8_t *bytes, size_t len, enum kvt_frame_kind kind,
-    struct kvt_frame *frame, struct kv_detail *detail);
+    const uint8_t *bytes, size_t len, enum kvt_frame_kind kind, struct kvt_frame *frame,
+    struct kv_detail *detail);
 
 /* The message in the head of a DATA frame. */
 kv_status_t kvt_frame_data(

@@ -1,7 +1,7 @@
 /* One mover: a thread, an epoll, the connections that were given to it.
  *
- *   commands ──► turn: what was dirtied is flushed ──► epoll ──► a turn a connection ──►
- *   news, and a ring of the loop's bell when there were some
+ *   commands ──► what they dirtied is flushed ──► epoll ──► a turn a connection ──►
+ *   news, and the loop's bell when there were some
  */
 #include "transport/tcp/tcp_priv.h"
 
@@ -29,8 +29,8 @@ static struct kvt_tcp_conn *conn_at(struct kvt_tcp_mover *mover, uint32_t index)
     return &mover->port->conns[index];
 }
 
-/* ---- lists of connections ----------------------------------------------------------
- * Dirty ones are readers and owners, strangers are neither: one pair of links serves. */
+/* ---- lists of connections -----------------------------------------------------------
+ * Dirty ones are readers and owners, strangers neither: one pair of links serves. */
 
 static void list_add(
     struct kvt_tcp_mover *mover, struct kvt_tcp_list *list, struct kvt_tcp_conn *conn)
@@ -61,15 +61,15 @@ static void dirty(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
     }
 }
 
-/* ---- news ------------------------------------------------------------------------ */
+/* ---- news ----------------------------------------------------------------------- */
 
 void kvt_tcp_put(
     struct kvt_tcp_mover *mover, enum kvt_tcp_news kind, uint32_t index, uint32_t arg)
 {
-    kvt_ring_put( /* (2) */
-        &mover->news,
-        (struct kvt_note){
-            .kind = (uint16_t)kind, .arg = (uint16_t)arg, .index = index});
+    kvt_ring_put(/* (2) */
+                 &mover->news,
+                 (struct kvt_note){
+                     .kind = (uint16_t)kind, .arg = (uint16_t)arg, .index = index});
     mover->has_news = true;
 }
 
@@ -89,7 +89,7 @@ void kvt_tcp_done(
     kvt_tcp_put(mover, KVT_TCP_DONE, (uint32_t)(op - mover->port->ops), 0);
 }
 
-/* ---- the end of a connection ----------------------------------------------------- */
+/* ---- the end of a connection ---------------------------------------------------- */
 
 static void lose_request(struct kvt_tcp_mover *mover, struct kvt_tcp_request *request)
 {
@@ -197,7 +197,7 @@ void kvt_tcp_introduced(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
     conn->state = KVT_TCP_INTRODUCED;
 }
 
-/* ---- epoll ----------------------------------------------------------------------- */
+/* ---- epoll ---------------------------------------------------------------------- */
 
 void kvt_tcp_watch(
     struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, uint32_t interest)
@@ -217,15 +217,15 @@ void kvt_tcp_watch(
 }
 
 /* A new socket, dialled or adopted, set up and known to epoll. */
-static bool socket_ready(
-    struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, uint32_t interest)
+static bool
+socket_ready(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, uint32_t interest)
 {
     const int on = 1;
     struct epoll_event event = {
         .events = interest, .data.u32 = kvt_tcp_conn_index(mover->port, conn)};
 
-    /* Buffers are left to the kernel: it grows them with the path, and a fixed size
-     * was slower at every size tried (docs/measurements.md, "tcp"). */
+    /* The sizes of its buffers are left to the kernel, which grows them with the path;
+     * setting one would switch that off. */
     if (conn->fd < 0 || KV_FAULT() || fcntl(conn->fd, F_SETFL, O_RDWR | O_NONBLOCK) != 0
         || setsockopt(conn->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) != 0
         || epoll_ctl(mover->epoll_fd, EPOLL_CTL_ADD, conn->fd, &event) != 0) {
@@ -235,7 +235,7 @@ static bool socket_ready(
     return true;
 }
 
-/* ---- dialling -------------------------------------------------------------------- */
+/* ---- dialling ------------------------------------------------------------------- */
 
 static void connected(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
 {
@@ -254,8 +254,8 @@ static void dial(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
         kvt_tcp_hang_up(conn);
         conn->fd = KV_FAULT() ? -1
                               : socket(
-                                    to->at.ss_family,
-                                    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+                                  to->at.ss_family,
+                                  SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         if (!socket_ready(mover, conn, EPOLLOUT)) {
             continue;
         }
@@ -282,7 +282,7 @@ static void connecting(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
     }
 }
 
-/* ---- commands -------------------------------------------------------------------- */
+/* ---- commands ------------------------------------------------------------------- */
 
 static void conn_init(struct kvt_tcp_conn *conn)
 {
@@ -403,7 +403,7 @@ static void obey(struct kvt_tcp_mover *mover, struct kvt_note note)
     }
 }
 
-/* ---- turns ----------------------------------------------------------------------- */
+/* ---- turns ---------------------------------------------------------------------- */
 
 /* What a burst of commands has queued goes out together: 16 KiB pages share a call. */
 static void flush_dirty(struct kvt_tcp_mover *mover)
@@ -418,8 +418,8 @@ static void flush_dirty(struct kvt_tcp_mover *mover)
     }
 }
 
-static void turn_reader(
-    struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, uint32_t events)
+static void
+turn_reader(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, uint32_t events)
 {
     /* What came before the end of the stream is read first; the end says itself. */
     if ((events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0) {
@@ -430,8 +430,8 @@ static void turn_reader(
     }
 }
 
-static void turn_owner(
-    struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, uint32_t events)
+static void
+turn_owner(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, uint32_t events)
 {
     /* Nobody is left to send to, so what it still asked for does not matter. */
     if ((events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP)) != 0) {
@@ -484,8 +484,7 @@ static int timeout_ms(struct kvt_tcp_mover *mover)
     if (mover->strangers.first == KVT_TCP_NONE) {
         return -1;
     }
-    const uint64_t deadline =
-        conn_at(mover, mover->strangers.first)->hello_deadline_ns;
+    const uint64_t deadline = conn_at(mover, mover->strangers.first)->hello_deadline_ns;
     const uint64_t now = now_ns();
     const uint64_t ms = deadline <= now ? 0 : (deadline - now + 999999) / 1000000;
     return ms > 60000 ? 60000 : (int)ms;

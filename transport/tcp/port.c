@@ -3,9 +3,10 @@
  * A seat is the loop's view of a connection slot; its number for the caller carries the
  * seat's generation, so a late call on a connection that is gone finds nothing:
  *
- *   FREE ──open──► READER ─────────────────────────────┬─close─► CLOSING ──CLOSED──► FREE
+ *   FREE ──open──► READER ─────────────────────────────────┐
  *     └──adopt──► STRANGER ──HELLO──► INTRODUCED ──accept──► OWNER
- *                    └──GONE──► FREE                   (and from INTRODUCED)
+ *                    └──GONE──► FREE       │                 │
+ *                                          └──── close ──────┴─► CLOSING ─CLOSED─► FREE
  */
 #include "transport/tcp/tcp_priv.h"
 
@@ -39,17 +40,16 @@ static uint32_t seat_find(const struct kvt_tcp_port *port, kvt_conn_t conn)
     return index;
 }
 
-static void
-command(struct kvt_tcp_port *port, uint32_t mover, enum kvt_tcp_command kind, uint32_t i)
+static void command(
+    struct kvt_tcp_port *port, uint32_t mover, enum kvt_tcp_command kind, uint32_t i)
 {
     struct kvt_tcp_mover *to = &port->movers[mover];
 
-    kvt_ring_put(
-        &to->commands, (struct kvt_note){.kind = (uint16_t)kind, .index = i});
+    kvt_ring_put(&to->commands, (struct kvt_note){.kind = (uint16_t)kind, .index = i});
     kvt_bell_ring(&to->bell);
 }
 
-/* ---- seats ----------------------------------------------------------------------- */
+/* ---- seats ---------------------------------------------------------------------- */
 
 static uint32_t seat_take(struct kvt_tcp_port *port, enum kvt_tcp_seat_state state)
 {
@@ -86,9 +86,10 @@ static void seat_give(struct kvt_tcp_port *port, uint32_t index)
     port->free_seat = index;
 }
 
-/* ---- create and destroy ---------------------------------------------------------- */
+/* ---- create and destroy --------------------------------------------------------- */
 
-static kv_status_t config_check(const struct kvt_config *config, struct kv_detail *detail)
+static kv_status_t
+config_check(const struct kvt_config *config, struct kv_detail *detail)
 {
     const struct {
         const char *field;
@@ -176,11 +177,11 @@ static kv_status_t mover_start(struct kvt_tcp_port *port, struct kvt_tcp_mover *
     mover->gone = KVT_TCP_NONE;
     /* (2) */
     if (kvt_ring_init(
-            &mover->commands,
-            port->nr_ops + KVT_TCP_CONN_COMMANDS * port->nr_conns + 1)
+            &mover->commands, port->nr_ops + KVT_TCP_CONN_COMMANDS * port->nr_conns + 1)
             != KV_OK
-        || kvt_ring_init(&mover->news, port->nr_ops + KVT_TCP_CONN_NEWS * port->nr_conns)
-            != KV_OK) {
+        || kvt_ring_init(
+               &mover->news, port->nr_ops + KVT_TCP_CONN_NEWS * port->nr_conns)
+               != KV_OK) {
         return KV_ERR_NOMEM;
     }
     mover->epoll_fd = KV_FAULT() ? -1 : epoll_create1(EPOLL_CLOEXEC);
@@ -281,7 +282,7 @@ static int tcp_fd(const kvt_port_t *port)
     return ((const struct kvt_tcp_port *)port)->bell.fd;
 }
 
-/* ---- connections ----------------------------------------------------------------- */
+/* ---- connections ---------------------------------------------------------------- */
 
 static void dial(
     struct kvt_tcp_port *port, uint32_t index, const struct kvt_address *addresses,
@@ -359,8 +360,7 @@ static void tcp_accept(kvt_port_t *base, kvt_conn_t name)
     struct kvt_tcp_port *port = port_of(base);
     const uint32_t index = seat_find(port, name);
 
-    if (index != KVT_TCP_NONE
-        && port->seats[index].state == KVT_TCP_SEAT_INTRODUCED) {
+    if (index != KVT_TCP_NONE && port->seats[index].state == KVT_TCP_SEAT_INTRODUCED) {
         port->seats[index].state = KVT_TCP_SEAT_OWNER;
         command(port, port->seats[index].mover, KVT_TCP_ACCEPT, index);
     }
@@ -378,7 +378,7 @@ static void tcp_close(kvt_port_t *base, kvt_conn_t name)
     command(port, port->seats[index].mover, KVT_TCP_CLOSE, index);
 }
 
-/* ---- operations ------------------------------------------------------------------ */
+/* ---- operations ----------------------------------------------------------------- */
 
 static bool inside(const struct kvt_tcp_port *port, const uint8_t *at, uint32_t len)
 {
@@ -533,7 +533,7 @@ tcp_get(kvt_port_t *base, kvt_conn_t name, const struct kvt_part *part)
     return KV_ERR_INVALID;
 }
 
-/* ---- events ---------------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------------- */
 
 /* The caller has looked at the tray of the last event. */
 static void give_tray_back(struct kvt_tcp_port *port)
@@ -555,8 +555,7 @@ static void resolved(struct kvt_tcp_port *port)
     while (port->nr_resolving > 0 && kvt_resolver_next(port->resolver, &found)) {
         const uint32_t index = seat_find(port, found.tag);
         port->nr_resolving--;
-        if (index != KVT_TCP_NONE
-            && port->seats[index].state == KVT_TCP_SEAT_READER) {
+        if (index != KVT_TCP_NONE && port->seats[index].state == KVT_TCP_SEAT_READER) {
             dial(port, index, found.addresses, found.nr_addresses);
         }
     }
@@ -607,8 +606,8 @@ static void conn_event(
 }
 
 /* False: nothing that the caller is told. */
-static bool event_of(
-    struct kvt_tcp_port *port, struct kvt_note note, struct kvt_event *event)
+static bool
+event_of(struct kvt_tcp_port *port, struct kvt_note note, struct kvt_event *event)
 {
     if (note.kind == KVT_TCP_DONE) {
         op_event(port, note.index, event);

@@ -34,7 +34,7 @@ static size_t receive_some(
     return 0;
 }
 
-/* ---- pages ----------------------------------------------------------------------- */
+/* ---- pages ---------------------------------------------------------------------- */
 
 /* The part is over, and so is its READ when it was the last: its slots may be used
  * again once DONE is put. */
@@ -50,9 +50,11 @@ static void part_done(
     request->pending &= ~(UINT64_C(1) << part); /* (3) */
     if (request->pending == 0) {
         *(request->prev == KVT_TCP_NONE ? &conn->sent.first
-                                        : &requests[request->prev].next) = request->next;
+                                        : &requests[request->prev].next) =
+            request->next;
         *(request->next == KVT_TCP_NONE ? &conn->sent.last
-                                        : &requests[request->next].prev) = request->prev;
+                                        : &requests[request->next].prev) =
+            request->prev;
     }
     kvt_tcp_done(mover, op, status);
 }
@@ -228,7 +230,7 @@ static size_t receive_pages_once(
     }
     if (body == left) {
         stage = (conn->pages_are_small ? sizeof(mover->stage) : KVT_TCP_HEAD_BYTES)
-            - conn->in_len;
+                - conn->in_len;
         memcpy(mover->stage, conn->in, conn->in_len);
         iov[nr++] = (struct iovec){mover->stage + conn->in_len, stage};
     }
@@ -264,13 +266,13 @@ void kvt_tcp_receive_pages(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *con
     }
 }
 
-/* ---- hello and READs ------------------------------------------------------------- */
+/* ---- hello and READs ------------------------------------------------------------ */
 
 static bool may_take(const struct kvt_tcp_conn *conn)
 {
     return conn->state == KVT_TCP_STRANGER
-        || (conn->state == KVT_TCP_OWNER
-            && conn->nr_filled - conn->nr_taken < KVT_TCP_TRAYS);
+           || (conn->state == KVT_TCP_OWNER
+               && conn->nr_filled - conn->nr_taken < KVT_TCP_TRAYS);
 }
 
 /* To the loop: lies in its tray until the loop says that it is taken. */
@@ -297,8 +299,8 @@ static bool parse_request(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn
     struct kvt_frame frame;
     const enum kvt_frame_kind kind =
         conn->state == KVT_TCP_STRANGER ? KVT_FRAME_HELLO : KVT_FRAME_REQUEST;
-    const kv_status_t status = kvt_frame_parse(
-        conn->in + conn->in_at, conn->in_len, kind, &frame, NULL);
+    const kv_status_t status =
+        kvt_frame_parse(conn->in + conn->in_at, conn->in_len, kind, &frame, NULL);
 
     if (status == KV_INPROGRESS) {
         return false;

@@ -11,7 +11,7 @@
 #include <signal.h>
 #include <string.h>
 
-/* ---- text ------------------------------------------------------------------------ */
+/* ---- text ----------------------------------------------------------------------- */
 
 struct host_port {
     char host[KVT_ADDRESS_MAX];
@@ -86,7 +86,7 @@ kv_status_t kvt_address_parse(const char *text, struct kvt_address *address_p)
     return KV_OK;
 }
 
-/* ---- the thread ------------------------------------------------------------------ */
+/* ---- the thread ----------------------------------------------------------------- */
 
 struct job {
     uint64_t tag;

@@ -1,12 +1,12 @@
-/* Two bounded queues between two threads: one thread puts, the other takes, no locks.
+/* A bounded queue between two threads: one puts, the other takes, no locks.
  *
- *   loop ──put──► commands ──take──► mover          mover ──put──► news ──take──► loop
+ *   loop ── put ──► commands ── take ──► mover ── put ──► news ── take ──► loop
  *
  * A note is two words; what it speaks of lies in a slot that its index names, written
  * before the put and read after the take. Rings are sized so that they can not be full:
  * whoever accepts work has counted it, and a full ring is a bug of ours.
  *
- * Threading: one putter and one taker a ring. Memory order: put releases, take acquires.
+ * Threading: one putter and one taker a ring. Put releases, take acquires.
  */
 #ifndef KVT_TCP_RING_H
 #define KVT_TCP_RING_H
@@ -84,7 +84,7 @@ static inline bool kvt_ring_take(struct kvt_ring *ring, struct kvt_note *note)
 static inline bool kvt_ring_empty(struct kvt_ring *ring)
 {
     return atomic_load_explicit(&ring->tail, memory_order_acquire)
-        == atomic_load_explicit(&ring->head, memory_order_relaxed);
+           == atomic_load_explicit(&ring->head, memory_order_relaxed);
 }
 
 #endif

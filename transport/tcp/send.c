@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-/* ---- queues ---------------------------------------------------------------------- */
+/* ---- queues --------------------------------------------------------------------- */
 
 void kvt_tcp_queue_request(
     struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, uint32_t index)
@@ -65,7 +65,7 @@ static void op_sent(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
     kvt_tcp_done(mover, op, KV_OK);
 }
 
-/* ---- one call -------------------------------------------------------------------- */
+/* ---- one call ------------------------------------------------------------------- */
 
 struct gather {
     struct iovec iov[KVT_TCP_IOVS];
@@ -84,8 +84,8 @@ static void gather_add(struct gather *gather, const uint8_t *base, size_t len)
         len = gather->room;
     }
     if (len > 0 && gather->nr < KVT_TCP_IOVS) {
-        gather->iov[gather->nr++] =
-            (struct iovec){.iov_base = (void *)(uintptr_t)(base + skip), .iov_len = len};
+        gather->iov[gather->nr++] = (struct iovec){
+            .iov_base = (void *)(uintptr_t)(base + skip), .iov_len = len};
         gather->room -= len;
     }
 }
@@ -122,8 +122,8 @@ static void gather_pages(
     }
 }
 
-static size_t first_len(
-    const struct kvt_tcp_port *port, const struct kvt_tcp_conn *conn, bool reader)
+static size_t
+first_len(const struct kvt_tcp_port *port, const struct kvt_tcp_conn *conn, bool reader)
 {
     const uint32_t first = conn->queue.first;
 

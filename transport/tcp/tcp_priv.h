@@ -87,11 +87,11 @@ enum { KVT_TCP_CONN_NEWS = 3 + KVT_TCP_TRAYS };
 struct kvt_tcp_op {
     uint64_t id;
     uint32_t conn;
-    uint32_t request;    /* of a read; NONE: a send */
-    uint32_t next;       /* loop: free list; mover: queue of sends */
-    uint8_t *to;         /* read */
+    uint32_t request; /* of a read; NONE: a send */
+    uint32_t next;    /* loop: free list; mover: queue of sends */
+    uint8_t *to;      /* read */
     uint32_t room;
-    uint32_t len;        /* send */
+    uint32_t len; /* send */
     const uint8_t *from;
     uint32_t frame_len;
     uint8_t frame[KVT_TCP_HEAD_BYTES]; /* send: header and head */
@@ -138,9 +138,9 @@ struct kvt_tcp_tray {
 struct kvt_tcp_conn {
     int fd;
     enum kvt_tcp_state state;
-    kv_status_t why; /* of BROKEN */
-    uint32_t interest; /* EPOLL* that epoll knows */
-    bool dirty;      /* has something to send; in the mover's list by `next` */
+    kv_status_t why;     /* of BROKEN */
+    uint32_t interest;   /* EPOLL* that epoll knows */
+    bool dirty;          /* has something to send; in the mover's list by `next` */
     uint32_t next, prev; /* dirty list; of strangers the list by deadline */
     uint64_t hello_deadline_ns;
 
@@ -179,8 +179,8 @@ struct kvt_tcp_mover {
     pthread_t thread;
     uint32_t nr_conns; /* loop: of this mover */
     struct kvt_tcp_list dirty, strangers;
-    uint32_t gone; /* strangers that have ended, by `next` */
-    _Alignas(16) uint8_t arena[4096]; /* a DATA takes none of it */
+    uint32_t gone;                      /* strangers that have ended, by `next` */
+    _Alignas(16) uint8_t arena[4096];   /* a DATA takes none of it */
     uint8_t stage[KVT_TCP_STAGE_BYTES]; /* within one turn */
 };
 
@@ -221,7 +221,7 @@ struct kvt_tcp_port {
     uint32_t free_seat, free_op, free_request;
     uint32_t nr_free_ops;
     uint32_t nr_strangers;
-    uint32_t next_mover; /* whose events are taken next */
+    uint32_t next_mover;   /* whose events are taken next */
     uint32_t nr_resolving; /* names asked, and their answers not taken */
     uint32_t lent;         /* connection whose tray the caller looks at, or NONE */
     uint64_t lent_gen;

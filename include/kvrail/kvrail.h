@@ -92,8 +92,8 @@ struct kvr_config {
 
 /* DENIED: the tenant is not covered, or there is none. LINK_LOST: nobody listens, or
  * the node hung up. AGAIN: it has no room for another client. DEADLINE. VERSION.
- * CONFIG: a field of *config. NOMEM, IO. On failure `error` (error_cap bytes; NULL and 0: none
- * wanted) gets one line. Waits at most timeout_us. */
+ * CONFIG: a field of *config. NOMEM, IO. On failure `error` (error_cap bytes; NULL and
+ * 0: none wanted) gets one line. Waits at most timeout_us. */
 KVR_API kvr_status_t kvr_open(
     const struct kvr_config *config, kvr_client_t **client_p, char *error,
     size_t error_cap);

@@ -163,7 +163,7 @@ void kvr_wake_node(kvr_client_t *client)
     (void)!send(client->fd, &wake, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* Waits for the answer to `req`, one of two types or REFUSED, whose status it is. */
+/* Waits for the answer to `req`: of this type, or REFUSED, whose status it is. */
 static kvr_status_t packet_wait(
     kvr_client_t *client, enum kvn_packet_type type, uint64_t req,
     struct kvn_packet *packet, struct kvn_packet_space *spaces, int *fd_p)

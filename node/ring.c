@@ -72,8 +72,7 @@ void kvn_ring_bind(
 
 /* What may be unread: `behind` (the reader) never passes `ahead` (the writer), and is
  * never more than a ring behind; neither goes back. */
-static kv_status_t
-look(struct kvn_ring *ring, bool writes, struct kv_detail *detail)
+static kv_status_t look(struct kvn_ring *ring, bool writes, struct kv_detail *detail)
 {
     /* Acquire, as a reader: pairs with the release of the writer's put, so that the
      * record's bytes are there before its position. As a writer: pairs with the release
@@ -272,8 +271,7 @@ kv_status_t kvn_request_read(
 {
     struct kvn_request read = {0};
     if (len < sizeof(read.head)) {
-        return kv_fail(
-            detail, KV_ERR_INVALID, "request.bytes", sizeof(read.head), len);
+        return kv_fail(detail, KV_ERR_INVALID, "request.bytes", sizeof(read.head), len);
     }
     memcpy(&read.head, copy, sizeof(read.head));
     kv_status_t status = request_head_check(&read.head, detail);
@@ -328,7 +326,8 @@ kv_status_t kvn_answer_read(
     }
     uint32_t n = h->nr_keys;
     if (len != kvn_answer_bytes(n) || h->bytes != len) {
-        return kv_fail(detail, KV_ERR_INVALID, "answer.bytes", kvn_answer_bytes(n), len);
+        return kv_fail(
+            detail, KV_ERR_INVALID, "answer.bytes", kvn_answer_bytes(n), len);
     }
     read.statuses = (const int32_t *)(const void *)(copy + sizeof(read.head));
     read.reasons = (const uint8_t *)(read.statuses + n);

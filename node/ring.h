@@ -202,10 +202,10 @@ kv_status_t kvn_answer_read(
 enum {
     KVN_PACKET_MAGIC = 0x7072766b, /* "kvrp" */
     KVN_PACKET_SPACES_MAX = 64,
-    KVN_PACKET_NAME_MAX = 40,      /* of a space, with its NUL */
+    KVN_PACKET_NAME_MAX = 40, /* of a space, with its NUL */
     KVN_PACKET_FIELD_MAX = 40,
-    KVN_PACKET_LEVEL_OBJECT = 0,   /* batches of keys; the only one so far */
-    KVN_PACKET_WAKE = 'w',         /* the whole of a packet of one byte */
+    KVN_PACKET_LEVEL_OBJECT = 0, /* batches of keys; the only one so far */
+    KVN_PACKET_WAKE = 'w',       /* the whole of a packet of one byte */
 };
 
 enum kvn_packet_type {
@@ -250,8 +250,8 @@ struct kvn_packet_space {
 };
 
 enum {
-    KVN_PACKET_BYTES_MAX = sizeof(struct kvn_packet) +
-                           KVN_PACKET_SPACES_MAX * sizeof(struct kvn_packet_space),
+    KVN_PACKET_BYTES_MAX = sizeof(struct kvn_packet)
+                           + KVN_PACKET_SPACES_MAX * sizeof(struct kvn_packet_space),
 };
 
 void kvn_packet_init(struct kvn_packet *packet, enum kvn_packet_type type);

@@ -6,7 +6,7 @@
  *   kvr_buffer_create ──► memory that the node reads and writes
  *   kvr_submit(batch) ──► … ──► kvr_next(): one result a batch, one status a page
  *
- * Threading: a client and its buffers belong to one thread at a time; open one a thread.
+ * Threading: a client and its buffers belong to one thread at a time; open one each.
  * Keys, names and texts may be asked for on any thread. A client does not outlive
  * fork(): the child may only kvr_close() it. Ownership: the caller's arrays of a batch
  * are copied by kvr_submit(); the bytes in buffers belong to the node from submit to
@@ -90,17 +90,17 @@ struct kvr_config {
     uint64_t spin_us;    /* kvr_next() spins so long before it sleeps; 0: 50 µs */
 };
 
-/* DENIED: the tenant is not covered, or there is none. LINK_LOST: nobody listens, or the
- * node hung up. AGAIN: it has no room for another client. DEADLINE. VERSION. CONFIG: a
- * field of *config. NOMEM, IO. On failure `error` (error_cap bytes; NULL and 0: none
- * wanted) gets one line. Waits at most timeout_us. */
+/* DENIED: the tenant is not covered, or there is none. LINK_LOST: nobody listens, or
+ * the node hung up. AGAIN: it has no room for another client. DEADLINE. VERSION.
+ * CONFIG: a field of *config. NOMEM, IO. On failure `error` (error_cap bytes; NULL and
+ * 0: none wanted) gets one line. Waits at most timeout_us. */
 KVR_API kvr_status_t kvr_open(
     const struct kvr_config *config, kvr_client_t **client_p, char *error,
     size_t error_cap);
 /* Batches in flight end without a result, buffers and pins are given back. Does not
  * wait. NULL is fine. */
 KVR_API void kvr_close(kvr_client_t *client);
-/* One line; "" when nothing has failed. It lives until the next call with the client. */
+/* One line; "" when nothing has failed. Lives until the next call with the client. */
 KVR_API const char *kvr_error(const kvr_client_t *client);
 /* Readable when kvr_next() has a result, or the node is gone; sometimes without reason.
  * Only poll it: the library reads it. Call kvr_arm() each time before waiting. */
@@ -149,7 +149,7 @@ struct kvr_buffer {
     uint32_t id;
 };
 
-/* Shared, sealed memory for pages, zeroed; freed by kvr_buffer_destroy() or kvr_close().
+/* Shared, sealed, zeroed memory for pages; freed by kvr_buffer_destroy(), kvr_close().
  * TOO_LARGE: more than the node allows a client. AGAIN: KVR_BUFFERS_MAX. NOMEM, IO,
  * DEADLINE, LINK_LOST. Waits for the node, at most timeout_us of the config. */
 KVR_API kvr_status_t
@@ -200,8 +200,8 @@ struct kvr_batch {
     const struct kvr_key *prev; /* keys[0] is a tail: the key it follows; else NULL */
 };
 
-/* AGAIN: the ring is full or KVR_FLIGHT_MAX are in flight; take results first. INVALID: a
- * field of the batch, and nothing was sent. STALE: a buffer that there is not.
+/* AGAIN: the ring is full or KVR_FLIGHT_MAX are in flight; take results first. INVALID:
+ * a field of the batch, and nothing was sent. STALE: a buffer that there is not.
  * LINK_LOST. OK: kvr_next() will give one result. Does not wait. */
 KVR_API kvr_status_t kvr_submit(kvr_client_t *client, const struct kvr_batch *batch);
 

@@ -36,8 +36,8 @@ static uint64_t now_us(void)
 
 static void finish_try(kvn_local_t *local)
 {
-    if (!local->closing || local->nr_conns > 0 || local->nr_handles > 0 ||
-        local->nr_holds > 0) {
+    if (!local->closing || local->nr_conns > 0 || local->nr_handles > 0
+        || local->nr_holds > 0) {
         return;
     }
     void (*closed)(void *arg) = local->closed;
@@ -120,8 +120,7 @@ void kvn_local_conn_malformed(struct local_conn *conn, const struct kv_detail *d
 
 /* All or nothing, without waiting: a client that does not empty its socket has no use
  * for what we say. */
-static bool packet_send(
-    struct local_conn *conn, const void *bytes, size_t len, int fd)
+static bool packet_send(struct local_conn *conn, const void *bytes, size_t len, int fd)
 {
     struct iovec iov = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = len};
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {0};
@@ -191,8 +190,8 @@ static bool same_process(
     return poll(&dead, 1, 0) == 0;
 }
 
-static kv_status_t salts_write(
-    const kvn_local_t *local, uint16_t tenant, struct kvn_packet_space *spaces)
+static kv_status_t
+salts_write(const kvn_local_t *local, uint16_t tenant, struct kvn_packet_space *spaces)
 {
     const struct local_tenant *of = &local->tenants[tenant];
     for (uint32_t i = 0; i < local->nr_spaces; i++) {
@@ -224,11 +223,11 @@ static bool attached_send(struct local_conn *conn, int rings_fd)
     kvn_packet_init(&reply.packet, KVN_PACKET_ATTACHED);
     reply.packet.ring_bytes = conn->ring_bytes;
     reply.packet.nr_spaces = (uint16_t)local->nr_spaces;
-    bool sent =
-        salts_write(local, conn->tenant, reply.spaces) == KV_OK &&
-        packet_send(
-            conn, &reply, sizeof(reply.packet) + local->nr_spaces * sizeof(reply.spaces[0]),
-            rings_fd);
+    bool sent = salts_write(local, conn->tenant, reply.spaces) == KV_OK
+                && packet_send(
+                    conn, &reply,
+                    sizeof(reply.packet) + local->nr_spaces * sizeof(reply.spaces[0]),
+                    rings_fd);
     explicit_bzero(&reply, sizeof(reply));
     return sent;
 }
@@ -237,8 +236,8 @@ static bool attached_send(struct local_conn *conn, int rings_fd)
 static kv_status_t attach_core(struct local_conn *conn, int rings_fd)
 {
     kvn_local_t *local = conn->local;
-    kv_status_t status = local->events.attach(
-        local->events.arg, UINT64_C(1) << conn->tenant, &conn->id);
+    kv_status_t status =
+        local->events.attach(local->events.arg, UINT64_C(1) << conn->tenant, &conn->id);
     if (status != KV_OK) {
         return status;
     }
@@ -390,8 +389,8 @@ static void packet_take(
         attach(conn, &packet, control->has_sender ? &control->sender : NULL);
         return;
     }
-    if (status == KV_OK && packet.type == KVN_PACKET_BUFFER && attached &&
-        control->fd >= 0) {
+    if (status == KV_OK && packet.type == KVN_PACKET_BUFFER && attached
+        && control->fd >= 0) {
         buffer(conn, &packet, control->fd);
         return;
     }
@@ -413,8 +412,8 @@ static void packet_take(
 static bool packet_receive(struct local_conn *conn)
 {
     uint8_t bytes[sizeof(struct kvn_packet) + 1]; /* one more than any that we take */
-    _Alignas(struct cmsghdr) char room[CMSG_SPACE(sizeof(struct ucred)) +
-                                       CMSG_SPACE(sizeof(int))];
+    _Alignas(struct cmsghdr) char
+        room[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(sizeof(int))];
     struct iovec iov = {.iov_base = bytes, .iov_len = sizeof(bytes)};
     struct msghdr msg = {
         .msg_iov = &iov,
@@ -434,7 +433,8 @@ static bool packet_receive(struct local_conn *conn)
     control_take(&msg, &control);
     if (len == 0) {
         kvn_local_conn_end(conn); /* hung up */
-    } else if (len == 1 && bytes[0] == KVN_PACKET_WAKE && conn->state == CONN_ATTACHED) {
+    } else if (
+        len == 1 && bytes[0] == KVN_PACKET_WAKE && conn->state == CONN_ATTACHED) {
         conn->local->counts.wakes++;
         kvn_local_wake(conn->local);
     } else {
@@ -454,8 +454,7 @@ static void on_socket(uv_poll_t *handle, int status, int events)
         kvn_local_conn_end(conn);
         return;
     }
-    for (unsigned i = 0; i < LOCAL_TURN_PACKETS && packet_receive(conn); i++) {
-    }
+    for (unsigned i = 0; i < LOCAL_TURN_PACKETS && packet_receive(conn); i++) {}
 }
 
 static void on_death(uv_poll_t *handle, int status, int events)
@@ -473,8 +472,8 @@ static bool attaching_full(const kvn_local_t *local, uid_t uid)
     for (const struct local_conn *c = local->conns; c != NULL; c = c->next) {
         same += c->state == CONN_GREETED && c->uid == uid;
     }
-    return local->nr_greeted >= KVN_LOCAL_ATTACHING_MAX ||
-           same >= KVN_LOCAL_ATTACHING_UID_MAX;
+    return local->nr_greeted >= KVN_LOCAL_ATTACHING_MAX
+           || same >= KVN_LOCAL_ATTACHING_UID_MAX;
 }
 
 static int pidfd_open_of(pid_t pid)
@@ -486,8 +485,8 @@ static bool greet(struct local_conn *conn)
 {
     struct kvn_packet packet;
     kvn_packet_init(&packet, KVN_PACKET_GREETING);
-    if (getrandom(&conn->nonce, sizeof(conn->nonce), GRND_NONBLOCK) !=
-        sizeof(conn->nonce)) {
+    if (getrandom(&conn->nonce, sizeof(conn->nonce), GRND_NONBLOCK)
+        != sizeof(conn->nonce)) {
         return false;
     }
     packet.nonce = conn->nonce;
@@ -525,8 +524,8 @@ static void conn_open(kvn_local_t *local, int fd)
     socklen_t len = sizeof(peer);
     bool known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0;
     struct local_conn *conn = NULL;
-    if (!known || attaching_full(local, peer.uid) ||
-        (conn = kv_calloc(1, sizeof(*conn))) == NULL) {
+    if (!known || attaching_full(local, peer.uid)
+        || (conn = kv_calloc(1, sizeof(*conn))) == NULL) {
         local->counts.refused++;
         kvn_local_note(
             local, "client pid %d uid %u refused: too many are attaching, or no memory",
@@ -575,7 +574,7 @@ static void on_listen(uv_poll_t *handle, int status, int events)
             conn_open(local, fd);
         } else if (errno != EINTR && errno != ECONNABORTED) {
             if (errno != EAGAIN) {
-                /* No descriptor or memory left: asking again at once would only spin. */
+                /* No descriptor or memory left: asking again now would only spin. */
                 (void)uv_poll_stop(&local->listen_poll);
                 local->accept_paused = true;
                 kvn_local_note(local, "accept: %s", strerror(errno));
@@ -674,8 +673,8 @@ config_check(const struct kvn_local_config *config, char *line, size_t cap)
     }
     for (uint32_t i = 0; i < config->nr_tenants; i++) {
         const struct kvn_local_tenant *t = &config->tenants[i];
-        if (t->secret_len < KV_SECRET_BYTES_MIN || t->secret_len > KV_SECRET_BYTES_MAX ||
-            t->nr_uids > KVN_LOCAL_UIDS_MAX) {
+        if (t->secret_len < KV_SECRET_BYTES_MIN || t->secret_len > KV_SECRET_BYTES_MAX
+            || t->nr_uids > KVN_LOCAL_UIDS_MAX) {
             (void)snprintf(
                 line, cap, "local: tenant %u has a secret of %zu bytes and %u uids",
                 t->id, t->secret_len, t->nr_uids);
@@ -684,9 +683,9 @@ config_check(const struct kvn_local_config *config, char *line, size_t cap)
     }
     for (uint32_t i = 0; i < config->nr_spaces; i++) {
         const struct kvn_local_space *s = &config->spaces[i];
-        if (strlen(s->name) >= KVN_PACKET_NAME_MAX || s->nr_groups == 0 ||
-            s->first_variant + s->nr_groups > KVP_VARIANTS_MAX || s->page_bytes == 0 ||
-            s->page_tokens == 0) {
+        if (strlen(s->name) >= KVN_PACKET_NAME_MAX || s->nr_groups == 0
+            || s->first_variant + s->nr_groups > KVP_VARIANTS_MAX || s->page_bytes == 0
+            || s->page_tokens == 0) {
             (void)snprintf(
                 line, cap,
                 "local: space \"%s\": its name is longer than %d bytes, or its groups, "
@@ -732,8 +731,7 @@ static void config_copy(kvn_local_t *local, const struct kvn_local_config *confi
 }
 
 /* A socket that nobody answers on any more is removed; a living one is not. */
-static kv_status_t
-path_clear(const struct sockaddr_un *address, char *line, size_t cap)
+static kv_status_t path_clear(const struct sockaddr_un *address, char *line, size_t cap)
 {
     struct stat st;
     if (lstat(address->sun_path, &st) != 0) {
@@ -753,7 +751,8 @@ path_clear(const struct sockaddr_un *address, char *line, size_t cap)
     close(fd);
     if (!stale) {
         (void)snprintf(
-            line, cap, "%s: another node listens there: stop it, or choose another path",
+            line, cap,
+            "%s: another node listens there: stop it, or choose another path",
             address->sun_path);
         return KV_ERR_CONFIG;
     }
@@ -781,9 +780,9 @@ static kv_status_t listen_open(kvn_local_t *local, char *line, size_t cap)
                  : socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     /* The mode of the socket before bind() is that of the file: there is no moment at
      * which others may connect. Credentials with every packet: see same_process(). */
-    if (fd < 0 || fchmod(fd, 0600) != 0 ||
-        setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) != 0 ||
-        bind(fd, (const struct sockaddr *)&address, sizeof(address)) != 0) {
+    if (fd < 0 || fchmod(fd, 0600) != 0
+        || setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) != 0
+        || bind(fd, (const struct sockaddr *)&address, sizeof(address)) != 0) {
         (void)snprintf(
             line, cap, "%s: %s: is the folder there, and writable?", local->path,
             strerror(errno));
@@ -811,8 +810,8 @@ err_close:
 static void path_remove(const kvn_local_t *local)
 {
     struct stat st;
-    if (lstat(local->path, &st) == 0 && st.st_dev == local->path_dev &&
-        st.st_ino == local->path_ino) {
+    if (lstat(local->path, &st) == 0 && st.st_dev == local->path_dev
+        && st.st_ino == local->path_ino) {
         (void)unlink(local->path);
     }
 }

@@ -37,8 +37,8 @@
 #include <uv.h>
 
 enum {
-    KVN_LOCAL_BUFFERS_MAX = 64,       /* of a client */
-    KVN_LOCAL_UIDS_MAX = 16,          /* of a tenant */
+    KVN_LOCAL_BUFFERS_MAX = 64,         /* of a client */
+    KVN_LOCAL_UIDS_MAX = 16,            /* of a tenant */
     KVN_LOCAL_RING_BYTES_MIN = 1 << 17, /* holds the largest request */
     KVN_LOCAL_RING_BYTES_MAX = 1 << 24,
     KVN_LOCAL_REQUESTS_MAX = 1024,    /* in flight, of a client */
@@ -93,8 +93,8 @@ struct kvn_local_events {
 
 struct kvn_local_counts {
     uint64_t attached, refused, hung_up, malformed, requests;
-    uint64_t wakes; /* of us, by clients */
-    uint64_t woken; /* clients, by us */
+    uint64_t wakes;           /* of us, by clients */
+    uint64_t woken;           /* clients, by us */
     uint32_t clients, mapped; /* now: attached; pieces of clients' memory */
 };
 
@@ -106,8 +106,8 @@ kv_status_t kvn_local_open(
     uv_loop_t *loop, const struct kvn_local_config *config,
     const struct kvn_local_events *events, kvn_local_t **local_p, char *line,
     size_t cap);
-/* Removes the socket and ends every client: hung_up() and dead() come from the loop, then,
- * when every hold has been released, `closed`, and the memory is gone. */
+/* Removes the socket and ends every client: hung_up() and dead() come from the loop;
+ * then, when every hold has been released, `closed`, and the memory is gone. */
 void kvn_local_close(kvn_local_t *local, void (*closed)(void *arg), void *arg);
 
 /* May be called from inside request(), hung_up() and dead(). A client that is gone is

@@ -1,5 +1,4 @@
-/* Memory of clients: mapped when it cannot be taken away, unmapped when nobody needs it.
- */
+/* Memory of clients: mapped when it cannot be taken away, until nobody needs it. */
 #define _GNU_SOURCE
 #include "node/daemon/local_priv.h"
 
@@ -45,21 +44,21 @@ static void map_settle(kvn_local_t *local, uint32_t index)
     local->counts.mapped--;
 }
 
-static kv_status_t
-map_take(kvn_local_t *local, int fd, uint64_t bytes, uint32_t *map_p)
+static kv_status_t map_take(kvn_local_t *local, int fd, uint64_t bytes, uint32_t *map_p)
 {
     uint32_t index = local->free_map;
     if (index == LOCAL_NONE) {
         return KV_ERR_AGAIN;
     }
-    void *base = KV_FAULT() ? (errno = ENOMEM, MAP_FAILED)
-                            : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-                                   0);
+    void *base = KV_FAULT()
+                     ? (errno = ENOMEM, MAP_FAILED)
+                     : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED) {
         /* A descriptor without the right to write, or sealed against it. */
         return errno == EACCES || errno == EPERM ? KV_ERR_INVALID : KV_ERR_NOMEM;
     }
-    (void)madvise(base, bytes, MADV_DONTDUMP); /* tenants' data has no place in a core */
+    (void)madvise(
+        base, bytes, MADV_DONTDUMP); /* tenants' data has no place in a core */
     struct local_map *map = &local->maps[index];
     KV_ASSERT(map->base == NULL && map->holds == 0 && !map->kept);
     local->free_map = map->next_free;
@@ -77,8 +76,8 @@ uint8_t *kvn_local_hold(
     uint64_t slot = buffer >> KVN_OFFSET_BITS;
     uint64_t offset = buffer & OFFSET_MASK;
     struct local_conn *conn = index < local->nr_clients ? local->by_index[index] : NULL;
-    if (conn == NULL || slot >= KVN_LOCAL_BUFFERS_MAX ||
-        conn->buffers[slot].map == LOCAL_NONE) {
+    if (conn == NULL || slot >= KVN_LOCAL_BUFFERS_MAX
+        || conn->buffers[slot].map == LOCAL_NONE) {
         return NULL;
     }
     uint32_t number = conn->buffers[slot].map;
@@ -130,8 +129,8 @@ static kv_status_t memory_check(int fd, uint64_t bytes, struct kv_detail *detail
     struct statfs fs;
     struct stat st;
     int seals = fcntl(fd, F_GET_SEALS);
-    if (seals < 0 || fstatfs(fd, &fs) != 0 || fstat(fd, &st) != 0 ||
-        fs.f_type != TMPFS_MAGIC) {
+    if (seals < 0 || fstatfs(fd, &fs) != 0 || fstat(fd, &st) != 0
+        || fs.f_type != TMPFS_MAGIC) {
         return kv_fail(detail, KV_ERR_INVALID, "buffer.memfd", 1, 0);
     }
     if ((seals & F_SEAL_SHRINK) == 0) {
@@ -139,8 +138,8 @@ static kv_status_t memory_check(int fd, uint64_t bytes, struct kv_detail *detail
             detail, KV_ERR_INVALID, "buffer.seals", F_SEAL_SHRINK, (uint64_t)seals);
     }
     /* After the seal was seen: it cannot become less any more. */
-    if (bytes == 0 || st.st_size < 0 || bytes > (uint64_t)st.st_size ||
-        bytes > OFFSET_MASK) {
+    if (bytes == 0 || st.st_size < 0 || bytes > (uint64_t)st.st_size
+        || bytes > OFFSET_MASK) {
         return kv_fail(
             detail, KV_ERR_INVALID, "buffer.bytes", (uint64_t)st.st_size, bytes);
     }

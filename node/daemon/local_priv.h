@@ -1,4 +1,4 @@
-/* What the files of local share: local.c (socket, packets, lives of clients), local_ring.c
+/* What the files of local share: local.c (socket, packets, lives), local_ring.c
  * (requests and answers), local_map.c (memory of clients).
  *
  *   GREETED ── ATTACH ──► ATTACHED ──► ENDED ── handles closed ──► freed
@@ -30,8 +30,8 @@ enum {
     LOCAL_TURN_PACKETS = 32,
     LOCAL_TURN_ACCEPTS = 16,
     LOCAL_BACKLOG = 64,
-    LOCAL_CLOCK_MS = 25,      /* of deadlines of attaching */
-    LOCAL_SLOT_BITS = 6,      /* of a buffer's id; the rest counts its uses */
+    LOCAL_CLOCK_MS = 25, /* of deadlines of attaching */
+    LOCAL_SLOT_BITS = 6, /* of a buffer's id; the rest counts its uses */
 };
 _Static_assert(1 << LOCAL_SLOT_BITS == KVN_LOCAL_BUFFERS_MAX, "a slot a bit of a mask");
 
@@ -46,7 +46,7 @@ struct local_map {
 };
 
 struct local_buffer {
-    uint32_t map; /* LOCAL_NONE: the slot is free */
+    uint32_t map;   /* LOCAL_NONE: the slot is free */
     uint32_t users; /* requests in flight that name it */
     uint16_t gen;   /* 10 bits of the id */
     bool registered;
@@ -85,7 +85,7 @@ struct local_conn {
     struct kvn_rings *rings;
     uint32_t ring_bytes;
     struct kvn_ring requests, answers;
-    uint32_t promised; /* bytes of the answer ring */
+    uint32_t promised;           /* bytes of the answer ring */
     struct local_entry *entries; /* KVN_LOCAL_REQUESTS_MAX */
     uint32_t nr_entries;
     uint16_t free_entry;
@@ -127,7 +127,7 @@ struct kvn_local {
     bool listening, accept_paused;
     unsigned nr_handles;
     uv_poll_t listen_poll;
-    uv_idle_t turn; /* active: the loop does not wait */
+    uv_idle_t turn;   /* active: the loop does not wait */
     uv_timer_t clock; /* active while somebody is attaching, or accept() is paused */
 
     struct local_conn *conns; /* any state, the next to be served first */

@@ -19,15 +19,15 @@ _Static_assert((int)KVN_LOCAL_RING_BYTES_MAX == (int)KVN_RING_BYTES_MAX, "docume
 
 static int rings_memfd(size_t bytes)
 {
-    int fd = KV_FAULT() ? -1 : memfd_create("kvrail-rings",
-                                            MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int fd =
+        KV_FAULT() ? -1 : memfd_create("kvrail-rings", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0) {
         return -1;
     }
     /* SEAL too: nobody may add a seal against writing. */
     int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-    if (KV_FAULT() || ftruncate(fd, (off_t)bytes) != 0 ||
-        fcntl(fd, F_ADD_SEALS, seals) != 0) {
+    if (KV_FAULT() || ftruncate(fd, (off_t)bytes) != 0
+        || fcntl(fd, F_ADD_SEALS, seals) != 0) {
         close(fd);
         return -1;
     }
@@ -51,8 +51,9 @@ kv_status_t kvn_local_conn_rings(struct local_conn *conn, uint32_t ring_bytes, i
     }
     /* Populated: the loop takes no page faults on the client's behalf. */
     void *base = KV_FAULT() ? MAP_FAILED
-                            : mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                                   MAP_SHARED | MAP_POPULATE, fd, 0);
+                            : mmap(
+                                NULL, bytes, PROT_READ | PROT_WRITE,
+                                MAP_SHARED | MAP_POPULATE, fd, 0);
     if (base == MAP_FAILED) {
         goto err_close;
     }
@@ -232,8 +233,7 @@ static void request_do(struct local_conn *conn, const struct kvn_request *in)
         const struct kvo_request request = {
             .tag = (uint64_t)entry->gen << 16 | (uint64_t)(entry - conn->entries),
             .op = (enum kvo_op)h->op,
-            .deadline_us =
-                h->timeout_us == 0 ? 0 : uv_hrtime() / 1000 + h->timeout_us,
+            .deadline_us = h->timeout_us == 0 ? 0 : uv_hrtime() / 1000 + h->timeout_us,
             .tenant = conn->tenant,
             .variant = h->variant,
             .loose = (h->flags & KVN_REQUEST_LOOSE) != 0,
@@ -263,8 +263,8 @@ static bool has_room(struct local_conn *conn)
         kvn_local_conn_malformed(conn, &detail);
         return false;
     }
-    return conn->nr_entries < KVN_LOCAL_REQUESTS_MAX &&
-           used + conn->promised + 2 * KVN_ANSWER_BYTES_MAX <= conn->ring_bytes;
+    return conn->nr_entries < KVN_LOCAL_REQUESTS_MAX
+           && used + conn->promised + 2 * KVN_ANSWER_BYTES_MAX <= conn->ring_bytes;
 }
 
 /* Some requests of one client; true when there was any. */
@@ -310,8 +310,7 @@ static void flags_set(kvn_local_t *local, bool asleep)
                             : c->stalled ? KVN_WANTS_ROOM
                                          : KVN_ASLEEP;
             /* Sequentially consistent: before the second look, see kvn_ring_put(). */
-            atomic_store_explicit(
-                &c->rings->node_sleeps, flag, memory_order_seq_cst);
+            atomic_store_explicit(&c->rings->node_sleeps, flag, memory_order_seq_cst);
         }
     }
 }

@@ -74,8 +74,8 @@ static bool packet_send(kvr_client_t *client, const struct kvn_packet *packet, i
 }
 
 /* A packet, or a wake (len 1). AGAIN: none. LINK_LOST. *fd_p: -1 or the caller's. */
-static kv_status_t
-packet_receive(kvr_client_t *client, uint8_t *bytes, size_t cap, size_t *len_p, int *fd_p)
+static kv_status_t packet_receive(
+    kvr_client_t *client, uint8_t *bytes, size_t cap, size_t *len_p, int *fd_p)
 {
     _Alignas(struct cmsghdr) char room[CMSG_SPACE(sizeof(int))];
     struct iovec iov = {.iov_base = bytes, .iov_len = cap};
@@ -128,8 +128,8 @@ static void packet_late(kvr_client_t *client, const uint8_t *bytes, size_t len)
     if (len == 1) {
         return;
     }
-    if (kvn_packet_read(bytes, len, &packet, NULL, NULL) == KV_OK &&
-        packet.type == KVN_PACKET_BUFFERED) {
+    if (kvn_packet_read(bytes, len, &packet, NULL, NULL) == KV_OK
+        && packet.type == KVN_PACKET_BUFFERED) {
         unbuffer(client, packet.buffer);
     }
 }
@@ -163,7 +163,7 @@ void kvr_wake_node(kvr_client_t *client)
     (void)!send(client->fd, &wake, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* Waits for the answer to `req`, one of two types or REFUSED, whose status it is. */
+/* Waits for the answer to `req`: of this type, or REFUSED, whose status it is. */
 static kvr_status_t packet_wait(
     kvr_client_t *client, enum kvn_packet_type type, uint64_t req,
     struct kvn_packet *packet, struct kvn_packet_space *spaces, int *fd_p)
@@ -200,8 +200,8 @@ static kvr_status_t packet_wait(
             client->gone = true;
             return kvr_fail(client, status, &detail); /* (2) */
         }
-        if (len > 1 && packet->req == req &&
-            (packet->type == type || packet->type == KVN_PACKET_REFUSED)) {
+        if (len > 1 && packet->req == req
+            && (packet->type == type || packet->type == KVN_PACKET_REFUSED)) {
             *fd_p = fd;
             break;
         }
@@ -237,10 +237,11 @@ static kvr_status_t config_check(kvr_client_t *client, const struct kvr_config *
             config->struct_size);
         return kvr_fail(client, KV_ERR_CONFIG, &detail);
     }
-    if (config->target == NULL || strncmp(config->target, "unix:", 5) != 0 ||
-        config->target[5] == '\0') {
+    if (config->target == NULL || strncmp(config->target, "unix:", 5) != 0
+        || config->target[5] == '\0') {
         return kvr_fail_text(
-            client, KV_ERR_CONFIG, "config: config.target is \"%.100s\", not \"unix:PATH\"",
+            client, KV_ERR_CONFIG,
+            "config: config.target is \"%.100s\", not \"unix:PATH\"",
             config->target != NULL ? config->target : "");
     }
     if (strlen(config->target + 5) > 107) {
@@ -250,7 +251,8 @@ static kvr_status_t config_check(kvr_client_t *client, const struct kvr_config *
     }
     if (!kvn_rings_size_ok(ring_bytes)) {
         kv_fail(
-            &detail, KV_ERR_CONFIG, "config.ring_bytes", KVN_RING_BYTES_MAX, ring_bytes);
+            &detail, KV_ERR_CONFIG, "config.ring_bytes", KVN_RING_BYTES_MAX,
+            ring_bytes);
         return kvr_fail(client, KV_ERR_CONFIG, &detail);
     }
     client->ring_bytes = ring_bytes;
@@ -271,9 +273,9 @@ static kvr_status_t connect_to(kvr_client_t *client, const char *path)
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     uint64_t until = kvr_now_us() + client->timeout_us;
     (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
-    client->fd = KV_FAULT()
-                     ? (errno = EMFILE, -1)
-                     : socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    client->fd =
+        KV_FAULT() ? (errno = EMFILE, -1)
+                   : socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (client->fd < 0) {
         return kvr_fail_text(client, KV_ERR_IO, "io: socket: %s", strerror(errno));
     }
@@ -282,11 +284,11 @@ static kvr_status_t connect_to(kvr_client_t *client, const char *path)
             (void)poll(NULL, 0, 1); /* its queue of connections is full */
             continue;
         }
-        kv_status_t status =
-            errno == EACCES || errno == EPERM              ? KV_ERR_DENIED
-            : errno == ENOENT || errno == ECONNREFUSED     ? KV_ERR_LINK_LOST
-            : errno == EAGAIN                              ? KV_ERR_AGAIN
-                                                           : KV_ERR_IO;
+        kv_status_t status = errno == EACCES || errno == EPERM ? KV_ERR_DENIED
+                             : errno == ENOENT || errno == ECONNREFUSED
+                                 ? KV_ERR_LINK_LOST
+                             : errno == EAGAIN ? KV_ERR_AGAIN
+                                               : KV_ERR_IO;
         return kvr_fail_text(
             client, status, "%s: %s: %s", kv_status_name(status), path,
             strerror(errno));
@@ -305,10 +307,12 @@ static kvr_status_t rings_map(kvr_client_t *client, int fd)
             client, KV_ERR_VERSION, "version: the rings are not %zu bytes", bytes);
     }
     void *base = KV_FAULT() ? MAP_FAILED
-                            : mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                                   MAP_SHARED | MAP_POPULATE, fd, 0);
+                            : mmap(
+                                NULL, bytes, PROT_READ | PROT_WRITE,
+                                MAP_SHARED | MAP_POPULATE, fd, 0);
     if (base == MAP_FAILED) {
-        return kvr_fail_text(client, KV_ERR_NOMEM, "nomem: cannot map %zu bytes", bytes);
+        return kvr_fail_text(
+            client, KV_ERR_NOMEM, "nomem: cannot map %zu bytes", bytes);
     }
     client->rings = base;
     /* A child of fork() must not write into the parent's rings. */
@@ -344,8 +348,7 @@ static kvr_status_t attach(kvr_client_t *client, const struct kvr_config *config
         return gone(client);
     }
     fd = -1;
-    status =
-        packet_wait(client, KVN_PACKET_ATTACHED, 0, &packet, client->spaces, &fd);
+    status = packet_wait(client, KVN_PACKET_ATTACHED, 0, &packet, client->spaces, &fd);
     if (status == KVR_OK) {
         client->nr_spaces = packet.nr_spaces;
         status = rings_map(client, fd);
@@ -476,21 +479,22 @@ static kvr_status_t buffer_register(
     return KVR_OK;
 }
 
-kvr_status_t kvr_buffer_add(
-    kvr_client_t *client, int fd, size_t bytes, struct kvr_buffer *buffer_p)
+kvr_status_t
+kvr_buffer_add(kvr_client_t *client, int fd, size_t bytes, struct kvr_buffer *buffer_p)
 {
     return buffer_register(client, fd, bytes, NULL, buffer_p);
 }
 
 static int sealed_memfd(size_t bytes)
 {
-    int fd = KV_FAULT() ? -1 : memfd_create("kvrail-buffer",
-                                            MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int fd = KV_FAULT()
+                 ? -1
+                 : memfd_create("kvrail-buffer", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0) {
         return -1;
     }
-    if (KV_FAULT() || ftruncate(fd, (off_t)bytes) != 0 ||
-        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
+    if (KV_FAULT() || ftruncate(fd, (off_t)bytes) != 0
+        || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
         close(fd);
         return -1;
     }
@@ -512,10 +516,12 @@ kvr_buffer_create(kvr_client_t *client, size_t bytes, struct kvr_buffer *buffer_
             strerror(errno));
     }
     kvr_status_t status;
-    void *base = KV_FAULT() ? MAP_FAILED
-                            : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *base = KV_FAULT()
+                     ? MAP_FAILED
+                     : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED) {
-        status = kvr_fail_text(client, KV_ERR_NOMEM, "nomem: cannot map %zu bytes", bytes);
+        status =
+            kvr_fail_text(client, KV_ERR_NOMEM, "nomem: cannot map %zu bytes", bytes);
         goto out_close;
     }
     status = buffer_register(client, fd, bytes, base, buffer_p);

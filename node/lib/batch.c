@@ -29,7 +29,8 @@ static kv_status_t places_check(
 {
     for (uint32_t i = 0; i < batch->nr_keys; i++) {
         const struct kvr_at *at = &batch->at[i];
-        const struct kvr_memory *memory = &client->buffers[at->buffer % KVR_BUFFERS_MAX];
+        const struct kvr_memory *memory =
+            &client->buffers[at->buffer % KVR_BUFFERS_MAX];
         if (!memory->used || memory->id != at->buffer) {
             return kv_fail(
                 detail, KV_ERR_STALE, "batch.at.buffer", KVR_BUFFERS_MAX, at->buffer);
@@ -37,7 +38,8 @@ static kv_status_t places_check(
         if (memory->bytes < page_bytes || at->offset > memory->bytes - page_bytes) {
             return kv_fail(
                 detail, KV_ERR_INVALID, "batch.at.offset",
-                memory->bytes < page_bytes ? 0 : memory->bytes - page_bytes, at->offset);
+                memory->bytes < page_bytes ? 0 : memory->bytes - page_bytes,
+                at->offset);
         }
     }
     return KV_OK;
@@ -66,8 +68,8 @@ static kv_status_t batch_check(
     }
     bool moves = kvn_op_moves(batch->op);
     bool waits = moves || batch->op == KVR_OP_EXISTS;
-    if (batch->timeout_us > KVN_RING_TIMEOUT_MAX_US ||
-        (waits && batch->timeout_us == 0)) {
+    if (batch->timeout_us > KVN_RING_TIMEOUT_MAX_US
+        || (waits && batch->timeout_us == 0)) {
         return kv_fail(
             detail, KV_ERR_INVALID, "batch.timeout_us", KVN_RING_TIMEOUT_MAX_US,
             batch->timeout_us);
@@ -81,10 +83,12 @@ static kv_status_t batch_check(
     return places_check(client, batch, space->page_bytes, detail);
 }
 
-static void request_write(
-    uint8_t *to, const struct kvr_batch *batch, uint64_t tag, uint32_t bytes)
+static void
+request_write(uint8_t *to, const struct kvr_batch *batch, uint64_t tag, uint32_t bytes)
 {
     uint32_t n = batch->nr_keys;
+    int loose = batch->loose ? KVN_REQUEST_LOOSE : 0;
+    int tokens = batch->n_tokens != NULL ? KVN_REQUEST_TOKENS : 0;
     struct kvn_request_head head = {
         .bytes = bytes,
         .type = KVN_RECORD_REQUEST,
@@ -94,8 +98,7 @@ static void request_write(
         .nr_keys = n,
         .first_page = batch->first_page,
         .variant = batch->variant,
-        .flags = (uint16_t)((batch->loose ? KVN_REQUEST_LOOSE : 0) |
-                            (batch->n_tokens != NULL ? KVN_REQUEST_TOKENS : 0)),
+        .flags = (uint16_t)(loose | tokens),
     };
     if (batch->anchor != NULL) {
         memcpy(&head.anchor, batch->anchor, sizeof(head.anchor));
@@ -130,7 +133,8 @@ kvr_status_t kvr_submit(kvr_client_t *client, const struct kvr_batch *batch)
     }
     if (client->nr_flights == KVR_FLIGHT_MAX) {
         kv_fail(
-            &detail, KV_ERR_AGAIN, "client.flights", KVR_FLIGHT_MAX, KVR_FLIGHT_MAX + 1);
+            &detail, KV_ERR_AGAIN, "client.flights", KVR_FLIGHT_MAX,
+            KVR_FLIGHT_MAX + 1);
         return kvr_fail(client, KV_ERR_AGAIN, &detail);
     }
     uint32_t bytes =
@@ -205,11 +209,10 @@ answer_take(kvr_client_t *client, uint32_t len, struct kvr_result *result)
         return KV_ERR_LINK_LOST;
     }
     uint64_t index = answer.head.tag & 0xffff;
-    struct kvr_flight *flight =
-        index < KVR_FLIGHT_MAX ? &client->flights[index] : NULL;
-    if (flight == NULL || !flight->used || answer.head.tag >> 16 != flight->gen ||
-        (answer.head.nr_keys != 0 && answer.head.nr_keys != flight->nr_keys) ||
-        (answer.head.nr_keys == 0 && answer.head.status == KV_OK)) {
+    struct kvr_flight *flight = index < KVR_FLIGHT_MAX ? &client->flights[index] : NULL;
+    if (flight == NULL || !flight->used || answer.head.tag >> 16 != flight->gen
+        || (answer.head.nr_keys != 0 && answer.head.nr_keys != flight->nr_keys)
+        || (answer.head.nr_keys == 0 && answer.head.status == KV_OK)) {
         (void)kvr_fail_text(
             client, KV_ERR_LINK_LOST, "link_lost: an answer to no batch of ours");
         return KV_ERR_LINK_LOST;
@@ -283,8 +286,7 @@ static void sleep_flag(kvr_client_t *client, uint32_t flag)
 {
     /* Sequentially consistent: before the second look at the ring, see
      * kvn_ring_put(). */
-    atomic_store_explicit(
-        &client->rings->client_sleeps, flag, memory_order_seq_cst);
+    atomic_store_explicit(&client->rings->client_sleeps, flag, memory_order_seq_cst);
 }
 
 int kvr_arm(kvr_client_t *client)

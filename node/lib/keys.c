@@ -80,8 +80,8 @@ static kv_keygen_t *keygen(void)
         return NULL;
     }
     kv_keygen_t *gen = pthread_getspecific(keygen_key);
-    if (gen == NULL && kv_keygen_create(&gen) == KV_OK &&
-        pthread_setspecific(keygen_key, gen) != 0) {
+    if (gen == NULL && kv_keygen_create(&gen) == KV_OK
+        && pthread_setspecific(keygen_key, gen) != 0) {
         kv_keygen_destroy(gen);
         gen = NULL;
     }
@@ -157,8 +157,7 @@ kvr_status_t kvr_key_opaque(
         return KVR_INVALID;
     }
     memcpy(&salt, space->salt, sizeof(salt));
-    kv_status_t status =
-        kv_key_opaque(gen, &salt, name, (uint32_t)len, &key, NULL);
+    kv_status_t status = kv_key_opaque(gen, &salt, name, (uint32_t)len, &key, NULL);
     if (status == KV_OK) {
         memcpy(key_p, &key, sizeof(key));
     }

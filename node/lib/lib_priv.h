@@ -70,8 +70,8 @@ uint64_t kvr_now_us(void);
 /* Says it in client->error, and returns `status`. */
 kvr_status_t
 kvr_fail(kvr_client_t *client, kv_status_t status, const struct kv_detail *detail);
-kvr_status_t kvr_fail_text(
-    kvr_client_t *client, kv_status_t status, const char *format, ...)
+kvr_status_t
+kvr_fail_text(kvr_client_t *client, kv_status_t status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* Reads the socket until it is empty: wakes are forgotten, a hang-up is noticed. */
 void kvr_socket_drain(kvr_client_t *client);

@@ -111,8 +111,8 @@ on_attach(void *arg, uint64_t tenants, struct kvo_client_id *client_p)
     return kvo_client_attach(lk->node, lk_now(), tenants, client_p);
 }
 
-static kv_status_t on_request(
-    void *arg, struct kvo_client_id client, const struct kvo_request *request)
+static kv_status_t
+on_request(void *arg, struct kvo_client_id client, const struct kvo_request *request)
 {
     struct lk *lk = arg;
     return kvo_request(lk->node, lk_now(), client, request);
@@ -155,8 +155,9 @@ static void move_do(struct lk *lk, const struct lk_move *move)
     struct kvo_done done = {.status = KV_ERR_INVALID};
     if (move->client != NULL) {
         bool in = move->kind == KVO_ORDER_CLIENT_IN;
-        memcpy(in ? move->frame : move->client, in ? move->client : move->frame,
-               move->len);
+        memcpy(
+            in ? move->frame : move->client, in ? move->client : move->frame,
+            move->len);
         kvn_local_release(lk->local, move->hold);
         done = (struct kvo_done){.status = KV_OK, .len = move->len};
     }
@@ -211,8 +212,7 @@ void lk_do(struct lk *lk, void (*fn)(struct lk *lk, void *arg), void *arg)
     lk->fn = fn;
     lk->arg = arg;
     KV_ASSERT(uv_async_send(&lk->call) == 0);
-    while (sem_wait(&lk->done) != 0) {
-    }
+    while (sem_wait(&lk->done) != 0) {}
 }
 
 /* ------------------------------------------------------------------ begin and end */
@@ -253,12 +253,13 @@ void lk_init(struct lk *lk)
         .seed = 3,
     };
     lk->config.pager = (struct kvp_config){
-        .pools = {{.tier = KVP_DEVICE,
-                   .frame_bytes = LK_PAGE_BYTES,
-                   .nr_frames = LK_DEVICE_FRAMES},
-                  {.tier = KVP_HOST,
-                   .frame_bytes = LK_PAGE_BYTES,
-                   .nr_frames = LK_HOST_FRAMES}},
+        .pools =
+            {{.tier = KVP_DEVICE,
+              .frame_bytes = LK_PAGE_BYTES,
+              .nr_frames = LK_DEVICE_FRAMES},
+             {.tier = KVP_HOST,
+              .frame_bytes = LK_PAGE_BYTES,
+              .nr_frames = LK_HOST_FRAMES}},
         .nr_pools = 2,
         .tenants = {{.id = LK_TENANT}, {.id = LK_FOREIGN}},
         .nr_tenants = 2,

@@ -1,5 +1,5 @@
-/* A node for tests of its clients: a real node/core behind a real socket, with a loop in
- * a thread of its own. Orders wait in a list; the loop carries them out, bytes and all.
+/* A node for tests of its clients: a real node/core behind a real socket, its loop in a
+ * thread of its own. Orders wait in a list; the loop carries them out, bytes and all.
  *
  *   test ── libkvrail ──► socket, rings ──► kvn_local ──► kvo_node
  *   test ── lk_do(fn) ──► fn runs on the loop thread

@@ -29,7 +29,8 @@ static struct kvr_buffer buffer_of(kvr_client_t *client, uint32_t pages)
     return buffer;
 }
 
-static void fill(const struct kvr_buffer *buffer, uint32_t at, uint64_t first, uint32_t n)
+static void
+fill(const struct kvr_buffer *buffer, uint32_t at, uint64_t first, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
         lk_page((uint8_t *)buffer->base + (size_t)(at + i) * LK_PAGE_BYTES, first + i);
@@ -147,7 +148,8 @@ static void batch__each_operation_does_what_it_says(void **state)
     assert_int_equal(count(statuses, 8, KVR_OK), 4);
     assert_int_equal(lk_batch(client, KVR_OP_DROP, 0, 8, 0, 0, statuses), KVR_OK);
     assert_int_equal(count(statuses, 8, KVR_OK), 4);
-    assert_int_equal(lk_batch(client, KVR_OP_GET, 0, 8, buffer.id, 8, statuses), KVR_OK);
+    assert_int_equal(
+        lk_batch(client, KVR_OP_GET, 0, 8, buffer.id, 8, statuses), KVR_OK);
     assert_int_equal(count(statuses, 8, KVR_MISS), 8);
     assert_int_equal(lk_frames(&lk, KVP_FREE), LK_FRAMES);
     kvr_close(client);
@@ -228,8 +230,10 @@ static void submit__malformed_names_the_field(void **state)
         lk_submit(client, KVR_OP_GET, 0, 2, buffer.id, 1, 0, LK_LATER_US), KVR_INVALID);
     assert_non_null(strstr(kvr_error(client), "batch.at.offset is 2048"));
     assert_int_equal(
-        lk_submit(client, KVR_OP_GET, 0, 1, buffer.id + 1, 0, 0, LK_LATER_US), KVR_STALE);
-    assert_int_equal(lk_submit(client, KVR_OP_GET, 0, 1, buffer.id, 0, 0, 0), KVR_INVALID);
+        lk_submit(client, KVR_OP_GET, 0, 1, buffer.id + 1, 0, 0, LK_LATER_US),
+        KVR_STALE);
+    assert_int_equal(
+        lk_submit(client, KVR_OP_GET, 0, 1, buffer.id, 0, 0, 0), KVR_INVALID);
     assert_non_null(strstr(kvr_error(client), "batch.timeout_us is 0"));
     assert_int_equal(
         lk_submit(client, KVR_OP_PIN, 0, 0, buffer.id, 0, 0, 0), KVR_INVALID);
@@ -260,8 +264,7 @@ static void hold_loop(struct lk *kit, void *arg)
 {
     (void)kit;
     sem_t *gate = arg;
-    while (sem_wait(gate) != 0) {
-    }
+    while (sem_wait(gate) != 0) {}
 }
 
 static void *gate_open_later(void *arg)
@@ -290,7 +293,8 @@ static void submit__full_rings_say_again(void **state)
     lk.arg = &gate;
     assert_int_equal(uv_async_send(&lk.call), 0);
     usleep(20000);
-    while (lk_submit(client, KVR_OP_EXISTS, 0, 100, 0, 0, sent, LK_LATER_US) == KVR_OK) {
+    while (lk_submit(client, KVR_OP_EXISTS, 0, 100, 0, 0, sent, LK_LATER_US)
+           == KVR_OK) {
         sent++;
     }
     assert_in_range(sent, 10, 1000);
@@ -305,8 +309,7 @@ static void submit__full_rings_say_again(void **state)
     }
     assert_int_equal(kvr_next(client, 1000, &result), KVR_AGAIN);
     pthread_join(thread, NULL);
-    while (sem_wait(&lk.done) != 0) {
-    }
+    while (sem_wait(&lk.done) != 0) {}
     sem_destroy(&gate);
     kvr_close(client);
     lk_stop(&lk);
@@ -330,8 +333,7 @@ static void client__that_never_reads_slows_itself_alone(void **state)
         while (lk_submit(lazy, KVR_OP_PIN, 5000, 200, 0, 0, sent, 0) == KVR_OK) {
             sent++;
         }
-        assert_int_equal(
-            lk_batch(busy, KVR_OP_PUT, 0, 32, buffer.id, 0, NULL), KVR_OK);
+        assert_int_equal(lk_batch(busy, KVR_OP_PUT, 0, 32, buffer.id, 0, NULL), KVR_OK);
         assert_int_equal(
             lk_batch(busy, KVR_OP_GET, 0, 32, buffer.id, 32, NULL), KVR_OK);
     }
@@ -447,7 +449,10 @@ static void sleep__nobody_misses_a_wake(void **state)
     char target[128];
     snprintf(target, sizeof(target), "unix:%s", lk.path);
     const struct kvr_config config = {
-        .struct_size = sizeof(config), .target = target, .tenant = LK_TENANT, .spin_us = 1};
+        .struct_size = sizeof(config),
+        .target = target,
+        .tenant = LK_TENANT,
+        .spin_us = 1};
     kvr_client_t *client;
     assert_int_equal(kvr_open(&config, &client, NULL, 0), KVR_OK);
     for (uint32_t i = 0; i < 2000; i++) {
@@ -480,7 +485,8 @@ static void fd__is_readable_with_a_result_and_at_the_end(void **state)
         lk_stuck(&lk, true);
         uint64_t key = 100 + i;
         assert_int_equal(
-            lk_submit(client, KVR_OP_PUT, key, 1, buffer.id, 0, i, LK_LATER_US), KVR_OK);
+            lk_submit(client, KVR_OP_PUT, key, 1, buffer.id, 0, i, LK_LATER_US),
+            KVR_OK);
         assert_true(kvr_arm(client));
         assert_int_equal(poll(&readable, 1, 1), 0);
         lk_stuck(&lk, false);
@@ -514,7 +520,8 @@ static void node__gone_cancels_what_is_in_flight(void **state)
         assert_int_equal(
             lk_submit(client, KVR_OP_PIN, i, 1, 0, 0, i, LK_LATER_US), KVR_OK);
         assert_int_equal(
-            lk_submit(client, KVR_OP_PUT, i, 1, buffer.id, i, i + 10, LK_LATER_US), KVR_OK);
+            lk_submit(client, KVR_OP_PUT, i, 1, buffer.id, i, i + 10, LK_LATER_US),
+            KVR_OK);
     }
     usleep(50000);
     lk_close_local(&lk);
@@ -529,8 +536,7 @@ static void node__gone_cancels_what_is_in_flight(void **state)
     assert_int_equal(done, 10);
     assert_int_equal(cancelled, 10);
     assert_int_equal(kvr_next(client, 0, &result), KVR_LINK_LOST);
-    assert_int_equal(
-        lk_submit(client, KVR_OP_PIN, 0, 1, 0, 0, 0, 0), KVR_LINK_LOST);
+    assert_int_equal(lk_submit(client, KVR_OP_PIN, 0, 1, 0, 0, 0, 0), KVR_LINK_LOST);
     assert_int_equal(kvr_buffer_create(client, 10, &buffer), KVR_LINK_LOST);
     kvr_close(client);
     lk_stop(&lk);
@@ -622,7 +628,8 @@ static void listen__takes_a_stale_path_and_no_other(void **state)
     struct kvn_local_config bad = lk.local_config;
     bad.path = "/proc/self/status";
     assert_int_equal(
-        kvn_local_open(&loop, &bad, &events, &second, line, sizeof(line)), KV_ERR_CONFIG);
+        kvn_local_open(&loop, &bad, &events, &second, line, sizeof(line)),
+        KV_ERR_CONFIG);
     bad.path = "/nowhere/node.sock";
     assert_int_equal(
         kvn_local_open(&loop, &bad, &events, &second, line, sizeof(line)), KV_ERR_IO);
@@ -631,7 +638,8 @@ static void listen__takes_a_stale_path_and_no_other(void **state)
     path[108] = '\0';
     bad.path = path;
     assert_int_equal(
-        kvn_local_open(&loop, &bad, &events, &second, line, sizeof(line)), KV_ERR_CONFIG);
+        kvn_local_open(&loop, &bad, &events, &second, line, sizeof(line)),
+        KV_ERR_CONFIG);
     assert_string_equal(line, "local.path is 108, the limits are 1 and 107");
     assert_int_equal(uv_loop_close(&loop), 0);
     kvr_close(lk_client(&lk)); /* the first is as it was */
@@ -698,7 +706,7 @@ static void ended(void *arg)
     *(bool *)arg = true;
 }
 
-/* The same for the node's side of opening: no socket, no descriptor, no memory stays. */
+/* The same for the node's side of opening: no socket, descriptor or memory stays. */
 static void listen__survives_every_fault(void **state)
 {
     const struct kvn_local_events events = {0};
@@ -712,8 +720,8 @@ static void listen__survives_every_fault(void **state)
         bool closed = false;
         assert_int_equal(uv_loop_init(&loop), 0);
         kv_fault_after(n + 1);
-        kv_status_t status =
-            kvn_local_open(&loop, &lk.local_config, &events, &local, line, sizeof(line));
+        kv_status_t status = kvn_local_open(
+            &loop, &lk.local_config, &events, &local, line, sizeof(line));
         kv_fault_after(0);
         assert_true((status == KV_OK) == (local != NULL));
         assert_true((line[0] == '\0') == (status == KV_OK));

@@ -1,0 +1,301 @@
+"""Pages of attention keys and values by name, from Python: libkvrail's object level.
+
+    import kvrail
+    with kvrail.Client("unix:/run/kvrail/node.sock", tenant=1) as client:
+        space = client.space("chat")
+        keys = space.keys(tokens)                  # one a page, the tail included
+        buffer = client.buffer(len(keys) * space.page_bytes)
+        buffer.view[0:space.page_bytes] = page     # a memoryview of shared memory
+        client.put(space, keys, buffer)            # one status a key
+        client.get(space, keys, buffer)
+
+No dependencies: ctypes over libkvrail.so.0 (KVRAIL_LIBRARY names another file). What each
+call means, and what ends how, is said in include/kvrail/kvrail.h; the names are the same.
+
+Threads: a Client and its buffers belong to one thread at a time; a Space to any. Errors: a
+call that fails raises kvrail.Error with .status; a batch whose keys end differently does
+not: look at Result.statuses. Times are seconds.
+"""
+
+import ctypes
+import os
+
+__all__ = ["Client", "Space", "Buffer", "Result", "Error", "version"]
+
+KEY_BYTES = 32
+BATCH_MAX = 1024
+
+OK, EXISTS, AGAIN, MISS, NOT_VERIFIED = 0, 3, -1, -10, -11
+INVALID, TOO_LARGE, STALE, DENIED, QUOTA, DEADLINE, CANCELLED = range(-20, -27, -1)
+LINK_LOST, VERSION, NOMEM, CONFIG, IO = -40, -41, -60, -61, -62
+
+_OPS = {"exists": 0, "get": 1, "put": 2, "pin": 3, "unpin": 4, "drop": 5}
+_PLACES = ("none", "device", "host", "peer")
+
+_u8, _u16, _u32, _u64 = ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
+_p, _size, _int, _text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p
+
+
+def _struct(name, **fields):
+    return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
+
+
+_Key = _u8 * KEY_BYTES
+_Config = _struct(
+    "_Config", struct_size=_size, target=_text, tenant=_u32, ring_bytes=_u32,
+    timeout_us=_u64, spin_us=_u64)
+_Space = _struct(
+    "_Space", variant=_u16, nr_groups=_u16, page_tokens=_u32, page_bytes=_u32,
+    salt=_Key, id=_Key)
+_Buffer = _struct("_Buffer", base=_p, bytes=_size, id=_u32)
+_At = _struct("_At", buffer=_u32, offset=_u64)
+_Batch = _struct(
+    "_Batch", struct_size=_size, op=_int, variant=_u16, tag=_u64, timeout_us=_u64, keys=_p,
+    nr_keys=_u32, at=_p, n_tokens=_p, loose=_int, first_page=_u32, anchor=_p, prev=_p)
+_Result = _struct(
+    "_Result", tag=_u64, op=_int, status=_int, nr_keys=_u32,
+    statuses=ctypes.POINTER(ctypes.c_int32), reasons=ctypes.POINTER(_u8),
+    places=ctypes.POINTER(_u8))
+
+
+def _load():
+    lib = ctypes.CDLL(os.environ.get("KVRAIL_LIBRARY", "libkvrail.so.0"), use_errno=True)
+    signatures = {
+        "kvr_version": (_text,), "kvr_status_name": (_text, _int),
+        "kvr_status_text": (_text, _int), "kvr_miss_name": (_text, _u8),
+        "kvr_open": (_int, _p, _p, _text, _size), "kvr_close": (None, _p),
+        "kvr_error": (_text, _p), "kvr_fd": (_int, _p), "kvr_arm": (_int, _p),
+        "kvr_space_find": (_int, _p, _text, _p),
+        "kvr_keys_tokens": (_int, _p, _p, _size, _p, _size, _p),
+        "kvr_key_next": (_int, _p, _p, _p, _size, _p, _size, _p),
+        "kvr_key_opaque": (_int, _p, _p, _size, _p),
+        "kvr_buffer_create": (_int, _p, _size, _p), "kvr_buffer_destroy": (None, _p, _p),
+        "kvr_submit": (_int, _p, _p), "kvr_next": (_int, _p, _u64, _p),
+    }
+    for name, (result, *arguments) in signatures.items():
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    return lib
+
+
+_lib = _load()
+
+
+def version():
+    """Of the library: "0.1.0"."""
+    return _lib.kvr_version().decode()
+
+
+def status_name(status):
+    """ "miss"; "unknown" for a number that is none of ours."""
+    return _lib.kvr_status_name(status).decode()
+
+
+class Error(Exception):
+    """A call that came to nothing: .status is its number, str() one line."""
+
+    def __init__(self, status, line=""):
+        super().__init__(line or _lib.kvr_status_text(status).decode())
+        self.status = status
+
+
+def _check(status, line=""):
+    if status != OK:
+        raise Error(status, line)
+
+
+def _array(kind, values):
+    return (kind * len(values))(*values)
+
+
+class Space:
+    """What the numbers mean, and the names of pages in it. Keys are 32 bytes."""
+
+    def __init__(self, raw):
+        self._raw = raw
+        self.variant, self.nr_groups = raw.variant, raw.nr_groups
+        self.page_tokens, self.page_bytes = raw.page_tokens, raw.page_bytes
+        self.id = bytes(raw.id)
+
+    def keys(self, tokens):
+        """One key a full page of tokens, and one more for a tail."""
+        cap = -(-len(tokens) // self.page_tokens)
+        keys, nr = (_u8 * (KEY_BYTES * cap))(), _size()
+        _check(_lib.kvr_keys_tokens(
+            ctypes.byref(self._raw), _array(_u32, tokens), len(tokens), keys, cap,
+            ctypes.byref(nr)))
+        raw = bytes(keys)
+        return [raw[i * KEY_BYTES:(i + 1) * KEY_BYTES] for i in range(nr.value)]
+
+    def next(self, prev, tokens, extra=b""):
+        """The key of the page after `prev` (None: the first)."""
+        key = _Key()
+        _check(_lib.kvr_key_next(
+            ctypes.byref(self._raw), prev, _array(_u32, tokens), len(tokens), extra,
+            len(extra), key))
+        return bytes(key)
+
+    def opaque(self, name):
+        """The key of an engine's own name of 1 to 256 bytes."""
+        key = _Key()
+        _check(_lib.kvr_key_opaque(ctypes.byref(self._raw), name, len(name), key))
+        return bytes(key)
+
+
+class Buffer:
+    """Memory that the node reads and writes: .view is a memoryview of its bytes, usable
+    until close(). From a batch's submit to its result the bytes are the node's."""
+
+    def __init__(self, client, raw):
+        self._client, self._raw, self.id = client, raw, raw.id
+        memory = (ctypes.c_char * raw.bytes).from_address(raw.base)
+        self.view = memoryview(memory).cast("B")
+
+    def close(self):
+        if self._raw is not None:
+            self.view.release()
+            if self._client._handle is not None:
+                _lib.kvr_buffer_destroy(self._client._handle, ctypes.byref(self._raw))
+            self._raw = None
+
+
+class Result:
+    """Of one batch: .status of the whole, .statuses, .reasons (of misses, by name) and
+    .places ("host", "peer", …), one a key."""
+
+    def __init__(self, raw, error):
+        n = raw.nr_keys
+        self.tag, self.status, self.error = raw.tag, raw.status, error
+        self.op = list(_OPS)[raw.op]
+        self.statuses = raw.statuses[:n]
+        self.places = [_PLACES[p] if p < len(_PLACES) else "none" for p in raw.places[:n]]
+        self.reasons = [
+            _lib.kvr_miss_name(r).decode() if s == MISS else ""
+            for s, r in zip(self.statuses, raw.reasons[:n])]
+
+    @property
+    def ok(self):
+        return self.status == OK and all(s in (OK, EXISTS) for s in self.statuses)
+
+    def hits(self):
+        """How many keys from the first on were met: the run that needs no computing."""
+        n = 0
+        while n < len(self.statuses) and self.statuses[n] in (OK, EXISTS):
+            n += 1
+        return n
+
+
+class Client:
+    """A connection to the node of this machine. The process's uid must cover `tenant`."""
+
+    def __init__(self, target, tenant, ring_bytes=0, timeout=5.0, spin=0.00005):
+        error = ctypes.create_string_buffer(512)
+        handle = _p()
+        config = _Config(
+            ctypes.sizeof(_Config), target.encode(), tenant, ring_bytes,
+            int(timeout * 1e6), max(1, int(spin * 1e6)))
+        self._handle, self._buffers = None, []
+        _check(_lib.kvr_open(
+            ctypes.byref(config), ctypes.byref(handle), error, len(error)),
+            error.value.decode())
+        self._handle, self._tag = handle, 0
+
+    def close(self):
+        """Gives everything back: pins, buffers, batches in flight."""
+        if self._handle is not None:
+            for buffer in self._buffers:
+                buffer.close()
+            handle, self._handle = self._handle, None
+            _lib.kvr_close(handle)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _error(self):
+        return _lib.kvr_error(self._handle).decode()
+
+    def fileno(self):
+        """For select(): readable with a result or the node's end. Call arm() before."""
+        return _lib.kvr_fd(self._handle)
+
+    def arm(self):
+        """True: nothing is there yet, and fileno() will tell. False: call next()."""
+        return bool(_lib.kvr_arm(self._handle))
+
+    def space(self, name):
+        raw = _Space()
+        _check(_lib.kvr_space_find(self._handle, name.encode(), ctypes.byref(raw)),
+               self._error())
+        return Space(raw)
+
+    def buffer(self, size):
+        raw = _Buffer()
+        _check(_lib.kvr_buffer_create(self._handle, size, ctypes.byref(raw)), self._error())
+        buffer = Buffer(self, raw)
+        self._buffers.append(buffer)
+        return buffer
+
+    def submit(self, op, space, keys, at=None, n_tokens=None, group=0, timeout=1.0,
+               loose=False, first_page=0, anchor=None, prev=None):
+        """Begins a batch and returns its tag; next() gives its result. at: (buffer, offset)
+        a key for "get" and "put"; a Buffer alone means page i at i * page_bytes."""
+        if isinstance(at, Buffer):
+            at = [(at, i * space.page_bytes) for i in range(len(keys))]
+        self._tag += 1
+        packed = ctypes.create_string_buffer(b"".join(keys), KEY_BYTES * len(keys) or 1)
+        places = _array(_At, [_At(b.id, offset) for b, offset in at]) if at else None
+        lengths = _array(_u32, n_tokens) if n_tokens else None
+        if any(len(k) != KEY_BYTES for k in keys) or any(
+                a is not None and len(a) != len(keys) for a in (places, lengths)):
+            raise Error(INVALID, "keys are 32 bytes each; at and n_tokens one a key")
+        pointer = lambda a: ctypes.cast(a, _p) if a is not None else None
+        batch = _Batch(
+            ctypes.sizeof(_Batch), _OPS[op], space.variant + group, self._tag,
+            int(timeout * 1e6) if _OPS[op] <= 2 else 0, pointer(packed), len(keys),
+            pointer(places), pointer(lengths), int(loose), first_page,
+            pointer(ctypes.c_char_p(anchor)) if anchor else None,
+            pointer(ctypes.c_char_p(prev)) if prev else None)
+        _check(_lib.kvr_submit(self._handle, ctypes.byref(batch)), self._error())
+        return self._tag
+
+    def next(self, timeout=1.0):
+        """The next result, or None when there is none within timeout. Error LINK_LOST when
+        the node is gone and every batch has had its result."""
+        raw = _Result()
+        status = _lib.kvr_next(self._handle, int(timeout * 1e6), ctypes.byref(raw))
+        if status == AGAIN:
+            return None
+        _check(status, self._error())
+        return Result(raw, self._error() if raw.status != OK else "")
+
+    def _do(self, op, space, keys, timeout=1.0, **words):
+        tag = self.submit(op, space, keys, timeout=timeout, **words)
+        result = self.next(timeout + 1.0)
+        while result is not None and result.tag != tag:
+            result = self.next(timeout + 1.0)
+        if result is None:
+            raise Error(DEADLINE)
+        return result
+
+    # One batch and its result. Results of batches begun by submit() that come meanwhile
+    # are lost: a client uses these or submit(), not both at once.
+    def exists(self, space, keys, **words):
+        return self._do("exists", space, keys, **words)
+
+    def get(self, space, keys, at, **words):
+        return self._do("get", space, keys, at=at, **words)
+
+    def put(self, space, keys, at, **words):
+        return self._do("put", space, keys, at=at, **words)
+
+    def pin(self, space, keys, **words):
+        return self._do("pin", space, keys, **words)
+
+    def unpin(self, space, keys, **words):
+        return self._do("unpin", space, keys, **words)
+
+    def drop(self, space, keys, **words):
+        return self._do("drop", space, keys, **words)

@@ -1,0 +1,96 @@
+"""A client that shares nothing with the C tests: run by python_client_test.c against a
+node with space "chat" (8 tokens and 1,024 bytes a page). Keys are derived a second time
+here, from docs/keys.md alone."""
+
+import hashlib
+import hmac
+import os
+import select
+import struct
+import sys
+
+sys.path.insert(0, "integrations/python")
+import kvrail  # noqa: E402
+
+SECRET, SPACE_ID = b"first tenant's..", b"\1" + bytes(31)
+PAGE, TOKENS = 1024, 8
+
+
+def sha(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def derived(tokens):
+    prev = sha(b"kvrlroot", hmac.digest(SECRET, SPACE_ID, "sha256"))
+    for i in range(0, len(tokens), TOKENS):
+        page = tokens[i:i + TOKENS]
+        prev = sha(b"kvrlpage", prev, struct.pack(f"<I{len(page)}I", len(page), *page),
+                   struct.pack("<I", 0))
+        yield prev
+
+
+def expect(got, wanted):
+    if got != wanted:
+        raise SystemExit(f"got {got!r}, wanted {wanted!r}")
+
+
+def expect_error(status, call, *arguments, **words):
+    try:
+        call(*arguments, **words)
+    except kvrail.Error as error:
+        expect(error.status, status)
+        return str(error)
+    raise SystemExit(f"{call} did not fail")
+
+
+def main(target):
+    expect(kvrail.version(), "0.1.0")
+    expect_error(kvrail.DENIED, kvrail.Client, target, 20)
+    expect_error(kvrail.LINK_LOST, kvrail.Client, "unix:/nowhere", 10)
+    with kvrail.Client(target, tenant=10) as client:
+        space = client.space("chat")
+        expect((space.page_bytes, space.page_tokens), (PAGE, TOKENS))
+        tokens = list(range(7000, 7000 + 5 * TOKENS + 3))
+        keys = space.keys(tokens)
+        expect(keys, list(derived(tokens)))
+        expect(space.next(keys[0], tokens[8:16]), keys[1])
+        expect(space.opaque(b"block-42"), sha(
+            b"kvrlopaq", hmac.digest(SECRET, SPACE_ID, "sha256"), struct.pack("<I", 8),
+            b"block-42"))
+        n_tokens = [TOKENS] * 5 + [3]
+        buffer, other = client.buffer(6 * PAGE), client.buffer(6 * PAGE)
+        content = os.urandom(6 * PAGE)
+        buffer.view[:] = content
+
+        result = client.get(space, keys, other, n_tokens=n_tokens)
+        expect((result.ok, result.hits(), result.statuses), (False, 0, [kvrail.MISS] * 6))
+        expect(result.reasons[0], "not_found")
+        expect(client.put(space, keys, buffer, n_tokens=n_tokens).statuses, [kvrail.OK] * 6)
+        expect(client.put(space, keys, buffer, n_tokens=n_tokens).statuses,
+               [kvrail.EXISTS] * 6)
+        result = client.get(space, keys, other, n_tokens=n_tokens)
+        expect((result.ok, result.hits(), set(result.places)), (True, 6, {"host"}))
+        tail = 5 * PAGE + 3 * PAGE // TOKENS
+        expect(bytes(other.view[:tail]), content[:tail])
+        expect(client.exists(space, keys[:5]).hits(), 5)
+        expect(client.pin(space, keys).ok, True)
+        expect(client.unpin(space, keys).ok, True)
+        expect(client.unpin(space, keys).statuses, [kvrail.MISS] * 6)
+        expect(client.drop(space, keys).ok, True)
+        line = expect_error(kvrail.INVALID, client.put, space, keys[:1], [(buffer, 6 * PAGE)])
+        expect("batch.at.offset is 6144, the limit is 5120" in line, True)
+
+        tags = {client.submit("exists", space, [k], loose=True) for k in keys}
+        while tags:
+            if client.arm():
+                expect(select.select([client], [], [], 10)[0], [client])
+            result = client.next(0)
+            if result is not None:
+                tags.remove(result.tag)
+                expect(result.statuses, [kvrail.MISS])
+        buffer.close()
+        expect_error(kvrail.STALE, client.put, space, keys[:1], [(buffer, 0)])
+    print("python client: ok")
+
+
+main(sys.argv[1])

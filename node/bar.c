@@ -26,7 +26,7 @@ void kvn_bar_draw(void *arg, uint32_t done, uint32_t of)
     fflush(stderr);
 }
 
-void (*kvn_bar_wanted(void))(void *arg, uint32_t done, uint32_t of)
+kvn_bar_fn kvn_bar_wanted(void)
 {
     return isatty(STDERR_FILENO) ? kvn_bar_draw : NULL;
 }

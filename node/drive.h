@@ -1,18 +1,19 @@
-/* A trace through running nodes, at the object level of libkvrail, with real bytes: what
- * engines that keep their own KV tensors would do, and a check of every byte of a hit.
+/* A trace through running nodes, at the object level of libkvrail, with real bytes:
+ * what engines that keep their own KV tensors would do, and a check of every byte of a
+ * hit.
  *
  *   requests ──► node r of the balance ──► GET the prefix, 256 pages at a time, until a
  *   page is missing ──► check the bytes ──► "compute" and PUT the rest, 4 pages at a
  *   time (their bytes follow from their keys) ──► the next request
  *
- * `in_flight` is a sliding window: request r starts once r - in_flight and all before it
- * have ended. Pages behind the first one missing are misses: an engine cannot use them.
- * A node that is gone is attached again every second; requests that come to it meanwhile
- * count as unserved and find nothing.
+ * `in_flight` is a sliding window: request r starts once r - in_flight and all before
+ * it have ended. Pages behind the first one missing are misses: an engine cannot use
+ * them. A node that is gone is attached again every second; requests that come to it
+ * meanwhile count as unserved and find nothing.
  *
- * Threading: one thread drives all clients. Ownership: trace and sockets are only read.
- * Errors: every call that waits has a deadline; a run whose requests do not end within it
- * ends with IO and says which.
+ * Threading: one thread drives all clients. Ownership: trace and sockets are only
+ * read. Errors: every call that waits has a deadline; a run whose requests do not
+ * end within it ends with IO and says which.
  */
 #ifndef KVN_DRIVE_H
 #define KVN_DRIVE_H
@@ -62,7 +63,8 @@ struct kvn_drive {
     char failure[512];
 };
 
-/* Writes *drive in every case. CONFIG: no node, an unknown space, spaces that differ. */
+/* Writes *drive in every case. CONFIG: no node, an unknown space, spaces that
+ * differ. */
 kv_status_t kvn_drive_run(
     const struct kvn_drive_config *config, const struct kvn_trace *trace,
     struct kvn_drive *drive);

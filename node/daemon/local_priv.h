@@ -155,7 +155,8 @@ void kvn_local_conn_end(struct local_conn *conn);
 void kvn_local_conn_malformed(struct local_conn *conn, const struct kv_detail *detail);
 
 /* ------------------------------------------------------------------ local_ring.c */
-kv_status_t kvn_local_conn_rings(struct local_conn *conn, uint32_t ring_bytes, int *fd_p);
+kv_status_t
+kvn_local_conn_rings(struct local_conn *conn, uint32_t ring_bytes, int *fd_p);
 void kvn_local_conn_rings_drop(struct local_conn *conn);
 void kvn_local_wake(kvn_local_t *local);
 void kvn_local_turn(kvn_local_t *local);

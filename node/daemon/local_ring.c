@@ -34,7 +34,8 @@ static int rings_memfd(size_t bytes)
     return fd;
 }
 
-kv_status_t kvn_local_conn_rings(struct local_conn *conn, uint32_t ring_bytes, int *fd_p)
+kv_status_t
+kvn_local_conn_rings(struct local_conn *conn, uint32_t ring_bytes, int *fd_p)
 {
     size_t bytes = kvn_rings_bytes(ring_bytes);
     conn->entries = kv_calloc(KVN_LOCAL_REQUESTS_MAX, sizeof(*conn->entries));

@@ -29,8 +29,8 @@ static const struct kvn_flag flags[NR_FLAGS] = {
 
 static const struct kvn_cli cli = {
     .verb = "kvraild",
-    .summary = "Runs one node of a kvrail cluster until SIGTERM or SIGINT; SIGHUP opens "
-               "the log again.",
+    .summary = "Runs one node of a kvrail cluster until SIGTERM or SIGINT; SIGHUP "
+               "opens the log again.",
     .flags = flags,
     .nr_flags = NR_FLAGS,
     .program = true,
@@ -97,7 +97,8 @@ static void on_hup(uv_signal_t *handle, int number)
     kv_log_reopen();
 }
 
-static bool watch(struct daemon *daemon, uv_signal_t *handle, int number, uv_signal_cb cb)
+static bool
+watch(struct daemon *daemon, uv_signal_t *handle, int number, uv_signal_cb cb)
 {
     handle->data = daemon;
     return uv_signal_init(&daemon->loop, handle) == 0
@@ -120,12 +121,14 @@ static int run(const struct kvn_config *config)
         watched ? kvn_node_start(&daemon.loop, config, &daemon.node, line, sizeof(line))
                 : KV_ERR_IO;
     if (status != KV_OK) {
-        kv_log(KV_LOG_ERROR, "node", "%s", watched ? line : "no signals can be watched");
+        kv_log(
+            KV_LOG_ERROR, "node", "%s", watched ? line : "no signals can be watched");
         close_signals(&daemon);
     } else {
         kv_log(
             KV_LOG_INFO, "node", "node %u is ready: links on port %u, http on port %u",
-            kvn_node_id(daemon.node), kvn_node_port(daemon.node), kvn_node_http_port(daemon.node));
+            kvn_node_id(daemon.node), kvn_node_port(daemon.node),
+            kvn_node_http_port(daemon.node));
         notify("READY=1");
     }
     (void)uv_run(&daemon.loop, UV_RUN_DEFAULT);

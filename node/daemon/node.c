@@ -32,7 +32,7 @@ void kvn_node_defer(struct kvn_node *node, const struct kvn_deferred *deferred)
     node->deferred[at] = *deferred;
 }
 
-/* ------------------------------------------------------------------ the core's orders */
+/* ------------------------------------------------------------------ orders */
 
 static void on_dial(void *arg, uint32_t peer)
 {
@@ -164,7 +164,9 @@ link_frame(void *arg, uint32_t peer, uint64_t conn, const uint8_t *bytes, size_t
 static void link_data(void *arg, int fd)
 {
     struct kvn_node *node = arg;
-    if (node->stopping || kvt_adopt(node->port, fd) != KV_OK) {
+    if (node->stopping) {
+        close(fd);
+    } else if (kvt_adopt(node->port, fd) != KV_OK) {
         kv_log(KV_LOG_WARN, "data", "refused a connection: no room");
     }
 }
@@ -238,6 +240,10 @@ static void on_prepare(uv_prepare_t *prepare)
         return;
     }
     say_deferred(node);
+    if (node->stopping) { /* nothing new is begun: no dials, no beats, no spills */
+        KV_ASSERT(uv_idle_stop(&node->idle) == 0);
+        return;
+    }
     uint64_t now = kvn_node_now(node), next = kvo_next_timer(node->core);
     for (unsigned i = 0; i < KVN_NODE_TICKS_A_TURN && next <= now; i++) {
         kvo_tick(node->core, now);

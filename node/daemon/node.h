@@ -19,8 +19,9 @@ enum { KVN_NODE_LINE_BYTES = 512 };
 
 typedef struct kvn_node kvn_node_t;
 
-/* Starts the member config->self (the only member, when it is 0). `line`: what is wrong,
- * cap >= KVN_NODE_LINE_BYTES. After a failure run the loop until it has no more handles. */
+/* Starts the member config->self (the only member, when it is 0). `line`: what is
+ * wrong, cap >= KVN_NODE_LINE_BYTES. After a failure run the loop until it has no more
+ * handles. */
 kv_status_t kvn_node_start(
     uv_loop_t *loop, const struct kvn_config *config, kvn_node_t **node_p, char *line,
     size_t cap);

@@ -177,7 +177,9 @@ void kvn_data_serve(struct kvn_node *node, const struct kvo_order *order)
         bytes ? kvn_memory_frame(node->memory, part->pool, part->pool_frame) : NULL,
         bytes ? part->len : 0);
     if (status != KV_OK) {
-        refuse(node, order, status); /* the reader's time ends it there */
+        /* No room for even a refusal: the reader learns it by losing the connection. */
+        refuse(node, order, status);
+        kvt_close(node->port, conn->conn);
     }
 }
 

@@ -1,0 +1,136 @@
+"""Three nodes of one cluster as processes of this machine, for tests: ports that the
+system picks, credentials made on the spot, everything in a folder that goes away.
+
+    with Cluster(bin, pages) as c:  c.start(1) … c.drive("--workload", "chats")
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+CONFIG = """[cluster]
+name = test
+[tls]
+psk = cluster.psk
+{nodes}
+[pager]
+device_bytes = {bytes}
+host_bytes = 0
+[space "chat"]
+model = m
+revision = r
+page_tokens = 512
+page_bytes = 16KiB
+[tenant "7"]
+secret = file:t7.hex
+[log]
+level = info
+"""
+START_S, STOP_S, DRIVE_S = 30, 20, 600
+
+
+def free_ports(n):
+    """Different ports; another program may take one before a node does: rare."""
+    held = [socket.socket() for _ in range(n)]
+    for s in held:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in held]
+    for s in held:
+        s.close()
+    return ports
+
+
+class Cluster:
+    def __init__(self, binaries, pages=1000, nr=3, config=CONFIG):
+        self.bin, self.nr = pathlib.Path(binaries), nr
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="kvrail-"))
+        self.ports, self.http = free_ports(nr), free_ports(nr)
+        self.nodes, self.logs, self.pages = [None] * nr, [], pages
+        self.run("keygen", "--psk", self.folder / "cluster.psk")
+        self.run("keygen", "--secret", self.folder / "t7.hex")
+        nodes = "\n".join(
+            f'[node "{i + 1}"]\naddress = 127.0.0.1:{p}' for i, p in enumerate(self.ports))
+        self.config = self.folder / "test.conf"
+        self.config.write_text(config.format(nodes=nodes, bytes=pages // nr * 16384))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *rest):
+        for node in self.nodes:
+            if node is not None and node.poll() is None:
+                node.send_signal(signal.SIGCONT)
+                node.kill()
+                node.wait()
+        if kind is not None:
+            for i in range(self.nr):
+                log = self.folder / f"n{i}.log"
+                if log.exists():
+                    print(f"--- node {i + 1}\n" + log.read_text()[-3000:])
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run(self, *args):
+        return subprocess.run([self.bin / "kvrail", *map(str, args)], check=True,
+                              capture_output=True, text=True, timeout=DRIVE_S).stdout
+
+    def socket(self, i):
+        return self.folder / f"n{i}.sock"
+
+    def start(self, i, *sets):
+        log = open(self.folder / f"n{i}.log", "a")
+        args = [self.bin / "kvraild", "--config", self.config]
+        for s in (f"cluster.node={i + 1}", f"listen.unix={self.socket(i)}",
+                  f"listen.http=127.0.0.1:{self.http[i]}", *sets):
+            args += ["--set", s]
+        self.nodes[i] = subprocess.Popen(args, stdout=log, stderr=log)
+        log.close()
+
+    def get(self, i, path):
+        url = f"http://127.0.0.1:{self.http[i]}{path}"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.read().decode()
+
+    def wait_linked(self, up=None):
+        """Until every living node sees `up` others."""
+        end = time.monotonic() + START_S
+        for i in range(self.nr):
+            while self.nodes[i] is not None and self.nodes[i].poll() is None:
+                try:
+                    if json.loads(self.get(i, "/healthz"))["links_up"] >= (
+                            self.nr - 1 if up is None else up):
+                        break
+                except (OSError, KeyError, ValueError):
+                    pass
+                assert time.monotonic() < end, f"node {i + 1} is not linked in time"
+                time.sleep(0.05)
+
+    def drive_args(self, *args):
+        out = [self.bin / "kvrail", "drive", "--json", "--pages", str(self.pages)]
+        for i in range(self.nr):
+            out += ["--node", str(self.socket(i))]
+        return [*map(str, out), *map(str, args)]
+
+    def drive(self, *args):
+        done = subprocess.run(self.drive_args(*args), capture_output=True, text=True,
+                              timeout=DRIVE_S)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def stop(self, i):
+        """SIGTERM; the node ends by itself, with 0 and nothing left behind."""
+        self.nodes[i].send_signal(signal.SIGTERM)
+        assert self.nodes[i].wait(STOP_S) == 0, f"node {i + 1} ended badly"
+        assert not self.socket(i).exists(), "the socket is left behind"
+        self.nodes[i] = None
+
+    def kill(self, i):
+        self.nodes[i].kill()
+        self.nodes[i].wait()
+        self.nodes[i] = None

@@ -684,14 +684,14 @@ static kv_status_t start(struct kvn_node *node, char *line, size_t cap)
     if (status != KV_OK) {
         return status;
     }
-    if (start_tables(node) != KV_OK) {
-        return fail(line, cap, KV_ERR_NOMEM, "tables");
-    }
-    status = kvn_memory_create(
+    status = kvn_memory_create( /* first: it is what a wrong size shows at */
         &node->core_config->pager, KVN_MEMORY_SERVED, node->config->populate,
         &node->memory, line, cap);
     if (status != KV_OK) {
         return status;
+    }
+    if (start_tables(node) != KV_OK) {
+        return fail(line, cap, KV_ERR_NOMEM, "tables");
     }
     status = start_threads(node, line, cap);
     if (status == KV_OK) {

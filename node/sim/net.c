@@ -492,7 +492,7 @@ void kvs_net_random(void *arg, uint8_t *bytes, size_t len)
 {
     const struct kvs_port *port = arg;
     for (size_t i = 0; i < len; i++) {
-        bytes[i] = (uint8_t)kv_rng_next(&port->world->net_rng);
+        bytes[i] = (uint8_t)kv_rng_next(&port->world->nonce_rng);
     }
 }
 

@@ -477,6 +477,7 @@ static void seed_generators(kvs_world_t *world)
     world->fabric_rng = kv_rng_seed(kv_rng_next(&rng));
     world->fault_rng = kv_rng_seed(kv_rng_next(&rng));
     world->clock_rng = kv_rng_seed(kv_rng_next(&rng));
+    world->nonce_rng = kv_rng_seed(kv_rng_next(&rng));
 }
 
 static void place_nodes(kvs_world_t *world)

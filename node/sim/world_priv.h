@@ -204,7 +204,7 @@ struct kvs_world {
     bool in_core; /* a call into a node is running */
     bool stale;   /* … with a message of a link that has ended */
 
-    struct kv_rng net_rng, fabric_rng, fault_rng, clock_rng;
+    struct kv_rng net_rng, fabric_rng, fault_rng, clock_rng, nonce_rng;
     uint32_t faults; /* that may happen now */
     uint64_t fault_serial;
 

@@ -526,6 +526,7 @@ kvs_chaos_t *kvs_chaos_start(kvs_world_t *world, const struct kvs_chaos_config *
 void kvs_chaos_destroy(kvs_chaos_t *chaos)
 {
     if (chaos != NULL) {
+        kvs_chaos_ghosts_free(chaos);
         free(chaos->clients);
         free(chaos);
     }

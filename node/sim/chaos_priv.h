@@ -81,8 +81,12 @@ struct kvs_chaos_client {
     uint32_t pin_tenant[KVS_PINS_MAX], pin_variant[KVS_PINS_MAX];
 };
 
+/* A write of a hung-up engine that is still to come. */
+struct kvs_ghost;
+
 struct kvs_chaos {
     kvs_world_t *world;
+    struct kvs_ghost *ghosts;
     struct kvs_chaos_config config;
     struct kvs_population population;
     struct kvs_chaos_counts counts;
@@ -109,5 +113,6 @@ void kvs_chaos_seq_answer(
 void kvs_chaos_seq_check(struct kvs_chaos_client *client);
 /* The client hangs up and goes on writing where it had been writing, for dead_us. */
 void kvs_chaos_zombie(struct kvs_chaos_client *client, uint64_t dead_us);
+void kvs_chaos_ghosts_free(struct kvs_chaos *chaos);
 
 #endif

@@ -568,21 +568,50 @@ void kvs_chaos_seq_answer(
 
 /* ------------------------------------------------------------------ death */
 
-struct ghost {
+struct kvs_ghost {
+    struct kvs_ghost *next, **link; /* of the chaos: a world may end before it writes */
     kvs_world_t *world;
     uint32_t node;
     uint64_t life;
     struct kvp_ref ref;
 };
 
+static void ghost_free(struct kvs_ghost *ghost)
+{
+    *ghost->link = ghost->next;
+    if (ghost->next != NULL) {
+        ghost->next->link = ghost->link;
+    }
+    free(ghost);
+}
+
+void kvs_chaos_ghosts_free(struct kvs_chaos *chaos)
+{
+    while (chaos->ghosts != NULL) {
+        ghost_free(chaos->ghosts);
+    }
+}
+
+static struct kvs_ghost *ghost_make(struct kvs_chaos *chaos)
+{
+    struct kvs_ghost *ghost = malloc(sizeof(*ghost));
+    KV_ASSERT(ghost != NULL);
+    *ghost = (struct kvs_ghost){.next = chaos->ghosts, .link = &chaos->ghosts};
+    if (ghost->next != NULL) {
+        ghost->next->link = &ghost->next;
+    }
+    chaos->ghosts = ghost;
+    return ghost;
+}
+
 static void ghost_writes(void *arg, uint64_t value)
 {
-    struct ghost *ghost = arg;
+    struct kvs_ghost *ghost = arg;
     uint8_t *bytes = kvs_memory(ghost->world, ghost->node, ghost->ref);
     if (bytes != NULL && kvs_life(ghost->world, ghost->node) == ghost->life) {
         memset(bytes, (int)value, kvs_config(ghost->world)->page_bytes / 2);
     }
-    free(ghost);
+    ghost_free(ghost);
 }
 
 void kvs_chaos_zombie(struct kvs_chaos_client *client, uint64_t dead_us)
@@ -596,14 +625,11 @@ void kvs_chaos_zombie(struct kvs_chaos_client *client, uint64_t dead_us)
             if (seq->pages[page].sealed) {
                 continue;
             }
-            struct ghost *ghost = malloc(sizeof(*ghost));
-            KV_ASSERT(ghost != NULL);
-            *ghost = (struct ghost){
-                .world = client->chaos->world,
-                .node = client->node,
-                .life = kvs_life(client->chaos->world, client->node),
-                .ref = seq->pages[page].ref,
-            };
+            struct kvs_ghost *ghost = ghost_make(client->chaos);
+            ghost->world = client->chaos->world;
+            ghost->node = client->node;
+            ghost->life = kvs_life(client->chaos->world, client->node);
+            ghost->ref = seq->pages[page].ref;
             kvs_at(
                 client->chaos->world, below(client, dead_us), ghost_writes, ghost,
                 0xee);

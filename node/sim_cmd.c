@@ -28,6 +28,7 @@ enum {
     JOBS_MAX = 64,
     SEED_SECONDS_MAX = 180, /* of one seed: longer is a loop without end */
     FAILURES_SHOWN = 20,
+    LOST_PERCENT = 10, /* of the twins' hits: fewer lost are no bug found */
 };
 
 enum sim_flag {
@@ -87,7 +88,7 @@ struct options {
 struct totals {
     uint64_t seeds, operations, violations, hash;
     uint64_t virtual_us, pages_checked, hits, misses, torn;
-    uint64_t twin_hits;
+    uint64_t twin_hits, twin_violations;
     struct kvs_result sum; /* the counters alone */
     uint64_t nr_failures;
     struct kvs_result failures[FAILURES_SHOWN];
@@ -438,7 +439,10 @@ static void print_json(const struct options *o, const struct totals *t)
         t->hash, (double)t->virtual_us / 1e6, t->wall_s, t->pages_checked, t->hits,
         t->misses, t->torn);
     if (o->plant == KV_PLANT_COLD_BELIEVED) {
-        printf("  \"hits_without_the_bug\": %" PRIu64 ",\n", t->twin_hits);
+        printf(
+            "  \"hits_without_the_bug\": %" PRIu64
+            ",\n  \"violations_without_the_bug\": %" PRIu64 ",\n",
+            t->twin_hits, t->twin_violations);
     }
     print_counts(&t->sum, &names);
     printf("  \"zeros\": [%s],\n  \"failures\": [", names.zeros);
@@ -496,12 +500,16 @@ static double seconds(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* The one bug that costs hits and nothing else: found by the twins that do without. */
+/* The one bug that costs hits and nothing else: found by the twins that do without. Of
+ * 60 seeds of five nodes it takes 18 to 19 %. Without it, 60 worlds whose clients
+ * choose otherwise are 0.3 % apart, and 60 other seeds up to 3.7 % (of 8 such runs). A
+ * seed that ended early has fewer hits for that reason: nothing is compared then. */
 static void compare_twins(struct totals *totals)
 {
     uint64_t lost =
         totals->twin_hits > totals->hits ? totals->twin_hits - totals->hits : 0;
-    if (lost * 200 > totals->twin_hits) {
+    bool whole = totals->violations == 0 && totals->twin_violations == 0;
+    if (whole && lost * 100 > totals->twin_hits * LOST_PERCENT) {
         struct kvs_result failure = {.violated = true, .invariant = "hits"};
         snprintf(
             failure.what, sizeof(failure.what),
@@ -527,6 +535,7 @@ static int many_seeds(const struct options *o)
         good = twin != NULL && run_all(o, twin, true);
         if (good) {
             totals->twin_hits = twin->hits;
+            totals->twin_violations = twin->violations;
             compare_twins(totals);
         }
         free(twin);

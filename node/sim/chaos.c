@@ -12,6 +12,7 @@ enum {
     ATTACH_US = 50000,
     ONE_IN_HANG_UP = 150,
     ONE_IN_FOREIGN = 60,
+    PATIENT_US = 2000000,
 };
 
 static uint64_t below(struct kvs_chaos_client *client, uint64_t bound)
@@ -36,6 +37,9 @@ uint32_t kvs_chaos_len(const struct kvs_chaos_client *client, uint32_t n_tokens)
 uint64_t kvs_chaos_deadline(struct kvs_chaos_client *client)
 {
     static const uint64_t most[] = {3000, 30000, 300000, 1000000, 3000000};
+    if (client->chaos->config.apart) {
+        return PATIENT_US;
+    }
     return 1000 + below(client, most[below(client, 5)]);
 }
 
@@ -84,13 +88,43 @@ static uint32_t pick_tenant(struct kvs_chaos_client *client)
     return tenant;
 }
 
+/* config.apart: the node that puts this document and those that share pages with it. */
+static uint32_t owner_of(const struct kvs_chaos *chaos, uint32_t doc)
+{
+    const struct kvs_config *config = kvs_config(chaos->world);
+    uint32_t nr_steady = config->nr_nodes - config->nr_killed;
+    uint32_t nth = doc / KVS_CHAOS_FAMILY % nr_steady;
+    return (config->first_killed + config->nr_killed + nth) % config->nr_nodes;
+}
+
+static bool owns_any(const struct kvs_chaos_client *client)
+{
+    bool owns = false;
+    for (uint32_t doc = 0; doc < client->chaos->config.docs; doc++) {
+        owns = owns || owner_of(client->chaos, doc) == client->node;
+    }
+    return owns;
+}
+
+static uint32_t pick_doc(struct kvs_chaos_client *client)
+{
+    uint32_t docs = client->chaos->config.docs;
+    uint32_t doc = (uint32_t)below(client, docs);
+    if (client->chaos->config.apart && owns_any(client)) {
+        while (owner_of(client->chaos, doc) != client->node) {
+            doc = (doc + 1) % docs;
+        }
+    }
+    return doc;
+}
+
 /* A prefix, a middle, a tail, or opaque names. All of one kind: that is how the request
  * is chained or loose. */
 static void pick_pages(struct kvs_chaos_client *client, struct kvs_slot *slot)
 {
     const struct kvs_population *population = &client->chaos->population;
-    uint32_t doc = (uint32_t)below(client, client->chaos->config.docs);
-    uint64_t shape = below(client, 10);
+    uint32_t doc = pick_doc(client);
+    uint64_t shape = below(client, client->chaos->config.apart ? 8 : 10);
     slot->n = 1 + (uint32_t)below(client, KVS_BATCH_MAX - 1);
     if (shape >= 8) {
         for (uint32_t i = 0; i < slot->n; i++) {
@@ -170,6 +204,9 @@ static void check_guard(struct kvs_chaos_client *client, struct kvs_slot *slot)
 static enum kvo_op pick_op(struct kvs_chaos_client *client)
 {
     uint64_t roll = below(client, 100);
+    if (client->chaos->config.apart) {
+        return owns_any(client) ? KVO_PUT : KVO_GET;
+    }
     if (roll < 42) {
         return KVO_GET;
     }
@@ -297,6 +334,25 @@ mistake_answer(struct kvs_chaos_client *client, const struct kvo_answer *answer)
 
 /* ------------------------------------------------------------------ answers */
 
+/* config.apart: what was read from a peer does not stay. DROP is answered at once and
+ * locally. */
+static void drop_read(
+    struct kvs_chaos_client *client, struct kvs_slot *slot,
+    const struct kvo_answer *answer)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < answer->nr_keys; i++) {
+        if (answer->statuses[i] == KV_OK && answer->places[i] == KVO_FROM_PEER) {
+            slot->pages[n++] = slot->pages[i];
+        }
+    }
+    if (n > 0) {
+        slot->n = n;
+        slot->op = KVO_DROP;
+        send_slot(client, slot);
+    }
+}
+
 static void
 got(struct kvs_chaos_client *client, struct kvs_slot *slot,
     const struct kvo_answer *answer)
@@ -316,6 +372,10 @@ got(struct kvs_chaos_client *client, struct kvs_slot *slot,
     }
     memset(memory, AFTER_GET, (size_t)REGION_PAGES * page_bytes);
     slot->guarded = true;
+    if (client->chaos->config.apart) {
+        slot->put_next = false;
+        drop_read(client, slot, answer);
+    }
 }
 
 static void slot_answer(

@@ -19,6 +19,7 @@
 
 enum {
     KVS_CHAOS_DOCS = 6,
+    KVS_CHAOS_FAMILY = 3, /* documents next to each other that share pages */
     KVS_CHAOS_PAGES = 14, /* of one document */
     KVS_CHAOS_OPAQUE = 24,
     KVS_CHAOS_TENANTS = 4,
@@ -32,6 +33,9 @@ struct kvs_chaos_config {
     uint32_t docs;       /* <= KVS_CHAOS_DOCS: fewer meet more often */
     bool sequences;      /* pager level too */
     bool drops;
+    /* Two nodes that are never killed put one family of documents each and read none;
+     * all others read, and keep nothing of it: each page they read was looked up. */
+    bool apart;
 };
 
 struct kvs_chaos_counts {

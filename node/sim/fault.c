@@ -373,9 +373,19 @@ void kvs_fault_linked(kvs_world_t *world, uint32_t node, uint32_t peer)
 
 /* ------------------------------------------------------------------ whole nodes */
 
+static uint32_t any_mortal(kvs_world_t *world)
+{
+    const struct kvs_config *config = &world->config;
+    if (config->nr_killed == 0) {
+        return any_node(world);
+    }
+    uint32_t nth = (uint32_t)below(world, config->nr_killed);
+    return (config->first_killed + nth) % config->nr_nodes;
+}
+
 static bool kill_node(kvs_world_t *world)
 {
-    uint32_t node = any_node(world);
+    uint32_t node = any_mortal(world);
     uint32_t alive = 0;
     for (uint32_t i = 0; i < world->config.nr_nodes; i++) {
         alive += world->nodes[i].core != NULL;

@@ -98,6 +98,8 @@ struct kvs_config {
 
     uint32_t faults;        /* KVS_FAULT_BIT()s that may happen */
     uint64_t fault_gap_us;  /* mean time between faults of a whole node or link */
+    /* KVS_F_KILL takes so many nodes from first_killed on, around the end; 0: any. */
+    uint32_t first_killed, nr_killed;
     bool poison;            /* freed frames are overwritten at once */
     bool checks;            /* the checkers of node/sim/check.c */
     bool digest_off;        /* every digest is 0, so that all compare equal */

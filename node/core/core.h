@@ -144,7 +144,7 @@ enum kvo_op {
     KVO_PUT,    /* OK, EXISTS, or why not */
     KVO_PIN,    /* local copies; OK, MISS, AGAIN (no pin free) */
     KVO_UNPIN,
-    KVO_DROP, /* local copies; MISS also for one that is still arriving */
+    KVO_DROP, /* local copies, and what is only arriving; MISS when there is neither */
     /* pager level */
     KVO_SEQ_OPEN,  /* → seq */
     KVO_SEQ_FETCH, /* the longest run of keys[] that can be had, adopted: → nr_hits */

@@ -368,11 +368,10 @@ static kv_status_t seq_check(
             detail, KV_ERR_INVALID, "request.variant", info.variant, request->variant);
     }
     uint32_t full = node->config.pager.variants[info.variant].page_tokens;
-    if (request->op == KVO_SEQ_APPEND
-        && request->tokens / full >= KVO_APPEND_PAGES_MAX) {
+    uint64_t tokens_max = (uint64_t)KVO_APPEND_PAGES_MAX * full;
+    if (request->op == KVO_SEQ_APPEND && request->tokens > tokens_max) {
         return kv_fail(
-            detail, KV_ERR_TOO_LARGE, "request.tokens",
-            (uint64_t)KVO_APPEND_PAGES_MAX * full, request->tokens);
+            detail, KV_ERR_TOO_LARGE, "request.tokens", tokens_max, request->tokens);
     }
     return KV_OK;
 }

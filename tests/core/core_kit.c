@@ -21,14 +21,21 @@ static void on_dial(void *arg, uint32_t peer)
 
 static void on_hang_up(void *arg, uint32_t peer, uint64_t conn)
 {
-    (void)arg;
+    struct ck *ck = arg;
+    if (ck->met && peer == CK_PEER) {
+        ck_hung_up(ck, conn);
+        return;
+    }
     fail_msg("hung up on peer %u, connection %llu", peer, (unsigned long long)conn);
 }
 
 static void on_send(void *arg, uint32_t peer, uint64_t conn, const struct kv_msg *msg)
 {
-    (void)arg;
-    (void)conn;
+    struct ck *ck = arg;
+    if (ck->met && peer == CK_PEER) {
+        ck_heard(ck, conn, msg);
+        return;
+    }
     fail_msg("message %d to peer %u, whom nobody has met", (int)msg->type, peer);
 }
 
@@ -44,6 +51,11 @@ static void on_order(void *arg, const struct kvo_order *order)
     if (order->kind == KVO_ORDER_LOCAL) {
         assert_true(ck->nr_locals < CK_ORDERS);
         ck->locals[ck->nr_locals++] = order->local;
+        return;
+    }
+    if (ck->met && order->kind != KVO_ORDER_CLIENT_IN
+        && order->kind != KVO_ORDER_CLIENT_OUT) {
+        ck_ordered(ck, order);
         return;
     }
     assert_true(
@@ -95,6 +107,9 @@ void ck_init(struct ck *ck)
     memset(ck, 0, sizeof(*ck));
     view_of(ck, 1);
     ck->now_us = 5000;
+    ck->epoch = 1;
+    ck->incarnation = 88;
+    ck->nr_tenants = 2;
     ck->config = (struct kvo_config){
         .node = 1,
         .incarnation = 77,
@@ -196,7 +211,7 @@ void ck_close(struct ck *ck)
 
 /* ------------------------------------------------------------------ bytes */
 
-static uint8_t *bytes_at(struct ck *ck, uint32_t pool, uint32_t pool_frame)
+uint8_t *ck_bytes_at(struct ck *ck, uint32_t pool, uint32_t pool_frame)
 {
     uint32_t frame = pool_frame;
     for (uint32_t i = 0; i < pool; i++) {
@@ -210,7 +225,7 @@ static uint8_t *bytes_of(struct ck *ck, struct kvp_ref ref)
 {
     struct kvp_info info;
     assert_int_equal(kvp_info(kvo_pager(ck->node), ref, &info), KV_OK);
-    return bytes_at(ck, info.pool, info.pool_frame);
+    return ck_bytes_at(ck, info.pool, info.pool_frame);
 }
 
 uint8_t *ck_page(struct ck *ck, uint32_t at)
@@ -239,7 +254,7 @@ static void local_do(struct ck *ck, const struct kvp_order *order)
 static void
 move_do(struct ck *ck, enum kvo_order_kind kind, const struct kvo_part *part)
 {
-    uint8_t *frame = bytes_at(ck, part->pool, part->pool_frame);
+    uint8_t *frame = ck_bytes_at(ck, part->pool, part->pool_frame);
     const struct kvo_done done = {.status = KV_OK, .len = part->len};
 
     assert_true(part->buffer + part->len <= sizeof(ck->buffer));
@@ -368,4 +383,10 @@ uint32_t ck_frames(struct ck *ck, uint32_t pool, enum kvp_frame_state state)
     struct kvp_pool_stats stats;
     kvp_pool_stats(kvo_pager(ck->node), pool, &stats);
     return stats.in_state[state];
+}
+
+bool ck_here(struct ck *ck, const kv_key_t *key)
+{
+    struct kvp_ref ref;
+    return kvp_lookup(kvo_pager(ck->node), 0, 0, key, 1, &ref) == 1;
 }

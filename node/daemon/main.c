@@ -1,4 +1,5 @@
 /* kvraild: one node of a cluster, until SIGTERM or SIGINT. */
+#include "base/assert.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "node/cli.h"
@@ -97,12 +98,16 @@ static void on_hup(uv_signal_t *handle, int number)
     kv_log_reopen();
 }
 
-static bool
-watch(struct daemon *daemon, uv_signal_t *handle, int number, uv_signal_cb cb)
+/* All three first: close_signals() closes what is initialised. */
+static bool watch(struct daemon *daemon)
 {
-    handle->data = daemon;
-    return uv_signal_init(&daemon->loop, handle) == 0
-           && uv_signal_start(handle, cb, number) == 0;
+    daemon->term.data = daemon->intr.data = daemon;
+    KV_ASSERT(uv_signal_init(&daemon->loop, &daemon->term) == 0);
+    KV_ASSERT(uv_signal_init(&daemon->loop, &daemon->intr) == 0);
+    KV_ASSERT(uv_signal_init(&daemon->loop, &daemon->hup) == 0);
+    return uv_signal_start(&daemon->term, on_stop, SIGTERM) == 0
+           && uv_signal_start(&daemon->intr, on_stop, SIGINT) == 0
+           && uv_signal_start(&daemon->hup, on_hup, SIGHUP) == 0;
 }
 
 static int run(const struct kvn_config *config)
@@ -114,9 +119,7 @@ static int run(const struct kvn_config *config)
         fprintf(stderr, "kvraild: no event loop: too few file descriptors?\n");
         return KVN_EXIT_FAILED;
     }
-    bool watched = watch(&daemon, &daemon.term, SIGTERM, on_stop)
-                   && watch(&daemon, &daemon.intr, SIGINT, on_stop)
-                   && watch(&daemon, &daemon.hup, SIGHUP, on_hup);
+    bool watched = watch(&daemon);
     kv_status_t status =
         watched ? kvn_node_start(&daemon.loop, config, &daemon.node, line, sizeof(line))
                 : KV_ERR_IO;

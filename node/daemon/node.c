@@ -5,7 +5,8 @@
  *
  * (1) Nothing is said to the core from inside an order of the core: what is known at
  * once waits in `deferred` for the next turn. (2) Stop: clients and links first, then
- * the threads, then the core, then the memory that all of them touch.
+ * the threads, then the core, then the memory that all of them touch. (3) Clients and
+ * links end each in its own time: whichever is gone first is not called any more.
  */
 #include "node/daemon/node_priv.h"
 
@@ -36,14 +37,19 @@ void kvn_node_defer(struct kvn_node *node, const struct kvn_deferred *deferred)
 
 static void on_dial(void *arg, uint32_t peer)
 {
-    kvn_links_dial(((struct kvn_node *)arg)->links, peer);
+    struct kvn_node *node = arg;
+    if (node->links != NULL) { /* (3) */
+        kvn_links_dial(node->links, peer);
+    }
 }
 
 static void on_hang_up(void *arg, uint32_t peer, uint64_t conn)
 {
     struct kvn_node *node = arg;
     (void)peer;
-    kvn_links_hang_up(node->links, conn);
+    if (node->links != NULL) { /* (3) */
+        kvn_links_hang_up(node->links, conn);
+    }
 }
 
 static void on_send(void *arg, uint32_t peer, uint64_t conn, const struct kv_msg *msg)
@@ -51,6 +57,9 @@ static void on_send(void *arg, uint32_t peer, uint64_t conn, const struct kv_msg
     struct kvn_node *node = arg;
     struct kv_detail detail;
     size_t len;
+    if (node->links == NULL) {
+        return; /* (3) */
+    }
     kv_status_t status = kv_encode(msg, node->wire, KV_MSG_BYTES_MAX, &len, &detail);
     if (status != KV_OK) {
         char line[256];
@@ -96,7 +105,10 @@ static void on_order(void *arg, const struct kvo_order *order)
 
 static void on_answer(void *arg, const struct kvo_answer *answer)
 {
-    kvn_local_answer(((struct kvn_node *)arg)->local, answer);
+    struct kvn_node *node = arg;
+    if (node->local != NULL) { /* (3) */
+        kvn_local_answer(node->local, answer);
+    }
 }
 
 static void on_switched(
@@ -223,13 +235,8 @@ static void say_deferred(struct kvn_node *node)
         struct kvn_deferred said = node->deferred[node->deferred_head];
         node->deferred_head = (node->deferred_head + 1) % node->deferred_size;
         node->deferred_nr--;
-        if (said.id != 0) {
-            const struct kvo_done done = {.status = said.status};
-            kvo_complete(node->core, kvn_node_now(node), said.id, &done);
-        } else {
-            kvo_data_broken(
-                node->core, kvn_node_now(node), said.peer, said.link, said.data_gen);
-        }
+        const struct kvo_done done = {.status = said.status};
+        kvo_complete(node->core, kvn_node_now(node), said.id, &done);
     }
 }
 
@@ -244,12 +251,14 @@ static void on_prepare(uv_prepare_t *prepare)
         KV_ASSERT(uv_idle_stop(&node->idle) == 0);
         return;
     }
-    uint64_t now = kvn_node_now(node), next = kvo_next_timer(node->core);
+    uint64_t now = kvn_node_now(node), reopen = kvn_data_reopens(node, now);
+    uint64_t next = kvo_next_timer(node->core);
     for (unsigned i = 0; i < KVN_NODE_TICKS_A_TURN && next <= now; i++) {
         kvo_tick(node->core, now);
         next = kvo_next_timer(node->core);
         now = kvn_node_now(node);
     }
+    next = reopen < next ? reopen : next;
     uint64_t us = next > now ? next - now : 0;
     KV_ASSERT(uv_timer_start(&node->tick, on_tick, (us + 999) / 1000, 0) == 0);
     if (node->deferred_nr > 0) {
@@ -354,8 +363,9 @@ static kv_status_t start_tables(struct kvn_node *node)
     uint32_t nr_pools = core->pager.nr_pools, nr_nodes = node->config->nr_nodes;
     node->nr_conns = (uint32_t)node->config->nr_data_conns;
     node->nr_fences = 2 * nr_nodes;
-    node->deferred_size =
-        core->nr_reads + KVO_COPIES_MAX + node->nr_fences + nr_nodes;
+    /* One an order that is out; twice, because a fence that ends in the same turn ends
+     * orders whose refusal waits, and makes room for new ones. */
+    node->deferred_size = 2 * (core->nr_reads + KVO_COPIES_MAX + node->nr_fences);
     /* One local order a frame that it writes or digests, and clients' copies. */
     node->backlog_size = 2 * node->first_frame[nr_pools] + KVO_COPIES_MAX;
     node->wire = kv_calloc(1, KV_MSG_BYTES_MAX);
@@ -363,12 +373,14 @@ static kv_status_t start_tables(struct kvn_node *node)
     node->arena.size = KV_MSG_ARENA_BYTES;
     node->conns = kv_calloc(node->nr_conns, sizeof(*node->conns));
     node->fences = kv_calloc(node->nr_fences, sizeof(*node->fences));
+    node->reopens = kv_calloc(nr_nodes, sizeof(*node->reopens));
     node->deferred = kv_calloc(node->deferred_size, sizeof(*node->deferred));
     node->backlog = kv_calloc(node->backlog_size, sizeof(*node->backlog));
     node->snapshot = kv_calloc(1, sizeof(*node->snapshot));
     bool all = node->wire != NULL && node->arena.base != NULL && node->conns != NULL
-               && node->fences != NULL && node->deferred != NULL
-               && node->backlog != NULL && node->snapshot != NULL;
+               && node->fences != NULL && node->reopens != NULL
+               && node->deferred != NULL && node->backlog != NULL
+               && node->snapshot != NULL;
     return all ? KV_OK : KV_ERR_NOMEM;
 }
 
@@ -617,6 +629,7 @@ static void node_free(struct kvn_node *node)
     kv_free(node->arena.base);
     kv_free(node->conns);
     kv_free(node->fences);
+    kv_free(node->reopens);
     kv_free(node->deferred);
     kv_free(node->backlog);
     kv_free(node->snapshot);
@@ -658,6 +671,18 @@ static void module_closed(void *arg)
     uv_close((uv_handle_t *)&node->movers_poll, handle_closed);
 }
 
+static void local_closed(void *arg)
+{
+    ((struct kvn_node *)arg)->local = NULL; /* (3) */
+    module_closed(arg);
+}
+
+static void links_closed(void *arg)
+{
+    ((struct kvn_node *)arg)->links = NULL; /* (3) */
+    module_closed(arg);
+}
+
 void kvn_node_stop(kvn_node_t *node, void (*stopped)(void *arg), void *arg)
 {
     KV_ASSERT(!node->stopping);
@@ -667,11 +692,11 @@ void kvn_node_stop(kvn_node_t *node, void (*stopped)(void *arg), void *arg)
     node->closing = 1;
     if (node->local != NULL) {
         node->closing++;
-        kvn_local_close(node->local, module_closed, node);
+        kvn_local_close(node->local, local_closed, node);
     }
     if (node->links != NULL) {
         node->closing++;
-        kvn_links_close(node->links, module_closed, node);
+        kvn_links_close(node->links, links_closed, node);
     }
     module_closed(node);
 }

@@ -3,7 +3,10 @@
  * (1) An order for a connection that is not there completes with LINK_LOST. (2) A fence
  * completes when the transport has said CLOSED of every connection that it covers;
  * CLOSED comes after the last DONE, and so do the core's completions. (3) What comes on
- * a connection is believed only for the link and the generation that opened it.
+ * a connection is believed only for the link and the generation that opened it. (4) A
+ * peer has one connection to us: a newer one ends those before. (5) Ours to a peer that
+ * ends soon is opened again after a pause that grows: whatever the reason is, it does
+ * not turn the loop into a circle of calls.
  */
 #include "node/daemon/node_priv.h"
 
@@ -59,6 +62,49 @@ static bool fence_over(const struct kvn_node *node, const struct kvn_fence *fenc
     return true;
 }
 
+/* Our connection to `peer` is broken: the core hears of it after a pause (5). */
+static void reopen_later(
+    struct kvn_node *node, uint32_t peer, uint64_t link, uint32_t data_gen,
+    uint64_t lived_us, kv_status_t status)
+{
+    struct kvn_reopen *reopen = &node->reopens[peer];
+    uint64_t pause = 2 * reopen->pause_us;
+    if (lived_us >= KVN_NODE_REOPEN_LONGEST_US || pause == 0) {
+        pause = KVN_NODE_REOPEN_FIRST_US;
+    } else if (pause > KVN_NODE_REOPEN_LONGEST_US) {
+        pause = KVN_NODE_REOPEN_LONGEST_US;
+    }
+    *reopen = (struct kvn_reopen){
+        .waits = true,
+        .link = link,
+        .data_gen = data_gen,
+        .due_us = kvn_node_now(node) + pause,
+        .pause_us = pause,
+    };
+    if (pause >= KVN_NODE_REOPEN_LOGGED_US || lived_us >= KVN_NODE_REOPEN_LONGEST_US) {
+        kv_log(
+            KV_LOG_WARN, "data", "no connection to node %u: %s; again in %u ms",
+            node->config->nodes[peer].id, kv_status_text(status),
+            (unsigned)(pause / 1000));
+    }
+}
+
+uint64_t kvn_data_reopens(struct kvn_node *node, uint64_t now_us)
+{
+    uint64_t next = UINT64_MAX;
+    for (uint32_t i = 0; i < node->config->nr_nodes; i++) {
+        struct kvn_reopen *reopen = &node->reopens[i];
+        if (reopen->waits && reopen->due_us <= now_us) {
+            reopen->waits = false;
+            kvo_data_broken(node->core, now_us, i, reopen->link, reopen->data_gen);
+        }
+        if (reopen->waits && reopen->due_us < next) {
+            next = reopen->due_us;
+        }
+    }
+    return next;
+}
+
 /* ---- orders */
 
 void kvn_data_open(struct kvn_node *node, uint32_t peer, const struct kv_msg *msg)
@@ -76,15 +122,7 @@ void kvn_data_open(struct kvn_node *node, uint32_t peer, const struct kv_msg *ms
                 node->port, node->config->nodes[peer].address, node->wire,
                 (uint32_t)len, &opened);
     if (status != KV_OK) {
-        kvn_node_defer(
-            node, &(struct kvn_deferred){
-                      .peer = peer,
-                      .link = msg->link,
-                      .data_gen = msg->u.data_open.data_gen,
-                  });
-        kv_log(
-            KV_LOG_WARN, "data", "no connection to node %u: %s",
-            node->config->nodes[peer].id, kv_status_text(status));
+        reopen_later(node, peer, msg->link, msg->u.data_open.data_gen, 0, status);
         return;
     }
     *conn = (struct kvn_data_conn){
@@ -93,6 +131,7 @@ void kvn_data_open(struct kvn_node *node, uint32_t peer, const struct kv_msg *ms
         .link = msg->link,
         .data_gen = msg->u.data_open.data_gen,
         .out = true,
+        .since_us = kvn_node_now(node),
     };
 }
 
@@ -235,11 +274,18 @@ static void introduced(struct kvn_node *node, const struct kvt_event *event)
         kvt_close(node->port, event->conn);
         return;
     }
+    for (uint32_t i = 0; i < node->nr_conns; i++) { /* (4) */
+        if (node->conns[i].conn != 0 && !node->conns[i].out
+            && node->conns[i].peer == peer) {
+            kvt_close(node->port, node->conns[i].conn);
+        }
+    }
     *conn = (struct kvn_data_conn){
         .conn = event->conn,
         .peer = peer,
         .link = msg.link,
         .data_gen = msg.u.data_open.data_gen,
+        .since_us = kvn_node_now(node),
     };
     kvt_accept(node->port, event->conn);
 }
@@ -285,13 +331,18 @@ static void finished(struct kvn_node *node, const struct kvt_event *event)
     kvo_complete(node->core, kvn_node_now(node), event->id, &done);
 }
 
-static void broken(struct kvn_node *node, kvt_conn_t id)
+static void broken(struct kvn_node *node, const struct kvt_event *event)
 {
-    struct kvn_data_conn *conn = conn_find(node, id);
-    kvt_close(node->port, id);
+    struct kvn_data_conn *conn = conn_find(node, event->conn);
+    kvt_close(node->port, event->conn);
     if (conn != NULL && conn->out) {
-        kvo_data_broken(
-            node->core, kvn_node_now(node), conn->peer, conn->link, conn->data_gen);
+        reopen_later(
+            node, conn->peer, conn->link, conn->data_gen,
+            kvn_node_now(node) - conn->since_us, event->status);
+    } else if (conn != NULL && event->status != KV_ERR_LINK_LOST) {
+        kv_log(
+            KV_LOG_WARN, "data", "a connection of node %u ended: %s",
+            node->config->nodes[conn->peer].id, kv_status_text(event->status));
     }
 }
 
@@ -329,7 +380,7 @@ void kvn_data_events(struct kvn_node *node)
             finished(node, &event);
             break;
         case KVT_EV_BROKEN:
-            broken(node, event.conn);
+            broken(node, &event);
             break;
         case KVT_EV_CLOSED:
             closed(node, event.conn);

@@ -22,6 +22,12 @@ enum {
     KVN_NODE_TICKS_A_TURN = 16,   /* of overdue timers, before sockets are looked at */
     KVN_NODE_EVENTS_A_TURN = 256, /* of one source, before the others have theirs */
     KVN_NODE_PUBLISH_MS = 250,    /* numbers for HTTP: also the loop's sign of life */
+    /* Before a data connection that lived for less than the longest is opened again:
+     * doubles from the first to the longest. The first is short because a peer may be
+     * called before it has seen that the link is up. */
+    KVN_NODE_REOPEN_FIRST_US = 1000,
+    KVN_NODE_REOPEN_LONGEST_US = 1000000,
+    KVN_NODE_REOPEN_LOGGED_US = 16000, /* shorter pauses are not worth a line */
 };
 
 /* A data connection of the transport that node/core knows. */
@@ -31,6 +37,17 @@ struct kvn_data_conn {
     uint64_t link;
     uint32_t data_gen;
     bool out; /* ours to the peer: we read on it */
+    uint64_t since_us;
+};
+
+/* Our data connection to a peer broke, or could not be opened: the core is told when
+ * the pause is over, because it opens the next one at once. One a peer. */
+struct kvn_reopen {
+    bool waits;
+    uint64_t link;
+    uint32_t data_gen;
+    uint64_t due_us;
+    uint64_t pause_us; /* of the last time */
 };
 
 /* A fence that waits for its connections to be closed. */
@@ -45,11 +62,8 @@ struct kvn_fence {
 
 /* What is known at once, but must not be said inside the order. */
 struct kvn_deferred {
-    uint64_t id; /* of a completion; 0: our data connection to `peer` is broken */
+    uint64_t id; /* of a completion */
     kv_status_t status;
-    uint32_t peer;
-    uint64_t link;
-    uint32_t data_gen;
 };
 
 struct kvn_node {
@@ -63,8 +77,8 @@ struct kvn_node {
     kvn_movers_t *movers;
     kvt_port_t *port;
     kvn_tls_t *tls;
-    kvn_links_t *links; /* NULL: alone in its cluster */
-    kvn_local_t *local; /* NULL: no clients */
+    kvn_links_t *links; /* NULL: alone in its cluster, or closed */
+    kvn_local_t *local; /* NULL: no clients, or closed */
     kvn_http_t *http;   /* NULL: not asked for */
     struct kvn_http_snapshot *snapshot;
 
@@ -82,6 +96,7 @@ struct kvn_node {
     uint32_t nr_conns;
     struct kvn_fence *fences;
     uint32_t nr_fences;
+    struct kvn_reopen *reopens; /* by peer */
     struct kvn_deferred *deferred; /* ring */
     uint32_t deferred_size, deferred_head, deferred_nr;
 
@@ -110,5 +125,7 @@ void kvn_data_read(struct kvn_node *node, const struct kvo_order *order);
 void kvn_data_serve(struct kvn_node *node, const struct kvo_order *order);
 void kvn_data_fence(struct kvn_node *node, const struct kvo_order *order);
 void kvn_data_events(struct kvn_node *node);
+/* Tells the core of connections whose pause is over; when the next one is. */
+uint64_t kvn_data_reopens(struct kvn_node *node, uint64_t now_us);
 
 #endif

@@ -109,6 +109,11 @@ static const struct bad bads[] = {
      "65535"},
     {"h2:7400", "h2:65536",
      "@:10: node.address: \"h2:65536\" is not host:port with a port from 1 to 65535"},
+    /* more than a transport takes */
+    {"[liveness]\n", "[limits]\nreads = 32737\n[liveness]\n",
+     "@:20: limits.reads: 32737 is above the maximum 32736"},
+    {"[liveness]\n", "[data]\nconnections = 4097\n[liveness]\n",
+     "@:20: data.connections: 4097 is above the maximum 4096"},
     {"h2:7400", "::1:7400",
      "@:10: node.address: \"::1:7400\" is not host:port with a port from 1 to 65535"},
     {"h2:7400", "h1:7400", "@:10: node.address: \"h1:7400\" is that of node \"1\" too"},

@@ -111,15 +111,16 @@ class Cluster:
                 assert time.monotonic() < end, f"node {i + 1} is not linked in time"
                 time.sleep(0.05)
 
-    def drive_args(self, *args):
+    def drive_args(self, *args, nr=None):
+        """Through the first `nr` nodes; through all."""
         out = [self.bin / "kvrail", "drive", "--json", "--pages", str(self.pages)]
-        for i in range(self.nr):
+        for i in range(self.nr if nr is None else nr):
             out += ["--node", str(self.socket(i))]
         return [*map(str, out), *map(str, args)]
 
-    def drive(self, *args):
-        done = subprocess.run(self.drive_args(*args), capture_output=True, text=True,
-                              timeout=DRIVE_S)
+    def drive(self, *args, nr=None):
+        done = subprocess.run(self.drive_args(*args, nr=nr), capture_output=True,
+                              text=True, timeout=DRIVE_S)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -129,6 +130,14 @@ class Cluster:
         assert self.nodes[i].wait(STOP_S) == 0, f"node {i + 1} ended badly"
         assert not self.socket(i).exists(), "the socket is left behind"
         self.nodes[i] = None
+
+    def fds(self, i):
+        return len(os.listdir(f"/proc/{self.nodes[i].pid}/fd"))
+
+    def rss_mib(self, i):
+        """What is resident of a node now; page memory that was touched is in it."""
+        text = pathlib.Path(f"/proc/{self.nodes[i].pid}/status").read_text()
+        return int(text.split("VmRSS:")[1].split()[0]) / 1024
 
     def kill(self, i):
         self.nodes[i].kill()

@@ -1,9 +1,14 @@
 """Three real nodes: what they serve is right, also when one dies or stands still.
 
     python3 tests/node/nodes_test.py BIN     BIN has kvrail and kvraild
+    KVRAIL_NIGHTLY=1 …                       longer pauses, more clients killed
 """
 
+import itertools
 import json
+import os
+import pathlib
+import random
 import re
 import shutil
 import signal
@@ -12,6 +17,9 @@ import sys
 import time
 
 from nodes_kit import Cluster, free_ports
+
+sys.path.insert(0, "integrations/python")
+NIGHTLY = "KVRAIL_NIGHTLY" in os.environ  # longer, and more of it
 
 
 def hits(result):
@@ -127,6 +135,191 @@ def test_stopped(bin):
     return "a node stood still for 4.5 s"
 
 
+GROWTH_MIB = 64  # of a node that has touched all its memory before
+
+
+def test_slow_peer(bin):
+    """A node stands still while others read from it: they do not grow meanwhile, and
+    have no more descriptors when it is back."""
+    still_s = 20 if NIGHTLY else 6
+    with Cluster(bin) as c:
+        for i in range(3):
+            c.start(i)
+        c.wait_linked()
+        c.drive("--workload", "chats")  # memory is touched, connections are there
+        before = [(c.fds(i), c.rss_mib(i)) for i in range(2)]
+        grown, most, drives = [], 0, 0
+        c.nodes[2].send_signal(signal.SIGSTOP)
+        end = time.monotonic() + still_s
+        while time.monotonic() < end:
+            r = c.drive("--workload", "chats", "--compute-us", "200", nr=2)
+            healthy(r)
+            assert r["unserved"] == 0, r
+            grown.append(max(c.rss_mib(i) - before[i][1] for i in range(2)))
+            most, drives = max(most, c.fds(0), c.fds(1)), drives + 1
+        c.nodes[2].send_signal(signal.SIGCONT)
+        assert most < max(fds for fds, _ in before) + 32, (most, before)
+        c.wait_linked()
+        healthy(c.drive("--workload", "chats"))
+        same_descriptors(c, [fds for fds, _ in before])
+        grown.append(max(c.rss_mib(i) - before[i][1] for i in range(2)))
+        assert max(grown) < GROWTH_MIB, grown
+        for i in range(3):
+            c.stop(i)
+    return f"{still_s} s still, {drives} drives, at most {max(grown):.1f} MiB more"
+
+
+def same_descriptors(c, before):
+    """Connections that have ended are closed soon, not at once."""
+    end = time.monotonic() + 10
+    while any(c.fds(i) > n for i, n in enumerate(before)):
+        assert time.monotonic() < end, (before, [c.fds(i) for i in range(len(before))])
+        time.sleep(0.1)
+
+
+def test_restart_under_load(bin):
+    """A rolling restart: each node in turn ends by itself with 0 while requests go on."""
+    with Cluster(bin) as c:
+        for i in range(3):
+            c.start(i)
+        c.wait_linked()
+
+        def action():
+            for i in range(3):
+                time.sleep(0.7)
+                c.stop(i)
+                c.start(i)
+                c.wait_linked()
+        r = drive_and_meanwhile(
+            c, action, "--workload", "chats", "--balance", "even", "--compute-us", "1500")
+        healthy(r)
+        assert r["nodes_lost"] >= 1, r
+        c.wait_linked()
+        r = c.drive("--workload", "chats")
+        healthy(r)
+        assert r["unserved"] == 0 and r["hits"]["peer"] > 0, r
+        for i in range(3):
+            c.stop(i)
+    return "three restarts under load"
+
+
+CLIENT_PAGE, CLIENT_KEYS, BATCH, FLIGHTS = 16384, 64, 16, 9
+
+
+def victim(target, seed):
+    """Puts, gets, pins, all in flight at once, until it is killed; says a byte first.
+    No two gets write to the same place."""
+    import kvrail
+    client = kvrail.Client(target, 7)
+    space, draw = client.space("chat"), random.Random(seed)
+    buffer = client.buffer((CLIENT_KEYS + FLIGHTS * BATCH) * CLIENT_PAGE)
+    keys = [space.opaque(b"page %d" % i) for i in range(CLIENT_KEYS)]
+    for i in range(CLIENT_KEYS):
+        buffer.view[i * CLIENT_PAGE:(i + 1) * CLIENT_PAGE] = page(i)
+    free, slots = list(range(FLIGHTS)), {}
+    for turn in itertools.count():
+        op = draw.choice(("put", "get", "get", "pin", "exists"))
+        first, n, slot = draw.randrange(CLIENT_KEYS - BATCH), draw.randint(1, BATCH), free.pop()
+        place = CLIENT_KEYS + slot * BATCH if op == "get" else first
+        at = [(buffer, (place + i) * CLIENT_PAGE) for i in range(n)]
+        tag = client.submit(op, space, keys[first:first + n], loose=True,
+                            at=at if op in ("put", "get") else None)
+        slots[tag] = slot
+        if turn == FLIGHTS:
+            os.write(1, b".")
+        while not free:
+            result = client.next(5)
+            free.append(slots.pop(result.tag))
+
+
+def page(i):
+    return random.Random(i).randbytes(CLIENT_PAGE)
+
+
+def library(bin):
+    """So that Python finds libkvrail: where a build puts it, if it is there."""
+    found = sorted(pathlib.Path(bin).resolve().parent.rglob("libkvrail.so*"))
+    if found:
+        os.environ["KVRAIL_LIBRARY"] = str(found[0])
+    runtime = subprocess.run(["ldd", pathlib.Path(bin) / "kvraild"], text=True,
+                             capture_output=True).stdout
+    sanitizers = re.findall(r"=> (\S*/lib[at]san\.so\S*)", runtime)
+    return dict(os.environ, LD_PRELOAD=":".join(sanitizers), ASAN_OPTIONS="detect_leaks=0",
+                TSAN_OPTIONS="report_bugs=0") if found else None
+
+
+def at_rest(c):
+    """What clients leave behind if anything does: once numbers have come to rest."""
+    text = c.get(0, "/metrics")
+    frames = re.findall(r'^kvrail_frames{(.*state="(?!free|sealed).*)} (\S+)$', text, re.M)
+    busy = sum(float(n) for _, n in frames)
+    return metric(text, "kvrail_clients"), busy, c.fds(0)
+
+
+def await_rest(c, wanted):
+    end = time.monotonic() + 20
+    while at_rest(c) != wanted:
+        assert time.monotonic() < end, f"{at_rest(c)} is not {wanted}"
+        time.sleep(0.1)
+
+
+def test_client_kills(bin):
+    """Clients are killed in the middle of fills, reads and batches: the node gives back
+    what they held, and the next one gets right bytes."""
+    environment = library(bin)
+    if environment is None:
+        return "no libkvrail beside the programs: skipped"
+    kills = 200 if NIGHTLY else 60
+    with Cluster(bin, pages=120, nr=1) as c:
+        c.start(0)
+        c.wait_linked(0)
+        target, draw = f"unix:{c.socket(0)}", random.Random(60)
+        for i in range(kills):
+            child = subprocess.Popen(
+                [sys.executable, __file__, "--victim", target, str(i)],
+                stdout=subprocess.PIPE, env=environment)
+            assert child.stdout.read(1) == b".", "a client did not begin"
+            time.sleep(draw.random() * 0.02)
+            child.kill()
+            child.wait()
+            child.stdout.close()
+            if i == 9:  # what stays for ever has come by now
+                await_rest(c, (0, 0, at_rest(c)[2]))
+                wanted, rss = at_rest(c), c.rss_mib(0)
+        await_rest(c, wanted)
+        grown = c.rss_mib(0) - rss
+        assert grown < GROWTH_MIB, grown
+        done = subprocess.run(
+            [sys.executable, __file__, "--witness", target], env=environment, text=True,
+            capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        await_rest(c, wanted)
+        c.stop(0)
+    return f"{kills} kills, {grown:.1f} MiB more, {done.stdout.strip()}"
+
+
+def witness(target):
+    """The client after all the others: what is there is right, pins do not hold it."""
+    import kvrail
+    with kvrail.Client(target, 7) as client:
+        space = client.space("chat")
+        buffer = client.buffer(CLIENT_KEYS * CLIENT_PAGE)
+        keys = [space.opaque(b"page %d" % i) for i in range(CLIENT_KEYS)]
+        hits = 0
+        got = client.get(space, keys, buffer, loose=True, timeout=5.0)
+        for i, status in enumerate(got.statuses):
+            if status == kvrail.OK:
+                start = i * CLIENT_PAGE
+                assert bytes(buffer.view[start:start + CLIENT_PAGE]) == page(i), i
+                hits += 1
+        assert hits > 0, got.statuses
+        dropped = client.drop(space, keys, loose=True).statuses
+        assert all(s in (kvrail.OK, kvrail.MISS) for s in dropped), dropped
+        left = client.exists(space, keys, loose=True).statuses
+        assert left == [kvrail.MISS] * CLIENT_KEYS, left
+        print(f"{hits} pages right")
+
+
 def refused(c, i, pattern, *sets):
     path = c.folder / f"n{i}.log"
     before = len(path.read_text()) if path.exists() else 0
@@ -186,6 +379,10 @@ def test_stranger(bin):
 def main():
     bin = sys.argv[1]
     only = sys.argv[2:]
+    if bin == "--victim":
+        victim(only[0], int(only[1]))
+    if bin == "--witness":
+        return witness(only[0])
     for name, test in sorted(globals().items()):
         if name.startswith("test_") and (not only or name[5:] in only):
             start = time.monotonic()

@@ -50,19 +50,9 @@ case $spill in on | off) ;; *) refuse "--spill $spill is not on or off" ;; esac
 # Paths of the caller stay the caller's: we do not change folder.
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 
-# shellcheck source=deploy/install.sh
-. "$root/deploy/install.sh"
-install_build_needs || exit 1
-
-mkdir -p "$root/build"
-log=$root/build/quickstart.log
-# A build folder keeps the generator it was made with; ninja is for new ones.
-(cd "$root" && CMAKE_GENERATOR=${CMAKE_GENERATOR:-Ninja} cmake --preset release &&
-    cmake --build --preset release --parallel) >"$log" 2>&1 || {
-    tail -n 40 "$log" >&2
-    printf 'quickstart: the build failed, see %s\n' "$log" >&2
-    exit 1
-}
+# shellcheck source=deploy/build.sh
+. "$root/deploy/build.sh"
+build_release quickstart || exit 1
 
 set -- sim --pages "$pages" --balance "$balance" --spill "$spill"
 if [ -n "$trace" ]; then

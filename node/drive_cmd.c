@@ -25,6 +25,7 @@ enum flag {
     FLAG_TIMEOUT,
     FLAG_COMPUTE,
     FLAG_LAST,
+    FLAG_MARK,
     FLAG_JSON,
     FLAG_JSON_FILE,
     NR_FLAGS
@@ -42,6 +43,7 @@ static const struct kvn_flag flags[NR_FLAGS] = {
     [FLAG_TIMEOUT] = {"timeout-ms", "N", "of each batch (5000)"},
     [FLAG_COMPUTE] = {"compute-us", "N", "that an engine takes for a missing page (0)"},
     [FLAG_LAST] = {"last", "N", "count the last N requests apart too (0)"},
+    [FLAG_MARK] = {"mark", "FILE", "append the number of ended requests, every 100"},
     [FLAG_JSON] = {"json", NULL, "print JSON"},
     [FLAG_JSON_FILE] = {"json-file", "FILE", "write JSON to FILE beside the table"},
 };
@@ -54,12 +56,12 @@ static const struct kvn_cli cli = {
     .nr_flags = NR_FLAGS,
 };
 
-enum { PAGES_MAX = 1 << 22 };
+enum { PAGES_MAX = 1 << 22, MARK_REQUESTS = 100 };
 
 struct options {
     const char *sockets[KVN_DRIVE_NODES_MAX];
     uint32_t nr_sockets;
-    const char *trace, *space, *json_file;
+    const char *trace, *space, *json_file, *mark;
     uint64_t tenant, pages, in_flight, timeout_ms, compute_us, last;
     bool chats, skew, json;
 };
@@ -118,6 +120,9 @@ static int take_flag(struct options *options, enum flag flag, const char *value)
         return number(flag, value, 0, 10000000, &options->compute_us);
     case FLAG_LAST:
         return number(flag, value, 0, KVN_TRACE_REQUESTS_MAX, &options->last);
+    case FLAG_MARK:
+        options->mark = value;
+        return KVN_EXIT_OK;
     case FLAG_JSON:
         options->json = true;
         return KVN_EXIT_OK;
@@ -304,10 +309,37 @@ static double seconds_now(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
+/* Who is told how far we are: people by a bar, scripts that do something to a node at
+ * some request by lines in a file. */
+struct progress {
+    kvn_bar_fn bar; /* may be NULL */
+    uint32_t drawn;
+    FILE *mark; /* may be NULL */
+    uint32_t marked;
+};
+
+static void tell(void *arg, uint32_t done, uint32_t of)
+{
+    struct progress *progress = arg;
+    if (progress->bar != NULL) {
+        progress->bar(&progress->drawn, done, of);
+    }
+    uint32_t mark = done - done % MARK_REQUESTS;
+    if (progress->mark != NULL && mark > progress->marked) {
+        progress->marked = mark;
+        fprintf(progress->mark, "%" PRIu32 "\n", mark);
+        fflush(progress->mark);
+    }
+}
+
 static int run(const struct options *options, const struct kvn_trace *trace)
 {
     static struct outcome outcome; /* zeroed, and large */
-    uint32_t drawn = UINT32_MAX;
+    struct progress progress = {.bar = kvn_bar_wanted(), .drawn = UINT32_MAX};
+    if (options->mark != NULL && (progress.mark = fopen(options->mark, "ae")) == NULL) {
+        perror(options->mark);
+        return KVN_EXIT_FAILED;
+    }
     const struct kvn_drive_config config = {
         .sockets = options->sockets,
         .nr_nodes = options->nr_sockets,
@@ -318,12 +350,15 @@ static int run(const struct options *options, const struct kvn_trace *trace)
         .timeout_us = options->timeout_ms * 1000,
         .compute_us = options->compute_us,
         .last = (uint32_t)options->last,
-        .progress = kvn_bar_wanted(),
-        .arg = &drawn,
+        .progress = tell,
+        .arg = &progress,
     };
     double start = seconds_now();
     kv_status_t status = kvn_drive_run(&config, trace, &outcome.drive);
     outcome.seconds = seconds_now() - start;
+    if (progress.mark != NULL) {
+        (void)fclose(progress.mark);
+    }
     if (status != KV_OK) {
         fprintf(stderr, "kvrail drive: %s\n", outcome.drive.failure);
         return status == KV_ERR_CONFIG ? KVN_EXIT_USAGE : KVN_EXIT_FAILED;

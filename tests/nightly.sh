@@ -1,7 +1,8 @@
 #!/bin/sh
 # What is too long for every change: many seeds, the same seeds twice and from two
 # compilers, the thread sanitizer, planted bugs that must be found, all replays of the
-# public traces, benchmarks. About two hours on four cores; the last line counts.
+# public traces, simulated and through real nodes, benchmarks. About two and a half hours
+# on four cores; the last line counts.
 #
 #   KVRAIL_TRACES=DIR  the public traces (default ../shared/traces, if it is there)
 #   KVRAIL_SEEDS       of the simulator (2000)
@@ -65,6 +66,8 @@ if [ -n "$conversation" ]; then
     done
     step "conversation, 10000 pages, skew, no spill" replay_at_least 0.60 \
         --trace "$conversation" --pages 10000 --balance skew --spill off
+    step "conversation, three real nodes" sh tests/nodes_matrix.sh
+    cat "$logs/nodes-matrix/table.txt" || true
 else
     skip "conversation trace" "no traces: set KVRAIL_TRACES"
 fi

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 . tests/lib.sh
 
 install_build_needs
-install_missing lib:cmocka:libcmocka-dev python3:python3 clang:clang \
+install_missing lib:cmocka:libcmocka-dev python3:python3 clang:clang curl:curl \
     'file:/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*:libclang-rt-14-dev'
 
 step "build of the tests" build dev

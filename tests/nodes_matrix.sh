@@ -1,0 +1,35 @@
+#!/bin/sh
+# The public conversation trace through three kvraild processes, every byte of every hit
+# checked, with the simulated run beside each: 50,000 and 10,000 pages even, 10,000
+# skewed; then even again with node 2 killed (kill -9, a new one 5 s later) and with node
+# 2 standing still for 20 s, both when 4,000 requests have ended. tests/nightly.sh calls
+# it. The table is the last thing before the counts, and in
+# build-dev/logs/nodes-matrix/table.txt.
+#
+#   sh tests/nodes_matrix.sh [RUN...]    even-50000 even-10000 skew-10000 killed paused
+#   KVRAIL_TRACES=DIR                    the public traces (default ../shared/traces)
+set -eu
+cd "$(dirname "$0")/.."
+. tests/lib.sh
+step_log=$logs/nodes-matrix.log
+
+install_build_needs
+install_missing python3:python3
+conversation=$(trace_file mooncake/conversation_trace.jsonl)
+if [ -z "$conversation" ]; then
+    skip "three real nodes" "no traces: set KVRAIL_TRACES"
+    finish
+fi
+
+results=$logs/nodes-matrix
+rm -rf "$results"
+mkdir -p "$results"
+[ $# -gt 0 ] || set -- even-50000 even-10000 skew-10000 killed paused
+step "build of the program" build release
+for run in "$@"; do
+    step "three real nodes, conversation, $run" \
+        python3 tests/node/nodes_matrix.py run build/bin "$conversation" "$run" "$results"
+done
+python3 tests/node/nodes_matrix.py table "$results" >"$results/table.txt"
+cat "$results/table.txt"
+finish

@@ -4,6 +4,7 @@
 #include "base/option.h"
 #include "node/bench.h"
 #include "node/cli.h"
+#include "node/report.h"
 #include "node/verbs.h"
 
 #include <jansson.h>
@@ -165,11 +166,7 @@ static int print_json(const struct kvn_bench *bench)
             json_array_append_new(root, row_json(bench, i));
         }
     }
-    int ret = json_dumpf(
-        root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6) | JSON_PRESERVE_ORDER);
-    putchar('\n');
-    json_decref(root);
-    return ret == 0 ? KVN_EXIT_OK : KVN_EXIT_FAILED;
+    return kvn_report_json(root, NULL);
 }
 
 /* ------------------------------------------------------------------ running */

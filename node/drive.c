@@ -48,6 +48,7 @@ struct run {
     uint32_t next;  /* request to start */
     uint32_t first; /* all before it have ended */
     uint32_t nr_ended;
+    bool stray;        /* a place or a reason that this version does not know */
     uint64_t moved_us; /* when a request has ended last */
     struct kvr_key scratch[KVN_DRIVE_WINDOW];
     struct kvr_at at[KVN_DRIVE_WINDOW];
@@ -110,7 +111,7 @@ static struct kvn_drive_counts *last_of(struct run *run, uint32_t request)
 
 static void count_hit(struct run *run, uint32_t request, uint8_t place)
 {
-    KV_ASSERT(place < KVN_DRIVE_PLACES);
+    KV_ASSERT(place < KVN_DRIVE_PLACES); /* result_known() */
     run->drive->all.hits[place]++;
     if (last_of(run, request) != NULL) {
         last_of(run, request)->hits[place]++;
@@ -119,7 +120,7 @@ static void count_hit(struct run *run, uint32_t request, uint8_t place)
 
 static void count_misses(struct run *run, uint32_t request, uint8_t reason, uint64_t n)
 {
-    KV_ASSERT(reason < KVN_DRIVE_MISSES_MAX);
+    KV_ASSERT(reason < KV_NR_MISSES); /* result_known() */
     run->drive->all.misses[reason] += n;
     if (last_of(run, request) != NULL) {
         last_of(run, request)->misses[reason] += n;
@@ -346,12 +347,27 @@ static void put(struct run *run, struct flight *flight, const struct kvr_result 
     go(run, flight, PUTTING);
 }
 
+/* A node's numbers are another program's: ours to refuse, not to assert. */
+static bool result_known(const struct kvr_result *result)
+{
+    for (uint32_t i = 0; i < result->nr_keys; i++) {
+        if (result->places[i] >= KVN_DRIVE_PLACES
+            || result->reasons[i] >= KV_NR_MISSES) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static void ended(struct run *run, const struct kvr_result *result)
 {
     KV_ASSERT(result->tag < run->config->in_flight);
     struct flight *flight = &run->flights[result->tag];
     KV_ASSERT(flight->step != IDLE && result->nr_keys == flight->n);
     if (result->status == KVR_CANCELLED) {
+        give_up(run, flight);
+    } else if (flight->step == GETTING && !result_known(result)) {
+        run->stray = true;
         give_up(run, flight);
     } else if (flight->step == GETTING) {
         got(run, flight, result);
@@ -467,6 +483,10 @@ static kv_status_t loop(struct run *run)
         if (run->config->progress != NULL && run->nr_ended != said) {
             said = run->nr_ended;
             run->config->progress(run->config->arg, said, nr);
+        }
+        if (run->stray) {
+            return fail(
+                run, KV_ERR_IO, "a node answers with numbers that are not known here");
         }
         if (now_us() - run->moved_us > STUCK_FACTOR * run->config->timeout_us) {
             return fail(run, KV_ERR_IO, "requests do not end: a node hangs");

@@ -18,6 +18,7 @@
 #ifndef KVN_DRIVE_H
 #define KVN_DRIVE_H
 
+#include "base/miss.h"
 #include "node/trace.h"
 
 #include <stdbool.h>
@@ -27,7 +28,6 @@ enum {
     KVN_DRIVE_IN_FLIGHT_MAX = 256,
     KVN_DRIVE_WINDOW = 256, /* pages asked for at once */
     KVN_DRIVE_CHUNK = 4,    /* pages computed and stored at once */
-    KVN_DRIVE_MISSES_MAX = 32,
     KVN_DRIVE_PLACES = 4, /* enum kvr_place */
 };
 
@@ -48,7 +48,7 @@ struct kvn_drive_config {
 struct kvn_drive_counts {
     uint64_t requests, page_refs;
     uint64_t hits[KVN_DRIVE_PLACES];
-    uint64_t misses[KVN_DRIVE_MISSES_MAX]; /* by the node's reason */
+    uint64_t misses[KV_NR_MISSES]; /* by the node's reason */
     uint64_t unserved; /* page references of requests whose node was gone */
 };
 

@@ -1,17 +1,17 @@
 /* kvrail drive: a trace through running nodes, and what came back. */
-#include "node/bar.h"
 #include "node/cli.h"
 #include "node/drive.h"
 #include "node/replay.h"
+#include "node/report.h"
 #include "node/verbs.h"
 
 #include "base/miss.h"
+#include "include/kvrail/kvrail.h"
 
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 enum flag {
     FLAG_NODE,
@@ -166,16 +166,6 @@ static int parse(struct options *options, int argc, char **argv, bool *done_p)
 
 static const char *const places[KVN_DRIVE_PLACES] = {"none", "device", "host", "peer"};
 
-static const char *miss_name(unsigned reason)
-{
-    static const char *const names[] = {
-#define X(symbol, name, text) [symbol] = name,
-        KV_MISS_MAP(X)
-#undef X
-    };
-    return reason < KV_NR_MISSES ? names[reason] : "unknown";
-}
-
 static uint64_t hits_of(const struct kvn_drive_counts *counts)
 {
     uint64_t hits = 0;
@@ -192,25 +182,21 @@ static double rate_of(const struct kvn_drive_counts *counts)
                : 0.0;
 }
 
-static json_t *json_number(uint64_t value)
-{
-    return json_integer((json_int_t)value);
-}
-
 static json_t *json_counts(const struct kvn_drive_counts *counts)
 {
     json_t *root = json_object(), *hits = json_object(), *misses = json_object();
     for (unsigned i = 1; i < KVN_DRIVE_PLACES; i++) {
-        json_object_set_new(hits, places[i], json_number(counts->hits[i]));
+        json_object_set_new(hits, places[i], kvn_json_uint(counts->hits[i]));
     }
     for (unsigned i = 0; i < KV_NR_MISSES; i++) {
-        json_object_set_new(misses, miss_name(i), json_number(counts->misses[i]));
+        const char *name = kvr_miss_name((uint8_t)i);
+        json_object_set_new(misses, name, kvn_json_uint(counts->misses[i]));
     }
-    json_object_set_new(root, "requests", json_number(counts->requests));
-    json_object_set_new(root, "page_refs", json_number(counts->page_refs));
+    json_object_set_new(root, "requests", kvn_json_uint(counts->requests));
+    json_object_set_new(root, "page_refs", kvn_json_uint(counts->page_refs));
     json_object_set_new(root, "hits", hits);
     json_object_set_new(root, "misses", misses);
-    json_object_set_new(root, "unserved", json_number(counts->unserved));
+    json_object_set_new(root, "unserved", kvn_json_uint(counts->unserved));
     json_object_set_new(root, "hit_rate", json_real(rate_of(counts)));
     return root;
 }
@@ -219,15 +205,15 @@ static json_t *to_json(const struct options *options, const struct outcome *outc
 {
     const struct kvn_drive *drive = &outcome->drive;
     json_t *root = json_counts(&drive->all);
-    json_object_set_new(root, "wrong_bytes", json_number(drive->wrong_bytes));
-    json_object_set_new(root, "checked_bytes", json_number(drive->checked_bytes));
-    json_object_set_new(root, "stored", json_number(drive->stored));
-    json_object_set_new(root, "existed", json_number(drive->existed));
-    json_object_set_new(root, "unkept", json_number(drive->unkept));
-    json_object_set_new(root, "nodes_lost", json_number(drive->lost));
-    json_object_set_new(root, "page_bytes", json_number(drive->page_bytes));
+    json_object_set_new(root, "wrong_bytes", kvn_json_uint(drive->wrong_bytes));
+    json_object_set_new(root, "checked_bytes", kvn_json_uint(drive->checked_bytes));
+    json_object_set_new(root, "stored", kvn_json_uint(drive->stored));
+    json_object_set_new(root, "existed", kvn_json_uint(drive->existed));
+    json_object_set_new(root, "unkept", kvn_json_uint(drive->unkept));
+    json_object_set_new(root, "nodes_lost", kvn_json_uint(drive->lost));
+    json_object_set_new(root, "page_bytes", kvn_json_uint(drive->page_bytes));
     json_object_set_new(root, "seconds", json_real(outcome->seconds));
-    json_object_set_new(root, "nodes", json_number(options->nr_sockets));
+    json_object_set_new(root, "nodes", kvn_json_uint(options->nr_sockets));
     json_object_set_new(
         root, "balance", json_string(options->skew ? "skew" : "even"));
     if (outcome->hit_rate_pooled >= 0) {
@@ -238,25 +224,6 @@ static json_t *to_json(const struct options *options, const struct outcome *outc
         json_object_set_new(root, "last", json_counts(&drive->last));
     }
     return root;
-}
-
-static int print_json(
-    const struct options *options, const struct outcome *outcome, const char *path)
-{
-    FILE *file = path != NULL ? fopen(path, "w") : stdout;
-    if (file == NULL) {
-        perror(path);
-        return KVN_EXIT_FAILED;
-    }
-    json_t *root = to_json(options, outcome);
-    int ret = json_dumpf(
-        root, file, JSON_INDENT(2) | JSON_REAL_PRECISION(6) | JSON_PRESERVE_ORDER);
-    json_decref(root);
-    ret |= fputc('\n', file) == EOF ? -1 : 0;
-    if (path != NULL) {
-        ret |= fclose(file);
-    }
-    return ret == 0 ? KVN_EXIT_OK : KVN_EXIT_FAILED;
 }
 
 static void row(const char *name, uint64_t count, uint64_t of)
@@ -283,7 +250,7 @@ static void print_table(const struct options *options, const struct outcome *out
     for (unsigned i = 0; i < KV_NR_MISSES; i++) {
         if (all->misses[i] > 0) {
             char name[32];
-            snprintf(name, sizeof(name), "miss: %.20s", miss_name(i));
+            snprintf(name, sizeof(name), "miss: %.20s", kvr_miss_name((uint8_t)i));
             row(name, all->misses[i], all->page_refs);
         }
     }
@@ -301,13 +268,6 @@ static void print_table(const struct options *options, const struct outcome *out
 }
 
 /* ------------------------------------------------------------------ running */
-
-static double seconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 /* Who is told how far we are: people by a bar, scripts that do something to a node at
  * some request by lines in a file. */
@@ -353,9 +313,9 @@ static int run(const struct options *options, const struct kvn_trace *trace)
         .progress = tell,
         .arg = &progress,
     };
-    double start = seconds_now();
+    double start = kvn_report_seconds();
     kv_status_t status = kvn_drive_run(&config, trace, &outcome.drive);
-    outcome.seconds = seconds_now() - start;
+    outcome.seconds = kvn_report_seconds() - start;
     if (progress.mark != NULL) {
         (void)fclose(progress.mark);
     }
@@ -367,10 +327,10 @@ static int run(const struct options *options, const struct kvn_trace *trace)
         options->pages > 0 ? kvn_pooled_hit_rate(trace, (uint32_t)options->pages) : -1;
     int exit_code = KVN_EXIT_OK;
     if (options->json_file != NULL) {
-        exit_code = print_json(options, &outcome, options->json_file);
+        exit_code = kvn_report_json(to_json(options, &outcome), options->json_file);
     }
     if (options->json) {
-        int printed = print_json(options, &outcome, NULL);
+        int printed = kvn_report_json(to_json(options, &outcome), NULL);
         exit_code = exit_code == KVN_EXIT_OK ? printed : exit_code;
     } else {
         print_table(options, &outcome);

@@ -14,6 +14,7 @@
 #include "cluster/placement.h"
 #include "node/cli.h"
 #include "node/trace.h"
+#include "node/report.h"
 #include "node/verbs.h"
 
 #include <inttypes.h>
@@ -158,11 +159,7 @@ static int print_json(uint32_t nodes, const double *ratios)
     json_t *root = json_object();
     json_object_set_new(root, "nodes", json_integer(nodes));
     json_object_set_new(root, "max_mean", of);
-    int ret = json_dumpf(
-        root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6) | JSON_PRESERVE_ORDER);
-    putchar('\n');
-    json_decref(root);
-    return ret == 0 ? KVN_EXIT_OK : KVN_EXIT_FAILED;
+    return kvn_report_json(root, NULL);
 }
 
 static int print(const struct count *count, bool json)

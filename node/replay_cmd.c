@@ -1,6 +1,7 @@
 /* kvrail replay: the hit rate of one node's pager on a trace, by policy. */
 #include "node/cli.h"
 #include "node/replay.h"
+#include "node/report.h"
 #include "node/verbs.h"
 
 #include <inttypes.h>
@@ -80,11 +81,7 @@ static int print_json(const struct options *options, const struct results *resul
     json_object_set_new(root, "pages", json_integer((json_int_t)options->pages));
     json_object_set_new(root, "references", json_integer((json_int_t)nr_refs));
     json_object_set_new(root, "policies", of);
-    int ret = json_dumpf(
-        root, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6) | JSON_PRESERVE_ORDER);
-    putchar('\n');
-    json_decref(root);
-    return ret == 0 ? KVN_EXIT_OK : KVN_EXIT_FAILED;
+    return kvn_report_json(root, NULL);
 }
 
 static int run(const struct options *options, const struct kvn_trace *trace)

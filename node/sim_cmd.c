@@ -12,6 +12,7 @@
 #include "node/cli.h"
 #include "node/sim/run.h"
 #include "node/sim_trace.h"
+#include "node/report.h"
 #include "node/verbs.h"
 
 #include <errno.h>
@@ -21,7 +22,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -493,13 +493,6 @@ static void print_text(const struct options *o, const struct totals *t)
 
 /* ------------------------------------------------------------------ the modes */
 
-static double seconds(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
 /* The one bug that costs hits and nothing else: found by the twins that do without. Of
  * 60 seeds of five nodes it takes 18 to 19 %. Without it, 60 worlds whose clients
  * choose otherwise are 0.3 % apart, and 60 other seeds up to 3.7 % (of 8 such runs). A
@@ -528,7 +521,7 @@ static int many_seeds(const struct options *o)
     if (totals == NULL) {
         return KVN_EXIT_FAILED;
     }
-    double begun = seconds();
+    double begun = kvn_report_seconds();
     bool good = run_all(o, totals, false);
     if (good && o->plant == KV_PLANT_COLD_BELIEVED) {
         struct totals *twin = calloc(1, sizeof(*twin));
@@ -540,7 +533,7 @@ static int many_seeds(const struct options *o)
         }
         free(twin);
     }
-    totals->wall_s = seconds() - begun;
+    totals->wall_s = kvn_report_seconds() - begun;
     if (o->json) {
         print_json(o, totals);
     } else {
@@ -572,13 +565,13 @@ static int one_seed(const struct options *o)
             return KVN_EXIT_FAILED;
         }
     }
-    double begun = seconds();
+    double begun = kvn_report_seconds();
     kvs_run_seed(&config, result);
     if (file != NULL) {
         fclose(file);
     }
     fold(totals, result);
-    totals->wall_s = seconds() - begun;
+    totals->wall_s = kvn_report_seconds() - begun;
     if (o->json) {
         print_json(o, totals);
     } else {
@@ -598,9 +591,9 @@ static int lookups(const struct options *o)
         .seed = o->first_seed,
     };
     struct kvs_lookups_result r = {0};
-    double begun = seconds();
+    double begun = kvn_report_seconds();
     kv_status_t status = kvs_run_lookups(&config, &r);
-    double wall = seconds() - begun;
+    double wall = kvn_report_seconds() - begun;
     if (status != KV_OK) {
         fprintf(stderr, "kvrail sim: %s\n", kv_status_text(status));
         return KVN_EXIT_FAILED;

@@ -1,16 +1,15 @@
 #include "base/mem.h"
-#include "node/bar.h"
 #include "node/cli.h"
 #include "node/replay.h"
 #include "node/sim/replay.h"
 #include "node/sim_trace.h"
+#include "node/report.h"
 #include "node/verbs.h"
 
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 enum flag {
     FLAG_TRACE,
@@ -200,30 +199,25 @@ static double rate(uint64_t part, uint64_t whole)
     return whole > 0 ? (double)part / (double)whole : 0.0;
 }
 
-static json_t *number(uint64_t value)
-{
-    return json_integer((json_int_t)value);
-}
-
 static json_t *to_json(const struct options *options, const struct outcome *outcome)
 {
     const struct kvs_replay *replay = &outcome->replay;
     json_t *hits = json_object();
-    json_object_set_new(hits, "device", number(replay->hits[KVO_FROM_DEVICE]));
-    json_object_set_new(hits, "host", number(replay->hits[KVO_FROM_HOST]));
-    json_object_set_new(hits, "peer", number(replay->hits[KVO_FROM_PEER]));
+    json_object_set_new(hits, "device", kvn_json_uint(replay->hits[KVO_FROM_DEVICE]));
+    json_object_set_new(hits, "host", kvn_json_uint(replay->hits[KVO_FROM_HOST]));
+    json_object_set_new(hits, "peer", kvn_json_uint(replay->hits[KVO_FROM_PEER]));
     json_t *misses = json_object();
 #define X(symbol, name, text)                                                          \
-    json_object_set_new(misses, name, number(replay->misses[symbol]));
+    json_object_set_new(misses, name, kvn_json_uint(replay->misses[symbol]));
     KV_MISS_MAP(X)
 #undef X
     json_t *root = json_object();
-    json_object_set_new(root, "requests", number(replay->requests));
-    json_object_set_new(root, "page_refs", number(replay->page_refs));
+    json_object_set_new(root, "requests", kvn_json_uint(replay->requests));
+    json_object_set_new(root, "page_refs", kvn_json_uint(replay->page_refs));
     json_object_set_new(root, "hits", hits);
     json_object_set_new(root, "misses", misses);
-    json_object_set_new(root, "wrong_bytes", number(replay->wrong_bytes));
-    json_object_set_new(root, "fetched_bytes", number(replay->fetched_bytes));
+    json_object_set_new(root, "wrong_bytes", kvn_json_uint(replay->wrong_bytes));
+    json_object_set_new(root, "fetched_bytes", kvn_json_uint(replay->fetched_bytes));
     json_object_set_new(
         root, "messages_per_lookup", json_real(rate(replay->calls, replay->lookups)));
     json_object_set_new(
@@ -232,47 +226,27 @@ static json_t *to_json(const struct options *options, const struct outcome *outc
     json_object_set_new(root, "seconds", json_real(outcome->seconds));
     json_object_set_new(root, "hit_rate", json_real(outcome->hit_rate));
     json_object_set_new(root, "hit_rate_pooled", json_real(outcome->hit_rate_pooled));
-    json_object_set_new(root, "nodes", number(options->nodes));
-    json_object_set_new(root, "pages", number(options->pages));
+    json_object_set_new(root, "nodes", kvn_json_uint(options->nodes));
+    json_object_set_new(root, "pages", kvn_json_uint(options->pages));
     json_object_set_new(root, "balance", json_string(balances[options->balance]));
     json_object_set_new(root, "spill", json_string(switches[options->spill]));
     json_object_set_new(root, "transport", json_string(transports[options->transport]));
-    json_object_set_new(root, "lookups_asked", number(replay->lookups));
-    json_object_set_new(root, "dedup", number(replay->dedup));
-    json_object_set_new(root, "again", number(replay->again));
-    json_object_set_new(root, "unkept", number(replay->unkept));
+    json_object_set_new(root, "lookups_asked", kvn_json_uint(replay->lookups));
+    json_object_set_new(root, "dedup", kvn_json_uint(replay->dedup));
+    json_object_set_new(root, "again", kvn_json_uint(replay->again));
+    json_object_set_new(root, "unkept", kvn_json_uint(replay->unkept));
     json_object_set_new(
         root, "virtual_seconds", json_real((double)replay->virtual_us / 1e6));
     json_t *failed = json_object();
 #define X(symbol, value, name, text)                                                   \
     if (replay->failed[kv_status_index(symbol)] > 0) {                                 \
         json_object_set_new(                                                           \
-            failed, name, number(replay->failed[kv_status_index(symbol)]));            \
+            failed, name, kvn_json_uint(replay->failed[kv_status_index(symbol)]));     \
     }
     KV_STATUS_MAP(X)
 #undef X
     json_object_set_new(root, "failed", failed);
     return root;
-}
-
-/* To FILE, or to stdout when it is NULL. */
-static int print_json(
-    const struct options *options, const struct outcome *outcome, const char *path)
-{
-    FILE *file = path != NULL ? fopen(path, "w") : stdout;
-    if (file == NULL) {
-        perror(path);
-        return KVN_EXIT_FAILED;
-    }
-    json_t *root = to_json(options, outcome);
-    int ret = json_dumpf(
-        root, file, JSON_INDENT(2) | JSON_REAL_PRECISION(6) | JSON_PRESERVE_ORDER);
-    json_decref(root);
-    ret |= fputc('\n', file) == EOF ? -1 : 0;
-    if (path != NULL) {
-        ret |= fclose(file);
-    }
-    return ret == 0 ? KVN_EXIT_OK : KVN_EXIT_FAILED;
 }
 
 static void row(const char *name, uint64_t count, uint64_t of)
@@ -330,13 +304,6 @@ static void print_table(const struct options *options, const struct outcome *out
 
 /* ------------------------------------------------------------------ running */
 
-static double seconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
 static kv_status_t replay(
     const struct options *options, const struct kvn_trace *trace, const kv_key_t *keys,
     struct outcome *outcome, struct kv_detail *detail)
@@ -368,9 +335,9 @@ static kv_status_t replay(
         .progress = kvn_bar_wanted(),
         .arg = &drawn,
     };
-    const double start = seconds_now();
+    const double start = kvn_report_seconds();
     const kv_status_t status = kvs_replay_run(&config, &outcome->replay, detail);
-    outcome->seconds = seconds_now() - start;
+    outcome->seconds = kvn_report_seconds() - start;
     const uint64_t *hits = outcome->replay.hits;
     outcome->hit_rate = rate(
         hits[KVO_FROM_DEVICE] + hits[KVO_FROM_HOST] + hits[KVO_FROM_PEER],
@@ -401,10 +368,10 @@ run(const struct options *options, const struct kvn_trace *trace,
     outcome->hit_rate_pooled = kvn_pooled_hit_rate(trace, (uint32_t)options->pages);
     int exit_code = KVN_EXIT_OK;
     if (options->json_file != NULL) {
-        exit_code = print_json(options, outcome, options->json_file);
+        exit_code = kvn_report_json(to_json(options, outcome), options->json_file);
     }
     if (options->json) {
-        const int printed = print_json(options, outcome, NULL);
+        const int printed = kvn_report_json(to_json(options, outcome), NULL);
         exit_code = exit_code == KVN_EXIT_OK ? printed : exit_code;
     } else {
         print_table(options, outcome);

@@ -61,8 +61,7 @@ static void list_remove(kvo_node_t *node, struct kvo_item *item)
     item->list = NULL;
 }
 
-/* ------------------------------------------------------------------ beginning,
- * ending */
+/* ------------------------------------------------------------------ begin, end */
 
 static uint64_t item_id(const kvo_node_t *node, const struct kvo_item *item)
 {

@@ -179,8 +179,7 @@ void kvo_grant_ended(kvo_node_t *node, struct kvo_peer *peer, const struct kv_ms
     }
 }
 
-/* ------------------------------------------------------------------ the reader's
- * side */
+/* ------------------------------------------------------------------ as a reader */
 
 /* Does an item or a read of ours use this grant of the peer? */
 static struct kvo_data_op *reading_under(kvo_node_t *node, uint32_t peer, uint64_t id)

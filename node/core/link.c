@@ -41,23 +41,8 @@ void kvo_send(kvo_node_t *node, struct kvo_peer *peer, struct kv_msg *msg)
     send_on(node, peer, peer->conn, msg);
 }
 
-void kvo_send_status(
-    kvo_node_t *node, struct kvo_peer *peer, uint64_t req, kv_status_t status,
-    const char *field, uint64_t limit, uint64_t value)
-{
-    struct kv_msg msg = {.type = KV_MSG_STATUS, .req = req};
-    msg.u.status = (struct kv_msg_status){
-        .status = status,
-        .field = {.text = field, .len = (uint32_t)strlen(field)},
-        .limit = limit,
-        .value = value,
-    };
-    kvo_send(node, peer, &msg);
-}
-
-static void refuse(
-    kvo_node_t *node, struct kvo_peer *peer, uint64_t conn, kv_status_t status,
-    const char *field, uint64_t limit, uint64_t value)
+static struct kv_msg
+status_of(kv_status_t status, const char *field, uint64_t limit, uint64_t value)
 {
     struct kv_msg msg = {.type = KV_MSG_STATUS};
     msg.u.status = (struct kv_msg_status){
@@ -66,6 +51,23 @@ static void refuse(
         .limit = limit,
         .value = value,
     };
+    return msg;
+}
+
+void kvo_send_status(
+    kvo_node_t *node, struct kvo_peer *peer, uint64_t req, kv_status_t status,
+    const char *field, uint64_t limit, uint64_t value)
+{
+    struct kv_msg msg = status_of(status, field, limit, value);
+    msg.req = req;
+    kvo_send(node, peer, &msg);
+}
+
+static void refuse(
+    kvo_node_t *node, struct kvo_peer *peer, uint64_t conn, kv_status_t status,
+    const char *field, uint64_t limit, uint64_t value)
+{
+    struct kv_msg msg = status_of(status, field, limit, value);
     kvo_trace(
         node, "link n%u refused %s", kvo_node_id(node, kvo_peer_index(node, peer)),
         kv_status_name(status));
@@ -81,15 +83,10 @@ void kvo_link_tell(
     if (!known) {
         return; /* of a link that has ended */
     }
-    const char *field =
-        detail != NULL && detail->field != NULL ? detail->field : "message";
-    struct kv_msg msg = {.type = KV_MSG_STATUS};
-    msg.u.status = (struct kv_msg_status){
-        .status = status,
-        .field = {.text = field, .len = (uint32_t)strlen(field)},
-        .limit = detail != NULL ? detail->limit : 0,
-        .value = detail != NULL ? detail->value : 0,
-    };
+    const struct kv_detail none = {0};
+    const struct kv_detail *why = detail != NULL ? detail : &none;
+    struct kv_msg msg = status_of(
+        status, why->field != NULL ? why->field : "message", why->limit, why->value);
     if (peer->state == LINK_UP && conn == peer->conn) {
         msg.link = peer->link;
     }
@@ -436,8 +433,7 @@ void kvo_link_refused(kvo_node_t *node, struct kvo_peer *peer, const struct kv_m
     hello_failed(node, peer);
 }
 
-/* ------------------------------------------------------------------ the end of a
- * link */
+/* ------------------------------------------------------------------ end of a link */
 
 static void calls_of_peer_failed(kvo_node_t *node, uint32_t index)
 {
@@ -543,8 +539,8 @@ void kvo_link_ping(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg 
     kvo_reach_heard(node, peer, ping->reach_us);
     uint32_t index = kvo_peer_index(node, peer);
     if (peer->forgotten > 0 && ++peer->forgotten_beats > KVO_FORGOTTEN_BEATS) {
-        peer->forgotten =
-            0; /* by now it has withdrawn them, or has kept one after all */
+        /* By now it has withdrawn them, or has kept one after all. */
+        peer->forgotten = 0;
     }
     uint32_t owed = peer->denied + peer->full + peer->forgotten;
     uint32_t mine = kvc_dir_nr_entries(node->dir, index) + owed;

@@ -448,6 +448,7 @@ void kvo_lookup_start(kvo_node_t *node, struct kvo_op_obj *op)
  * Once a key. */
 void kvo_look_again(kvo_node_t *node, struct kvo_op_obj *op)
 {
+    KV_ASSERT(op->request.op != KVO_EXISTS); /* it fetches nothing */
     for (uint32_t i = 0; i < op->nr_keys; i++) {
         struct kvo_key *key = &op->keys[i];
         struct kvp_ref ref;

@@ -363,6 +363,10 @@ static kv_status_t start_tables(struct kvn_node *node)
     uint32_t nr_pools = core->pager.nr_pools, nr_nodes = node->config->nr_nodes;
     node->nr_conns = (uint32_t)node->config->nr_data_conns;
     node->nr_fences = 2 * nr_nodes;
+    node->refusals_max = (core->nr_reads + KV_MSG_READ_MAX) / nr_nodes;
+    if (node->refusals_max < KV_MSG_READ_MAX) {
+        node->refusals_max = KV_MSG_READ_MAX;
+    }
     /* One an order that is out; twice, because a fence that ends in the same turn ends
      * orders whose refusal waits, and makes room for new ones. */
     node->deferred_size = 2 * (core->nr_reads + KVO_COPIES_MAX + node->nr_fences);

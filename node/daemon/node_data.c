@@ -6,7 +6,9 @@
  * a connection is believed only for the link and the generation that opened it. (4) A
  * peer has one connection to us: a newer one ends those before. (5) Ours to a peer that
  * ends soon is opened again after a pause that grows: whatever the reason is, it does
- * not turn the loop into a circle of calls.
+ * not turn the loop into a circle of calls. (6) Refusals are no reads of the core's, so
+ * they have a bound here: a peer that asks and does not take what it is told loses its
+ * connection before it can use up what the others' pages need.
  */
 #include "node/daemon/node_priv.h"
 
@@ -36,7 +38,7 @@ conn_of(struct kvn_node *node, const struct kvo_order *order, bool out)
     return NULL;
 }
 
-static struct kvn_data_conn *conn_add(struct kvn_node *node)
+static struct kvn_data_conn *free_conn(struct kvn_node *node)
 {
     for (uint32_t i = 0; i < node->nr_conns; i++) {
         if (node->conns[i].conn == 0) {
@@ -110,7 +112,7 @@ uint64_t kvn_data_reopens(struct kvn_node *node, uint64_t now_us)
 void kvn_data_open(struct kvn_node *node, uint32_t peer, const struct kv_msg *msg)
 {
     KV_ASSERT(msg->type == KV_MSG_DATA_OPEN);
-    struct kvn_data_conn *conn = conn_add(node);
+    struct kvn_data_conn *conn = free_conn(node);
     struct kv_detail detail;
     size_t len;
     KV_ASSERT(kv_encode(msg, node->wire, KVT_HELLO_BYTES_MAX, &len, &detail) == KV_OK);
@@ -200,6 +202,13 @@ void kvn_data_serve(struct kvn_node *node, const struct kvo_order *order)
         refuse(node, order, KV_ERR_LINK_LOST); /* (1) */
         return;
     }
+    if (part->id == 0 && conn->refusals >= node->refusals_max) { /* (6) */
+        kv_log(
+            KV_LOG_WARN, "data", "node %u asks and does not take %u answers: closed",
+            node->config->nodes[conn->peer].id, conn->refusals);
+        kvt_close(node->port, conn->conn);
+        return;
+    }
     bool bytes = part->data.status == KV_OK;
     struct kv_msg msg = {
         .proto = KV_PROTO_MAX,
@@ -219,6 +228,8 @@ void kvn_data_serve(struct kvn_node *node, const struct kvo_order *order)
         /* No room for even a refusal: the reader learns it by losing the connection. */
         refuse(node, order, status);
         kvt_close(node->port, conn->conn);
+    } else if (part->id == 0) {
+        conn->refusals++;
     }
 }
 
@@ -259,7 +270,7 @@ static void introduced(struct kvn_node *node, const struct kvt_event *event)
     node->arena.used = 0;
     kv_status_t status =
         kv_decode(event->bytes, event->nr_bytes, &node->arena, &msg, &detail);
-    struct kvn_data_conn *conn = conn_add(node);
+    struct kvn_data_conn *conn = free_conn(node);
     uint32_t peer = KVC_NO_NODE;
     if (status == KV_OK && msg.type == KV_MSG_DATA_OPEN) {
         peer = kvo_link_peer(node->core, msg.link);
@@ -314,8 +325,13 @@ static void requested(struct kvn_node *node, const struct kvt_event *event)
 
 static void finished(struct kvn_node *node, const struct kvt_event *event)
 {
-    if (event->id == 0) {
-        return; /* a refusal that nobody waits for */
+    if (event->id == 0) { /* a refusal: nobody waits for it */
+        struct kvn_data_conn *conn = conn_find(node, event->conn);
+        if (conn != NULL) {
+            KV_ASSERT(conn->refusals > 0);
+            conn->refusals--;
+        }
+        return;
     }
     struct kvo_done done = {
         .status = event->status,

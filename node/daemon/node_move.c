@@ -4,29 +4,25 @@
 
 #include "base/assert.h"
 
-static uint8_t *frame_at(const struct kvn_node *node, struct kvp_ref ref)
+static uint32_t pool_of(const struct kvn_node *node, struct kvp_ref ref)
 {
-    uint32_t pool = 0;
+    uint32_t pool = 0, nr_pools = node->core_config->pager.nr_pools;
+    KV_ASSERT(ref.frame < node->first_frame[nr_pools]);
     while (ref.frame >= node->first_frame[pool + 1]) {
         pool++;
     }
-    KV_ASSERT(pool < node->core_config->pager.nr_pools);
-    return kvn_memory_frame(node->memory, pool, ref.frame - node->first_frame[pool]);
+    return pool;
 }
 
-static uint32_t frame_bytes(const struct kvn_node *node, struct kvp_ref ref)
+static uint8_t *frame_at(const struct kvn_node *node, struct kvp_ref ref)
 {
-    uint32_t pool = 0;
-    while (ref.frame >= node->first_frame[pool + 1]) {
-        pool++;
-    }
-    return node->core_config->pager.pools[pool].frame_bytes;
+    uint32_t pool = pool_of(node, ref);
+    return kvn_memory_frame(node->memory, pool, ref.frame - node->first_frame[pool]);
 }
 
 static void post(struct kvn_node *node, const struct kvn_job *job)
 {
     if (node->backlog_nr == 0 && kvn_movers_post(node->movers, job) == KV_OK) {
-        node->nr_jobs++;
         return;
     }
     KV_ASSERT(node->backlog_nr < node->backlog_size); /* one a frame, one a copy */
@@ -51,7 +47,8 @@ void kvn_move_local(struct kvn_node *node, const struct kvp_order *order)
     case KVP_ORDER_ZERO:
         job.move = KVN_MOVE_ZERO;
         job.to = frame_at(node, order->dst);
-        job.len = frame_bytes(node, order->dst);
+        job.len =
+            node->core_config->pager.pools[pool_of(node, order->dst)].frame_bytes;
         break;
     }
     post(node, &job);
@@ -103,12 +100,10 @@ void kvn_move_done(struct kvn_node *node)
         if (!kvn_movers_next(node->movers, &done)) {
             return;
         }
-        node->nr_jobs--;
         complete(node, &done);
         if (node->backlog_nr > 0) {
             const struct kvn_job *job = &node->backlog[node->backlog_head];
             if (kvn_movers_post(node->movers, job) == KV_OK) {
-                node->nr_jobs++;
                 node->backlog_head = (node->backlog_head + 1) % node->backlog_size;
                 node->backlog_nr--;
             }

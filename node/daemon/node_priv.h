@@ -37,6 +37,7 @@ struct kvn_data_conn {
     uint64_t link;
     uint32_t data_gen;
     bool out; /* ours to the peer: we read on it */
+    uint32_t refusals; /* of ours that the peer has not taken yet */
     uint64_t since_us;
 };
 
@@ -90,10 +91,10 @@ struct kvn_node {
 
     struct kvn_job *backlog; /* ring: jobs that the movers had no room for */
     uint32_t backlog_size, backlog_head, backlog_nr;
-    uint32_t nr_jobs; /* at the movers */
 
     struct kvn_data_conn *conns;
     uint32_t nr_conns;
+    uint32_t refusals_max; /* of a connection: its share of what reads leave free */
     struct kvn_fence *fences;
     uint32_t nr_fences;
     struct kvn_reopen *reopens; /* by peer */

@@ -2,6 +2,7 @@
 
 #include "base/assert.h"
 #include "base/fault.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -9,7 +10,6 @@
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -540,18 +540,6 @@ static void close_target(void)
     log_.own_fd = false;
 }
 
-/* Signals are the loop thread's, and SIGPIPE is a write that failed. */
-static int start_writer(void)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int ret =
-        KV_FAULT() ? EAGAIN : pthread_create(&log_.thread, NULL, writer, NULL);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return ret;
-}
-
 kv_status_t kv_log_start(const struct kv_log_config *config, struct kv_detail *detail)
 {
     KV_ASSERT(!log_.running);
@@ -561,9 +549,12 @@ kv_status_t kv_log_start(const struct kv_log_config *config, struct kv_detail *d
         return status;
     }
     log_.format = config->format;
+    pthread_mutex_lock(&log_.lock);
     log_.stopping = false;
     log_.reopening = false;
-    const int ret = start_writer();
+    pthread_mutex_unlock(&log_.lock);
+    /* Signals are blocked there, so SIGPIPE is a write that failed. */
+    const int ret = kv_thread_start(&log_.thread, NULL, writer, NULL);
     if (ret != 0) {
         close_target();
         return kv_fail(

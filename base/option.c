@@ -85,6 +85,32 @@ kv_status_t kv_parse_uint(const char *text, uint64_t *value_p)
     return parse_number(text, no_units, KV_COUNT_OF(no_units), value_p);
 }
 
+static int hex_digit(char c)
+{
+    const int lower = c | 0x20;
+    return c >= '0' && c <= '9'           ? c - '0'
+           : lower >= 'a' && lower <= 'f' ? lower - 'a' + 10
+                                          : -1;
+}
+
+kv_status_t kv_parse_hex(
+    const char *text, size_t digits, uint8_t *out, size_t cap, size_t *bytes_p)
+{
+    if (digits % 2 != 0 || digits / 2 > cap) {
+        return KV_ERR_CONFIG;
+    }
+    for (size_t i = 0; i < digits / 2; i++) {
+        const int high = hex_digit(text[2 * i]);
+        const int low = hex_digit(text[2 * i + 1]);
+        if (high < 0 || low < 0) {
+            return KV_ERR_CONFIG;
+        }
+        out[i] = (uint8_t)(high << 4 | low);
+    }
+    *bytes_p = digits / 2;
+    return KV_OK;
+}
+
 /* What each type of number is called and accepts, for the line a person reads. */
 static const struct number {
     kv_status_t (*parse)(const char *text, uint64_t *value_p);

@@ -60,5 +60,9 @@ const char *kv_nearest(const char *name, const char *const *names, unsigned nr);
 kv_status_t kv_parse_bytes(const char *text, uint64_t *value_p);
 kv_status_t kv_parse_time_us(const char *text, uint64_t *value_p);
 kv_status_t kv_parse_uint(const char *text, uint64_t *value_p);
+/* `digits` hex digits of either case into out[cap]; *bytes_p of them. KV_ERR_CONFIG:
+ * others than those, odd in number, or too many; out[] then has no meaning. */
+kv_status_t kv_parse_hex(
+    const char *text, size_t digits, uint8_t *out, size_t cap, size_t *bytes_p);
 
 #endif

@@ -42,6 +42,16 @@ static void add_line(
     errors->nr++;
 }
 
+void kvn_config_errors_print(const struct kvn_config_errors *errors, FILE *file)
+{
+    for (unsigned i = 0; i < errors->nr && i < KVN_CONFIG_ERRORS_MAX; i++) {
+        fprintf(file, "%s\n", errors->lines[i]);
+    }
+    if (errors->nr > KVN_CONFIG_ERRORS_MAX) {
+        fprintf(file, "… and %u more\n", errors->nr - KVN_CONFIG_ERRORS_MAX);
+    }
+}
+
 void kvn_config_fail(struct kvn_config_errors *errors, const char *format, ...)
 {
     va_list args;

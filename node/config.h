@@ -163,6 +163,8 @@ kv_status_t kvn_config_load(
     const struct kvn_config_source *source, struct kvn_config **config_p,
     struct kvn_config_errors *errors);
 void kvn_config_free(struct kvn_config *config); /* NULL is fine */
+/* A line each, and how many there were beyond those kept. */
+void kvn_config_errors_print(const struct kvn_config_errors *errors, FILE *file);
 
 /* As a file that loads to the same, each option with where it came from as a comment.
  * Secrets are not printed. */
@@ -171,8 +173,6 @@ void kvn_config_print(const struct kvn_config *config, FILE *file);
 /* A file that the configuration names: without a slash in front it lies beside it. */
 void kvn_config_path(
     const struct kvn_config *config, const char *name, char *out, size_t cap);
-/* Of a host:port: is the host this machine's loopback, by its text? */
-bool kvn_config_loopback(const char *address);
 
 /* What node/core takes, for the member `node` of the view. Points into *config. `out`
  * is large: not for the stack. KV_ERR_CONFIG with its detail. */

@@ -3,7 +3,6 @@
 #include "base/assert.h"
 #include "base/mem.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -162,32 +161,6 @@ bool kvn_config_verify(const char *text, enum kvp_verify *verify_p, uint32_t *sa
 
 /* ---- tenants --------------------------------------------------------------------- */
 
-static int hex_digit(char c)
-{
-    const char *digits = "0123456789abcdef";
-    const char *at = c == '\0' ? NULL : strchr(digits, tolower((unsigned char)c));
-    return at == NULL ? -1 : (int)(at - digits);
-}
-
-/* Hex digits into out[cap]; the length, or SIZE_MAX when they are no hex, odd in number
- * or too many. */
-static size_t hex_parse(const char *text, uint8_t *out, size_t cap)
-{
-    const size_t len = strlen(text);
-    if (len % 2 != 0 || len / 2 > cap) {
-        return SIZE_MAX;
-    }
-    for (size_t i = 0; i < len / 2; i++) {
-        const int high = hex_digit(text[2 * i]);
-        const int low = hex_digit(text[2 * i + 1]);
-        if (high < 0 || low < 0) {
-            return SIZE_MAX;
-        }
-        out[i] = (uint8_t)(high << 4 | low);
-    }
-    return len / 2;
-}
-
 /* One line of hex from a file that only its owner can read. */
 static bool secret_file(
     const struct kvn_config *config, const struct kvn_config_tenant *tenant, char *hex,
@@ -240,9 +213,10 @@ static void take_secret(
     } else {
         snprintf(hex, sizeof(hex), "%s", tenant->secret);
     }
-    const size_t len =
-        hex_parse(hex, tenant->secret_bytes, sizeof(tenant->secret_bytes));
-    if (len == SIZE_MAX) {
+    size_t len = 0;
+    if (kv_parse_hex(
+            hex, strlen(hex), tenant->secret_bytes, sizeof(tenant->secret_bytes), &len)
+        != KV_OK) {
         kvn_config_fail_at(
             config, &tenant->section, "tenant.secret", errors,
             "not an even number of hex digits, at most %d", 2 * KV_SECRET_BYTES_MAX);
@@ -357,8 +331,11 @@ static void check_id(
         return;
     }
     kv_key_t expected;
-    if (hex_parse(space->id_text, expected.b, sizeof(expected.b))
-        != sizeof(expected.b)) {
+    size_t len = 0;
+    if (kv_parse_hex(
+            space->id_text, strlen(space->id_text), expected.b, sizeof(expected.b),
+            &len) != KV_OK
+        || len != sizeof(expected.b)) {
         kvn_config_fail_at(
             config, &space->section, "space.id", errors, "\"%s\" is not %d hex digits",
             space->id_text, 2 * KV_KEY_BYTES);

@@ -47,13 +47,7 @@ static int run(const struct kvn_config_source *source, bool print)
     }
     struct kvn_config *config = NULL;
     const kv_status_t status = kvn_config_load(source, &config, errors);
-    for (unsigned i = 0; status != KV_OK && i < errors->nr; i++) {
-        if (i == KVN_CONFIG_ERRORS_MAX) {
-            fprintf(stderr, "… and %u more\n", errors->nr - i);
-            break;
-        }
-        fprintf(stderr, "%s\n", errors->lines[i]);
-    }
+    kvn_config_errors_print(errors, stderr);
     kv_free(errors);
     if (status != KV_OK) {
         return KVN_EXIT_USAGE;

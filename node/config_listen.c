@@ -1,9 +1,8 @@
 /* What the options of sockets, credentials and users mean together. */
+#include "node/address.h"
 #include "node/config_priv.h"
 
-#include <arpa/inet.h>
-#include <errno.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 void kvn_config_path(
@@ -17,31 +16,21 @@ void kvn_config_path(
     }
 }
 
-bool kvn_config_address_ok(const char *address, bool any_port)
+bool kvn_config_address_ok(const char *text, bool any_port)
 {
-    const char *colon = strrchr(address, ':');
-    uint64_t port;
-    if (colon == NULL || colon == address || kv_parse_uint(colon + 1, &port) != KV_OK
-        || port < (any_port ? 0 : 1) || port > 65535) {
-        return false;
-    }
-    if (address[0] == '[') {
-        return colon[-1] == ']';
-    }
-    return memchr(address, ':', (size_t)(colon - address)) == NULL;
+    struct kvn_address address;
+    char why[128];
+    return kvn_address_parse(text, &address, why, sizeof(why)) == KV_OK
+           && (any_port || address.port != 0);
 }
 
-bool kvn_config_loopback(const char *address)
+/* By its text. One that is no address has its line already. */
+static bool is_remote(const char *text)
 {
-    struct in_addr v4;
-    char host[KV_OPT_TEXT_BYTES];
-    const char *colon = strrchr(address, ':');
-    size_t len = colon != NULL ? (size_t)(colon - address) : strlen(address);
-    snprintf(host, sizeof(host), "%.*s", (int)len, address);
-    if (strcmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0) {
-        return true;
-    }
-    return inet_pton(AF_INET, host, &v4) == 1 && ntohl(v4.s_addr) >> 24 == 127;
+    struct kvn_address address;
+    char why[128];
+    return kvn_address_parse(text, &address, why, sizeof(why)) == KV_OK
+           && !kvn_address_is_loopback(&address);
 }
 
 static void check_listeners(
@@ -100,7 +89,7 @@ static void check_tls(const struct kvn_config *config, struct kvn_config_errors 
     }
     for (uint32_t i = 0; i < config->nr_nodes; i++) {
         const struct kvn_config_node *node = &config->nodes[i];
-        if (node->address[0] != '\0' && !kvn_config_loopback(node->address)) {
+        if (is_remote(node->address)) {
             kvn_config_fail_at(
                 config, &node->section, "node.address", errors,
                 "\"%s\" is no loopback address, and tls.clear is true: make "
@@ -108,7 +97,7 @@ static void check_tls(const struct kvn_config *config, struct kvn_config_errors 
                 node->address);
         }
     }
-    if (config->listen[0] != '\0' && !kvn_config_loopback(config->listen)) {
+    if (is_remote(config->listen)) {
         kvn_config_fail_at(
             config, NULL, "listen.address", errors,
             "\"%s\" is no loopback address, and tls.clear is true: make credentials "

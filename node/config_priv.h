@@ -52,8 +52,8 @@ void kvn_config_check(struct kvn_config *config, struct kvn_config_errors *error
 /* Addresses, credentials, users. */
 void kvn_config_check_listen(
     struct kvn_config *config, struct kvn_config_errors *errors);
-/* host:port, or [address]:port; any_port: 0 will do. */
-bool kvn_config_address_ok(const char *address, bool any_port);
+/* As kvn_address_parse() takes it; any_port: 0 will do. */
+bool kvn_config_address_ok(const char *text, bool any_port);
 
 /* "off", "always", "sample=N". */
 bool kvn_config_verify(const char *text, enum kvp_verify *verify_p, uint32_t *sample_p);

@@ -1,8 +1,14 @@
+#define _GNU_SOURCE
 #include "node/ring.h"
 
 #include "base/assert.h"
+#include "base/fault.h"
 
+#include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 /* The layout is for other processes, and other languages: docs/clients.md. */
 _Static_assert(offsetof(struct kvn_rings, request_head) == 128, "documented");
@@ -26,6 +32,20 @@ bool kvn_rings_size_ok(uint64_t ring_bytes)
 {
     return ring_bytes >= KVN_RING_BYTES_MIN && ring_bytes <= KVN_RING_BYTES_MAX
            && (ring_bytes & (ring_bytes - 1)) == 0;
+}
+
+int kvn_memfd_sealed(const char *name, size_t bytes, int seals)
+{
+    int fd = KV_FAULT() ? -1 : memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0) {
+        return -1;
+    }
+    if (KV_FAULT() || ftruncate(fd, (off_t)bytes) != 0
+        || fcntl(fd, F_ADD_SEALS, seals) != 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
 }
 
 void kvn_rings_format(struct kvn_rings *rings, uint32_t ring_bytes)
@@ -342,6 +362,23 @@ void kvn_packet_init(struct kvn_packet *packet, enum kvn_packet_type type)
 {
     *packet = (struct kvn_packet){
         .magic = KVN_PACKET_MAGIC, .version = KVN_RING_VERSION, .type = (uint16_t)type};
+}
+
+bool kvn_packet_send(int sock, const void *bytes, size_t len, int fd)
+{
+    struct iovec iov = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = len};
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {0};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (fd >= 0) {
+        msg.msg_control = control;
+        msg.msg_controllen = sizeof(control);
+        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+        cmsg->cmsg_level = SOL_SOCKET;
+        cmsg->cmsg_type = SCM_RIGHTS;
+        cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
+    }
+    return sendmsg(sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)len;
 }
 
 enum {

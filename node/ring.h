@@ -84,6 +84,9 @@ static inline size_t kvn_rings_bytes(uint32_t ring_bytes)
 }
 /* A power of two within the bounds. */
 bool kvn_rings_size_ok(uint64_t ring_bytes);
+/* A memfd of zeros under `seals` (F_SEAL_*), for who asked for it to close; or -1, and
+ * errno. */
+int kvn_memfd_sealed(const char *name, size_t bytes, int seals);
 /* Writes the header of zeroed memory; then checks one that came from elsewhere. */
 void kvn_rings_format(struct kvn_rings *rings, uint32_t ring_bytes);
 kv_status_t kvn_rings_check(
@@ -255,6 +258,9 @@ enum {
 };
 
 void kvn_packet_init(struct kvn_packet *packet, enum kvn_packet_type type);
+/* All of it or nothing, without waiting: false, and errno. `fd` goes with it, and stays
+ * the caller's; -1: none does. */
+bool kvn_packet_send(int sock, const void *bytes, size_t len, int fd);
 /* Takes a packet apart: fields that its type does not have are zero, or it is
  * KV_ERR_INVALID; KV_ERR_VERSION for another version. `spaces` (room for the maximum)
  * may be NULL where none are wanted: then a packet that has some is INVALID. */

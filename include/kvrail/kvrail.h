@@ -150,8 +150,9 @@ struct kvr_buffer {
 };
 
 /* Shared, sealed, zeroed memory for pages; freed by kvr_buffer_destroy(), kvr_close().
- * TOO_LARGE: more than the node allows a client. AGAIN: KVR_BUFFERS_MAX. NOMEM, IO,
- * DEADLINE, LINK_LOST. Waits for the node, at most timeout_us of the config. */
+ * INVALID: no bytes. TOO_LARGE: more than the node allows a client. AGAIN:
+ * KVR_BUFFERS_MAX. NOMEM, IO, DEADLINE, LINK_LOST. Waits for the node, at most
+ * timeout_us of the config. */
 KVR_API kvr_status_t
 kvr_buffer_create(kvr_client_t *client, size_t bytes, struct kvr_buffer *buffer_p);
 /* A memfd of the caller's: sealed with F_SEAL_SHRINK, writable, of ordinary pages, else

@@ -17,6 +17,7 @@
 #include "base/assert.h"
 #include "base/fault.h"
 #include "base/mem.h"
+#include "base/thread.h"
 #include "node/daemon/http_priv.h"
 
 #include <errno.h>
@@ -25,7 +26,6 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -390,15 +390,9 @@ static void *thread_main(void *arg)
     return NULL;
 }
 
-/* Signals belong to the main thread. */
 static int thread_start(kvn_http_t *http)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int ret =
-        KV_FAULT() ? EAGAIN : pthread_create(&http->thread, NULL, thread_main, http);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    const int ret = kv_thread_start(&http->thread, NULL, thread_main, http);
     if (ret == 0) {
         pthread_setname_np(http->thread, "kvn-http");
     }

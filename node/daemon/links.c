@@ -17,7 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { SLOT_BITS = 16, SLOT_MASK = (1 << SLOT_BITS) - 1 };
+enum { SLOT_MASK = (1 << KVN_LINKS_SLOT_BITS) - 1 };
 
 /* All that the bounds allow at one time. */
 static uint32_t nr_slots_for(uint32_t nr_peers)
@@ -216,7 +216,6 @@ static void conn_accept(struct kvn_links *links, int fd, const union kvn_sockadd
     conn->addr = *addr;
     memcpy(conn->addr_text, text, sizeof(text));
     TAILQ_INSERT_TAIL(&links->hellos, conn, in_hellos);
-    links->nr_hellos++;
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     kvn_conn_set_low_water(fd, KVN_SNIFF_BYTES);
     if (kvn_conn_watch(conn, fd, UV_READABLE) != KV_OK) {
@@ -435,11 +434,7 @@ static kv_status_t resolve_listen(
     }
     memcpy(&addr->storage, info->ai_addr, info->ai_addrlen);
     freeaddrinfo(info);
-    if (addr->any.sa_family == AF_INET) {
-        addr->v4.sin_port = htons(address->port);
-    } else {
-        addr->v6.sin6_port = htons(address->port);
-    }
+    kvn_sockaddr_set_port(addr, address->port);
     return KV_OK;
 }
 

@@ -160,7 +160,7 @@ struct kvn_conn *kvn_conn_create(struct kvn_links *links, bool dialled, uint32_t
     conn->fd = -1;
     conn->state = dialled ? KVN_CONN_RESOLVE : KVN_CONN_SNIFF;
     conn->slot = links->free_slots[--links->nr_free];
-    conn->number = ++links->serial << 16 | conn->slot; /* (4) */
+    conn->number = ++links->serial << KVN_LINKS_SLOT_BITS | conn->slot; /* (4) */
     KV_ASSERT(links->conns[conn->slot] == NULL);
     links->conns[conn->slot] = conn;
     uv_timer_init(links->loop, &conn->timer); /* cannot fail */
@@ -216,9 +216,8 @@ static void log_end(struct kvn_conn *conn)
 
 static void leave_hellos(struct kvn_conn *conn)
 {
-    KV_ASSERT(conn->links->nr_hellos > 0);
+    KV_ASSERT(!TAILQ_EMPTY(&conn->links->hellos));
     TAILQ_REMOVE(&conn->links->hellos, conn, in_hellos);
-    conn->links->nr_hellos--;
 }
 
 /* A last word, if the socket takes it: the alert that says why, or goodbye. */

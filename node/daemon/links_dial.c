@@ -88,7 +88,7 @@ void kvn_dial_connected(struct kvn_conn *conn, int error)
 
 static void take_addresses(struct kvn_conn *conn, const struct addrinfo *info)
 {
-    const uint16_t port = htons(conn->links->targets[conn->peer].address.port);
+    const uint16_t port = conn->links->targets[conn->peer].address.port;
     for (; info != NULL && conn->nr_addrs < KVN_LINKS_ADDRESSES_MAX;
          info = info->ai_next) {
         union kvn_sockaddr *addr = &conn->addrs[conn->nr_addrs];
@@ -96,11 +96,7 @@ static void take_addresses(struct kvn_conn *conn, const struct addrinfo *info)
             continue;
         }
         memcpy(&addr->storage, info->ai_addr, info->ai_addrlen);
-        if (info->ai_family == AF_INET) {
-            addr->v4.sin_port = port;
-        } else {
-            addr->v6.sin6_port = port;
-        }
+        kvn_sockaddr_set_port(addr, port);
         conn->nr_addrs++;
     }
 }

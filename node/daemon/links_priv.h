@@ -28,7 +28,7 @@
 #ifndef KVN_LINKS_PRIV_H
 #define KVN_LINKS_PRIV_H
 
-#include "node/daemon/address.h"
+#include "node/address.h"
 #include "node/daemon/frame.h"
 #include "node/daemon/links.h"
 
@@ -44,6 +44,7 @@ enum {
     KVN_LINKS_LINGER_MS = 1000,
     KVN_LINKS_BACKLOG = 128,
     KVN_LINKS_REASON_MAX = 200,
+    KVN_LINKS_SLOT_BITS = 16, /* of a number; the rest never repeats */
     KVN_LINKS_NO_PEER = UINT32_MAX,
 };
 
@@ -135,7 +136,7 @@ struct kvn_links {
     uint64_t serial;
     struct kvn_conns turns;  /* in the order of the calls */
     struct kvn_conns hellos; /* accepted, not introduced: oldest first */
-    uint32_t nr_hellos, nr_lingers;
+    uint32_t nr_lingers;
 
     bool closing, ending;
     void (*closed)(void *arg);

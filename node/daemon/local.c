@@ -122,22 +122,7 @@ void kvn_local_conn_malformed(struct local_conn *conn, const struct kv_detail *d
  * for what we say. */
 static bool packet_send(struct local_conn *conn, const void *bytes, size_t len, int fd)
 {
-    struct iovec iov = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = len};
-    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {0};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-    if (fd >= 0) {
-        msg.msg_control = control;
-        msg.msg_controllen = sizeof(control);
-        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
-    }
-    if (KV_FAULT()) {
-        return false;
-    }
-    return sendmsg(conn->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)len;
+    return !KV_FAULT() && kvn_packet_send(conn->fd, bytes, len, fd);
 }
 
 static bool refuse(

@@ -10,14 +10,14 @@
  *
  * The socket is 0600; what the credentials do not cover is not there. A ring is hostile
  * input: every record is copied to memory of ours before a byte of it is looked at;
- * head and tail are read once a turn; anything malformed ends that client and no other.
- * Room for a request's answer is kept when it is taken from the ring, so that a client
- * that does not read slows down nobody else. The loop polls the rings for poll_us after
- * the last request, then says that it sleeps; only then need a client wake it, by one
- * byte on the socket. (Not by an event fd: its flags are shared with whoever has a
- * copy, so a client could fill it, make it blocking, and stop our loop in write().) A
- * client's memory is mapped only when it is sealed against shrinking; it stays mapped
- * while an order uses it, also when the client is gone.
+ * head and tail are judged each time they are read; anything malformed ends that client
+ * and no other. Room for a request's answer is kept when it is taken from the ring, so
+ * that a client that does not read slows down nobody else. The loop polls the rings for
+ * poll_us after the last request, then says that it sleeps; only then need a client
+ * wake it, by one byte on the socket. (Not by an event fd: its flags are shared with
+ * whoever has a copy, so a client could fill it, make it blocking, and stop our loop in
+ * write().) A client's memory is mapped only when it is sealed against shrinking; it
+ * stays mapped while an order uses it, also when the client is gone.
  *
  * Death: clients of the object level map nothing of ours but their own rings, so a
  * hang-up leaves nothing that they could still write, and dead() follows hung_up() at
@@ -25,9 +25,9 @@
  * of the socket.
  *
  * Threading: the loop thread (libuv). Callbacks come from the loop, never from inside a
- * call. Bounds: clients, bytes of a ring, buffers and their bytes a client, requests in
- * flight a client; connections not yet attached. Clock: deadlines are uv_hrtime() in
- * microseconds.
+ * call, but for note(). Bounds: clients, buffers and their bytes a client, connections
+ * not yet attached; bytes of a ring and requests in flight as in node/ring.h.
+ * Clock: deadlines are uv_hrtime() in microseconds.
  */
 #ifndef KVN_LOCAL_H
 #define KVN_LOCAL_H
@@ -37,11 +37,8 @@
 #include <uv.h>
 
 enum {
-    KVN_LOCAL_BUFFERS_MAX = 64,         /* of a client */
-    KVN_LOCAL_UIDS_MAX = 16,            /* of a tenant */
-    KVN_LOCAL_RING_BYTES_MIN = 1 << 17, /* holds the largest request */
-    KVN_LOCAL_RING_BYTES_MAX = 1 << 24,
-    KVN_LOCAL_REQUESTS_MAX = 1024,    /* in flight, of a client */
+    KVN_LOCAL_BUFFERS_MAX = 64,       /* of a client */
+    KVN_LOCAL_UIDS_MAX = 16,          /* of a tenant */
     KVN_LOCAL_ATTACHING_MAX = 32,     /* connections that are not attached yet */
     KVN_LOCAL_ATTACHING_UID_MAX = 16, /* of them, of one uid */
     KVN_LOCAL_NOTE_MAX = 256,

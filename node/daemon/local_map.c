@@ -208,16 +208,15 @@ void kvn_buffers_drop(struct local_conn *conn)
 }
 
 kv_status_t kvn_buffer_addresses(
-    const struct local_conn *conn, uint64_t *addresses, uint32_t n, uint32_t bytes,
+    struct local_conn *conn, uint64_t *addresses, uint32_t n, uint32_t bytes,
     uint64_t *mask_p, struct kv_detail *detail)
 {
     uint64_t mask = 0;
     for (uint32_t i = 0; i < n; i++) {
         uint64_t id = addresses[i] >> KVN_OFFSET_BITS;
         uint64_t offset = addresses[i] & OFFSET_MASK;
-        uint64_t slot = id & (KVN_LOCAL_BUFFERS_MAX - 1);
-        const struct local_buffer *buffer = &conn->buffers[slot];
-        if (!buffer->registered || id >> LOCAL_SLOT_BITS != buffer->gen) {
+        const struct local_buffer *buffer = buffer_find(conn, id);
+        if (buffer == NULL) {
             return kv_fail(
                 detail, KV_ERR_STALE, "request.buffer", KVN_LOCAL_BUFFERS_MAX, id);
         }
@@ -227,6 +226,7 @@ kv_status_t kvn_buffer_addresses(
                 detail, KV_ERR_INVALID, "request.offset",
                 there < bytes ? 0 : there - bytes, offset);
         }
+        uint64_t slot = id & (KVN_LOCAL_BUFFERS_MAX - 1);
         addresses[i] = slot << KVN_OFFSET_BITS | offset;
         mask |= UINT64_C(1) << slot;
     }

@@ -86,7 +86,7 @@ struct local_conn {
     uint32_t ring_bytes;
     struct kvn_ring requests, answers;
     uint32_t promised;           /* bytes of the answer ring */
-    struct local_entry *entries; /* KVN_LOCAL_REQUESTS_MAX */
+    struct local_entry *entries; /* KVN_RING_REQUESTS_MAX */
     uint32_t nr_entries;
     uint16_t free_entry;
     struct local_buffer buffers[KVN_LOCAL_BUFFERS_MAX];
@@ -124,7 +124,7 @@ struct kvn_local {
     dev_t path_dev;
     ino_t path_ino;
     int listen_fd;
-    bool listening, accept_paused;
+    bool accept_paused;
     unsigned nr_handles;
     uv_poll_t listen_poll;
     uv_idle_t turn;   /* active: the loop does not wait */
@@ -173,7 +173,7 @@ void kvn_buffers_drop(struct local_conn *conn);
 /* Checks `n` addresses of a client and makes them kvo_part.buffer: slot << 48 | offset.
  * *mask_p: the slots. STALE, INVALID with its detail. */
 kv_status_t kvn_buffer_addresses(
-    const struct local_conn *conn, uint64_t *addresses, uint32_t n, uint32_t bytes,
+    struct local_conn *conn, uint64_t *addresses, uint32_t n, uint32_t bytes,
     uint64_t *mask_p, struct kv_detail *detail);
 void kvn_buffers_use(struct local_conn *conn, uint64_t mask);
 void kvn_buffers_unuse(struct local_conn *conn, uint64_t mask);

@@ -11,42 +11,24 @@
 
 _Static_assert((int)KVN_OP_DROP == (int)KVO_DROP, "ring operations are the core's");
 _Static_assert((int)KVN_RING_KEYS_MAX == (int)KVO_BATCH_KEYS_MAX, "one batch");
-_Static_assert((int)KVN_RING_REQUESTS_MAX == (int)KVN_LOCAL_REQUESTS_MAX, "documented");
-_Static_assert((int)KVN_LOCAL_RING_BYTES_MIN == (int)KVN_RING_BYTES_MIN, "documented");
-_Static_assert((int)KVN_LOCAL_RING_BYTES_MAX == (int)KVN_RING_BYTES_MAX, "documented");
 
 /* ------------------------------------------------------------------ memory */
-
-static int rings_memfd(size_t bytes)
-{
-    int fd =
-        KV_FAULT() ? -1 : memfd_create("kvrail-rings", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0) {
-        return -1;
-    }
-    /* SEAL too: nobody may add a seal against writing. */
-    int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-    if (KV_FAULT() || ftruncate(fd, (off_t)bytes) != 0
-        || fcntl(fd, F_ADD_SEALS, seals) != 0) {
-        close(fd);
-        return -1;
-    }
-    return fd;
-}
 
 kv_status_t
 kvn_local_conn_rings(struct local_conn *conn, uint32_t ring_bytes, int *fd_p)
 {
     size_t bytes = kvn_rings_bytes(ring_bytes);
-    conn->entries = kv_calloc(KVN_LOCAL_REQUESTS_MAX, sizeof(*conn->entries));
+    conn->entries = kv_calloc(KVN_RING_REQUESTS_MAX, sizeof(*conn->entries));
     if (conn->entries == NULL) {
         goto err;
     }
-    for (uint16_t i = 0; i < KVN_LOCAL_REQUESTS_MAX; i++) {
+    for (uint16_t i = 0; i < KVN_RING_REQUESTS_MAX; i++) {
         conn->entries[i].next_free = (uint16_t)(i + 1);
     }
     conn->free_entry = 0;
-    int fd = rings_memfd(bytes);
+    /* SEAL too: nobody may add a seal against writing. */
+    int fd = kvn_memfd_sealed(
+        "kvrail-rings", bytes, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
     if (fd < 0) {
         goto err_free;
     }
@@ -90,7 +72,7 @@ void kvn_local_conn_rings_drop(struct local_conn *conn)
 static struct local_entry *
 entry_take(struct local_conn *conn, const struct kvn_request_head *head)
 {
-    KV_ASSERT(conn->free_entry < KVN_LOCAL_REQUESTS_MAX);
+    KV_ASSERT(conn->free_entry < KVN_RING_REQUESTS_MAX);
     struct local_entry *entry = &conn->entries[conn->free_entry];
     KV_ASSERT(!entry->used);
     conn->free_entry = entry->next_free;
@@ -185,7 +167,7 @@ void kvn_local_answer(kvn_local_t *local, const struct kvo_answer *answer)
         return; /* it is gone, or about to be */
     }
     uint16_t index = (uint16_t)answer->tag;
-    KV_ASSERT(index < KVN_LOCAL_REQUESTS_MAX);
+    KV_ASSERT(index < KVN_RING_REQUESTS_MAX);
     struct local_entry *entry = &conn->entries[index];
     /* The core answers once, and what it was asked. */
     KV_ASSERT(entry->used && entry->gen == (uint16_t)(answer->tag >> 16));
@@ -264,7 +246,7 @@ static bool has_room(struct local_conn *conn)
         kvn_local_conn_malformed(conn, &detail);
         return false;
     }
-    return conn->nr_entries < KVN_LOCAL_REQUESTS_MAX
+    return conn->nr_entries < KVN_RING_REQUESTS_MAX
            && used + conn->promised + 2 * KVN_ANSWER_BYTES_MAX <= conn->ring_bytes;
 }
 

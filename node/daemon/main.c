@@ -154,13 +154,7 @@ static struct kvn_config *load(const struct kvn_config_source *source)
         return NULL;
     }
     (void)kvn_config_load(source, &config, errors);
-    for (unsigned i = 0; i < errors->nr; i++) {
-        if (i == KVN_CONFIG_ERRORS_MAX) {
-            fprintf(stderr, "… and %u more\n", errors->nr - i);
-            break;
-        }
-        fprintf(stderr, "%s\n", errors->lines[i]);
-    }
+    kvn_config_errors_print(errors, stderr);
     kv_free(errors);
     return config;
 }

@@ -25,11 +25,11 @@
 #include "base/digest.h"
 #include "base/fault.h"
 #include "base/mem.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -214,8 +214,7 @@ static void stop_workers(kvn_movers_t *movers)
 static int start_worker(kvn_movers_t *movers, const pthread_attr_t *attr)
 {
     pthread_t *thread = &movers->threads[movers->nr_threads];
-    const int ret =
-        KV_FAULT() ? EAGAIN : pthread_create(thread, attr, worker_main, movers);
+    const int ret = kv_thread_start(thread, attr, worker_main, movers);
     if (ret == 0) {
         char name[16]; /* the kernel's limit, with the NUL */
         snprintf(name, sizeof(name), "kvn-mover-%u", movers->nr_threads % 100);
@@ -225,24 +224,19 @@ static int start_worker(kvn_movers_t *movers, const pthread_attr_t *attr)
     return ret;
 }
 
-/* Signals belong to the main thread: workers inherit a mask that blocks them all. */
 static kv_status_t
 start_workers(kvn_movers_t *movers, uint32_t nr_threads, struct kv_detail *detail)
 {
     pthread_attr_t attr;
-    sigset_t all, before;
     int ret = 0;
 
     if (KV_FAULT() || pthread_attr_init(&attr) != 0) {
         return kv_fail(detail, KV_ERR_NOMEM, "movers.threads", nr_threads, 0);
     }
     KV_ASSERT(pthread_attr_setstacksize(&attr, MOVERS_STACK_BYTES) == 0);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     while (ret == 0 && movers->nr_threads < nr_threads) {
         ret = start_worker(movers, &attr);
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
     if (ret != 0) {
         const uint32_t started = movers->nr_threads;

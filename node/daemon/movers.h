@@ -9,7 +9,8 @@
  * Threading: post and next by the loop thread; create and destroy too. Ownership: the
  * memory of a job stays until its completion. Promises: each posted job completes once;
  * room for its completion is kept when it is posted, so workers never wait for the
- * loop. No order among jobs.
+ * loop. No order among jobs. Errors: create gives CONFIG, NOMEM or IO (threads, event
+ * fd, semaphore) with its detail; a job itself cannot fail.
  */
 #ifndef KVN_MOVERS_H
 #define KVN_MOVERS_H
@@ -28,7 +29,7 @@ struct kvn_job {
     bool digest; /* COPY: compute it, chunk by chunk while in cache */
     uint8_t *to;
     const uint8_t *from;
-    uint32_t len;
+    uint32_t len; /* bytes; `to` and `from` of a COPY do not overlap */
     uint64_t tag; /* the caller's; comes back */
 };
 
@@ -40,7 +41,7 @@ struct kvn_job_done {
 
 struct kvn_movers_config {
     uint32_t nr_threads; /* 1 … 64 */
-    uint32_t nr_jobs;    /* posted and not yet taken by kvn_movers_next() */
+    uint32_t nr_jobs; /* 1 … 65536: posted and not yet taken by kvn_movers_next() */
 };
 
 typedef struct kvn_movers kvn_movers_t;

@@ -57,7 +57,7 @@ kv_status_t kvn_tls_open(
     const kvn_tls_t *tls, bool dialling, uint32_t peer, kvn_tls_session_t **session_p);
 void kvn_tls_close(kvn_tls_session_t *session);
 
-/* Bytes that came. Takes them all. KV_ERR_DENIED, _PROTOCOL: the end; see reason. */
+/* Bytes that came. Takes them all. KV_ERR_DENIED: the end; see reason. */
 kv_status_t
 kvn_tls_in(kvn_tls_session_t *session, const uint8_t *bytes, size_t len);
 /* Bytes to send: up to cap, 0 when there are none. */
@@ -68,7 +68,7 @@ bool kvn_tls_ready(const kvn_tls_session_t *session);
  * believes that it is whom it dialled: HELLO_OK says it again. */
 uint32_t kvn_tls_peer(const kvn_tls_session_t *session);
 /* Clear bytes: *len_p of them, 0 when there are no more now. LINK_LOST after the other
- * side's close_notify. */
+ * side's close_notify; PROTOCOL (a bad record), DENIED (failed before): see reason. */
 kv_status_t kvn_tls_read(
     kvn_tls_session_t *session, uint8_t *bytes, size_t cap, size_t *len_p);
 /* Takes all of it, or fails for good. Only when ready. */

@@ -5,6 +5,7 @@
 #include "base/assert.h"
 #include "base/fault.h"
 #include "base/mem.h"
+#include "base/option.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* One line for the operator; always false, so that it can be returned. */
+/* What one load works on; a line for the operator. */
 struct load {
     const struct kvn_tls_config *config;
     struct kvn_tls *tls;
@@ -27,6 +28,7 @@ struct load {
     kv_status_t status; /* NOMEM when that was it, else CONFIG */
 };
 
+/* Always false, so that it can be returned. */
 static bool wrong(struct load *load, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 static bool wrong(struct load *load, const char *format, ...)
@@ -129,32 +131,15 @@ static bool read_file(
 
 /* ---- a pre-shared key ----------------------------------------------------------- */
 
-static int hex_digit(char c)
-{
-    const int lower = c | 0x20;
-    return c >= '0' && c <= '9'           ? c - '0'
-           : lower >= 'a' && lower <= 'f' ? lower - 'a' + 10
-                                          : -1;
-}
-
 static bool psk_parse(const struct blob *blob, uint8_t psk[KVN_TLS_PSK_BYTES])
 {
     size_t len = blob->len;
     while (len > 0 && strchr(" \t\r\n", blob->bytes[len - 1]) != NULL) {
         len--;
     }
-    if (len != 2 * KVN_TLS_PSK_BYTES) {
-        return false;
-    }
-    for (size_t i = 0; i < KVN_TLS_PSK_BYTES; i++) {
-        const int high = hex_digit(blob->bytes[2 * i]);
-        const int low = hex_digit(blob->bytes[2 * i + 1]);
-        if (high < 0 || low < 0) {
-            return false;
-        }
-        psk[i] = (uint8_t)(high << 4 | low);
-    }
-    return true;
+    size_t bytes = 0;
+    return kv_parse_hex(blob->bytes, len, psk, KVN_TLS_PSK_BYTES, &bytes) == KV_OK
+           && bytes == KVN_TLS_PSK_BYTES;
 }
 
 static bool load_psk(struct load *load)

@@ -49,21 +49,8 @@ static kvr_status_t gone(kvr_client_t *client)
 
 static bool packet_send(kvr_client_t *client, const struct kvn_packet *packet, int fd)
 {
-    struct iovec iov = {
-        .iov_base = (void *)(uintptr_t)packet, .iov_len = sizeof(*packet)};
-    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {0};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-    if (fd >= 0) {
-        msg.msg_control = control;
-        msg.msg_controllen = sizeof(control);
-        struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
-    }
     uint64_t until = kvr_now_us() + client->timeout_us;
-    while (sendmsg(client->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+    while (!kvn_packet_send(client->fd, packet, sizeof(*packet), fd)) {
         struct pollfd writable = {.fd = client->fd, .events = POLLOUT};
         if ((errno != EAGAIN && errno != EINTR) || kvr_now_us() >= until) {
             return false;
@@ -458,8 +445,11 @@ static kvr_status_t buffer_register(
     ask.req = ++client->req;
     ask.bytes = bytes;
     if (!packet_send(client, &ask, fd)) {
-        kvr_socket_drain(client);
-        return kvr_fail_text(client, KV_ERR_IO, "io: sendmsg: %s", strerror(errno));
+        int error = errno;
+        kvr_socket_drain(client); /* it may have hung up, and says so then */
+        return client->gone ? KVR_LINK_LOST
+                            : kvr_fail_text(
+                                client, KV_ERR_IO, "io: sendmsg: %s", strerror(error));
     }
     kvr_status_t status =
         packet_wait(client, KVN_PACKET_BUFFERED, ask.req, &answer, NULL, &got);
@@ -485,22 +475,6 @@ kvr_buffer_add(kvr_client_t *client, int fd, size_t bytes, struct kvr_buffer *bu
     return buffer_register(client, fd, bytes, NULL, buffer_p);
 }
 
-static int sealed_memfd(size_t bytes)
-{
-    int fd = KV_FAULT()
-                 ? -1
-                 : memfd_create("kvrail-buffer", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0) {
-        return -1;
-    }
-    if (KV_FAULT() || ftruncate(fd, (off_t)bytes) != 0
-        || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
-        close(fd);
-        return -1;
-    }
-    return fd;
-}
-
 kvr_status_t
 kvr_buffer_create(kvr_client_t *client, size_t bytes, struct kvr_buffer *buffer_p)
 {
@@ -509,7 +483,7 @@ kvr_buffer_create(kvr_client_t *client, size_t bytes, struct kvr_buffer *buffer_
         kv_fail(&detail, KV_ERR_INVALID, "buffer.bytes", PTRDIFF_MAX, bytes);
         return kvr_fail(client, KV_ERR_INVALID, &detail);
     }
-    int fd = sealed_memfd(bytes);
+    int fd = kvn_memfd_sealed("kvrail-buffer", bytes, F_SEAL_SHRINK | F_SEAL_GROW);
     if (fd < 0) {
         return kvr_fail_text(
             client, KV_ERR_NOMEM, "nomem: memfd of %zu bytes: %s", bytes,

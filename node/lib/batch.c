@@ -240,11 +240,14 @@ answer_take(kvr_client_t *client, uint32_t len, struct kvr_result *result)
     return KV_OK;
 }
 
-/* OK, or AGAIN: nothing there. A node that writes nonsense is gone. */
+/* OK; AGAIN: nothing there. LINK_LOST: a node that has written nonsense is gone. */
 static kv_status_t ring_next(kvr_client_t *client, struct kvr_result *result)
 {
     struct kv_detail detail = {0};
     uint32_t len;
+    if (client->nonsense) {
+        return KV_ERR_LINK_LOST;
+    }
     kv_status_t status = kvn_ring_peek(
         &client->answers, client->copy, KVN_ANSWER_BYTES_MAX, &len, &detail);
     if (status == KV_ERR_AGAIN) {
@@ -260,9 +263,7 @@ static kv_status_t ring_next(kvr_client_t *client, struct kvr_result *result)
         (void)kvr_fail(client, KV_ERR_LINK_LOST, &detail);
     }
     if (status != KV_OK) {
-        client->gone = true;
-        /* Nothing behind the nonsense can be believed either. */
-        client->answers.seen = client->answers.at;
+        client->gone = client->nonsense = true;
         return KV_ERR_LINK_LOST;
     }
     return KV_OK;

@@ -25,7 +25,6 @@ enum {
     KVR_TIMEOUT_US_DEFAULT = 5000000,
     KVR_SPIN_US_DEFAULT = 50,
     KVR_LOOK_US = 1000, /* a caller that never waits looks at the socket so often */
-    KVR_NONE = 0xffff,
 };
 
 struct kvr_flight {
@@ -46,7 +45,8 @@ struct kvr_memory {
 
 struct kvr_client {
     int fd;
-    bool gone; /* (1) */
+    bool gone;     /* (1) */
+    bool nonsense; /* was in its ring: nothing behind it is believed */
     struct kvn_rings *rings;
     uint32_t ring_bytes;
     struct kvn_ring requests, answers;

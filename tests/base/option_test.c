@@ -191,6 +191,31 @@ static void parse__units_and_overflow(void **state)
     assert_int_equal(v, UINT64_MAX);
 }
 
+/* Secrets and ids come as hex: half a byte, another letter or one byte too many is no
+ * hex, and says nothing of how much there was. */
+static void parse__hex_is_whole_bytes(void **state)
+{
+    uint8_t out[4] = {0};
+    size_t nr = 99;
+    (void)state;
+    assert_int_equal(kv_parse_hex("09afAF", 6, out, sizeof(out), &nr), KV_OK);
+    assert_int_equal(nr, 3);
+    assert_memory_equal(out, "\x09\xaf\xaf", 3);
+    assert_int_equal(kv_parse_hex("ffff", 2, out, 1, &nr), KV_OK);
+    assert_int_equal(nr, 1);
+    assert_int_equal(kv_parse_hex("", 0, out, sizeof(out), &nr), KV_OK);
+    assert_int_equal(nr, 0);
+    nr = 99;
+    static const char *const bad[] = {"0",  "000", "0g", "G0", "/0", "0:",
+                                      "@0", "0`",  " 0", "0x", "0000000000"};
+    for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        assert_int_equal(
+            kv_parse_hex(bad[i], strlen(bad[i]), out, sizeof(out), &nr), KV_ERR_CONFIG);
+    }
+    assert_int_equal(kv_parse_hex("00\0" "0", 4, out, sizeof(out), &nr), KV_ERR_CONFIG);
+    assert_int_equal(nr, 99);
+}
+
 static void nearest__finds_typing_errors_and_nothing_far(void **state)
 {
     (void)state;
@@ -214,6 +239,7 @@ int main(void)
             option__overlong_names_and_values_are_cut_in_the_line, setup),
         cmocka_unit_test_setup(option__get_round_trips, setup),
         cmocka_unit_test(parse__units_and_overflow),
+        cmocka_unit_test(parse__hex_is_whole_bytes),
         cmocka_unit_test(nearest__finds_typing_errors_and_nothing_far),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

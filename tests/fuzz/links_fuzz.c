@@ -4,7 +4,7 @@
  *
  * The first byte of the input says how the rest is cut. */
 #include "base/assert.h"
-#include "node/daemon/address.h"
+#include "node/address.h"
 #include "node/daemon/frame.h"
 
 #include <stdlib.h>

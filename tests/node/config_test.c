@@ -481,6 +481,107 @@ static void config_core_gets_pools_and_variants(void **state)
 }
 
 /* The example that we ship is right. */
+/* What a link says in clear, and who may call himself a node, is this machine's alone:
+ * whoever asks for clear links is refused every address that is not loopback by its
+ * text, of a node and of the port; so nothing starts, and nothing is in the open. */
+static void config_clear_links_are_on_loopback_alone(void **state)
+{
+    static const struct {
+        const char *address;
+        bool remote;
+    } rows[] = {
+        {"127.0.0.1:1", false},
+        {"127.255.0.9:1", false},
+        {"[::1]:1", false},
+        {"[::ffff:127.0.0.1]:1", false},
+        {"localhost:1", false},
+        {"0.0.0.0:1", true},
+        {"126.255.255.255:1", true},
+        {"128.0.0.1:1", true},
+        {"10.0.0.3:1", true},
+        {"[::]:1", true},
+        {"[fd00::1]:1", true},
+        {"[::ffff:10.0.0.1]:1", true},
+        {"h1:1", true},
+        {"localhost.evil.example:1", true},
+        {"127.0.0.1.evil.example:1", true},
+    };
+    static const char *const options[] = {
+        "node.1.address", "node.2.address", "listen.address"};
+    (void)state;
+    struct kvn_config_errors *errors = calloc(1, sizeof(*errors));
+    assert_non_null(errors);
+    write_text(path, good, 0600);
+    for (unsigned i = 0; i < KV_COUNT_OF(rows); i++) {
+        for (unsigned o = 0; o < KV_COUNT_OF(options); o++) {
+            char set[96], line[256];
+            snprintf(set, sizeof(set), "%s=%s", options[o], rows[i].address);
+            const char *const sets[] = {
+                "tls.clear=true", "node.1.address=127.0.0.1:7400",
+                "node.2.address=127.0.0.1:7401", set};
+            struct kvn_config *config = NULL;
+            const kv_status_t status = load(sets, 4, NULL, &config, errors);
+            assert_int_equal(status, rows[i].remote ? KV_ERR_CONFIG : KV_OK);
+            kvn_config_free(config);
+            if (rows[i].remote) {
+                snprintf(
+                    line, sizeof(line),
+                    "--set: %s: \"%s\" is no loopback address, and tls.clear is true~",
+                    o < 2 ? "node.address" : "listen.address", rows[i].address);
+                assert_int_equal(errors->nr, 1);
+                expect_line(errors->lines[0], line);
+            }
+        }
+    }
+    free(errors);
+}
+
+/* A slip in who may speak, or in what proves it, must not come to less than was meant:
+ * half a credential, two kinds at once, clear beside one, an address that is none. */
+static void config_credentials_and_users_are_whole(void **state)
+{
+    static const struct {
+        const char *sets[2], *line;
+    } rows[] = {
+        {{"tls.ca=a", "tls.cert=b"}, "@: tls.key: missing: tls.ca, tls.cert and~"},
+        {{"tls.ca=a", "tls.key=b"}, "@: tls.cert: missing: tls.ca, tls.cert and~"},
+        {{"tls.cert=a", "tls.key=b"}, "@: tls.ca: missing: tls.ca, tls.cert and~"},
+        {{"tls.clear=yes", "tls.psk=p"}, "--set: tls.clear: true beside credentials~"},
+        {{"node.1.address=h1:0", NULL}, "--set: node.address: \"h1:0\" is not host:p~"},
+        {{"node.1.address=[]:1", NULL}, "--set: node.address: \"[]:1\" is not host:p~"},
+        {{"node.1.address=[h:1", NULL}, "--set: node.address: \"[h:1\" is not host:p~"},
+        {{"node.1.address=::1:1", NULL}, "--set: node.address: \"::1:1\" is not host~"},
+        {{"listen.address=h:65536", NULL}, "--set: listen.address: \"h:65536\" is n~"},
+        {{"listen.http=h", NULL}, "--set: listen.http: \"h\" is not host:port with a~"},
+        {{"tenant.7.uids=0, 4294967295", NULL},
+         "--set: tenant.uids: \"4294967295\" is not a user number from 0 to~"},
+        {{"tenant.7.uids=1,", NULL}, "--set: tenant.uids: \"\" is not a user number~"},
+        {{"tenant.7.uids=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17", NULL},
+         "--set: tenant.uids: more than the limit of 16"},
+    };
+    (void)state;
+    struct kvn_config_errors *errors = calloc(1, sizeof(*errors));
+    struct kvn_config *config = NULL;
+    assert_non_null(errors);
+    write_text(path, good, 0600);
+    for (unsigned i = 0; i < KV_COUNT_OF(rows); i++) {
+        const unsigned nr = rows[i].sets[1] == NULL ? 1 : 2;
+        assert_int_equal(load(rows[i].sets, nr, NULL, &config, errors), KV_ERR_CONFIG);
+        expect_line(errors->lines[0], rows[i].line);
+    }
+    static const char *const both[] = {
+        "tls.psk=p", "tls.ca=a", "tls.cert=b", "tls.key=c"};
+    assert_int_equal(load(both, 4, NULL, &config, errors), KV_ERR_CONFIG);
+    expect_line(errors->lines[0], "--set: tls.psk: given beside certificates: one~");
+    free(errors);
+    static const char *const users[] = {"tenant.7.uids=0, 4294967294"};
+    config = load_good(users, 1, NULL);
+    assert_int_equal(config->tenants[0].nr_uids, 2);
+    assert_int_equal(config->tenants[0].uids[0], 0);
+    assert_int_equal(config->tenants[0].uids[1], UINT32_MAX - 1);
+    kvn_config_free(config);
+}
+
 static void config_example_loads(void **state)
 {
     (void)state;
@@ -521,6 +622,8 @@ int main(void)
         cmocka_unit_test(config_secret_file_is_private),
         cmocka_unit_test(config_print_loads_again),
         cmocka_unit_test(config_core_gets_pools_and_variants),
+        cmocka_unit_test(config_clear_links_are_on_loopback_alone),
+        cmocka_unit_test(config_credentials_and_users_are_whole),
         cmocka_unit_test(config_example_loads),
     };
     return cmocka_run_group_tests(tests, start, end);

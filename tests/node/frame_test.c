@@ -1,6 +1,6 @@
 /* Goal: bytes of a socket are what they are however they are cut, and an address is
  * what a person wrote. Method: tables; tests/fuzz/links_fuzz.c does the rest. */
-#include "node/daemon/address.h"
+#include "node/address.h"
 #include "node/daemon/frame.h"
 
 #include <setjmp.h>
@@ -138,6 +138,8 @@ static void address__is_what_was_written(void **state)
         {"host:65536", NULL, 0, false, false},
         {"::1:1", NULL, 0, false, false},
         {"[]:1", NULL, 0, false, false},
+        {"[::1:1", NULL, 0, false, false},
+        {"[host:1", NULL, 0, false, false},
     };
     (void)state;
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {

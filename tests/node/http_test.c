@@ -7,10 +7,10 @@
 #include "base/mem.h"
 #include "node/daemon/http_priv.h"
 #include "tests/core/core_kit.h"
+#include "tests/node/node_kit.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -140,51 +140,10 @@ static struct kvn_http_snapshot *snapshot_new(void)
 
 static struct answer answer;
 
-/* ---- traces -------------------------------------------------------------------- */
-
-struct traces {
-    int64_t live;
-    unsigned fds, threads;
-};
-
-static unsigned count_entries(const char *path)
-{
-    unsigned nr = 0;
-    DIR *dir = opendir(path);
-    assert_non_null(dir);
-    while (readdir(dir) != NULL) {
-        nr++;
-    }
-    closedir(dir);
-    return nr;
-}
-
-static struct traces traces_now(void)
-{
-    return (struct traces){
-        .live = kv_mem_live(),
-        .fds = count_entries("/proc/self/fd"),
-        .threads = count_entries("/proc/self/task")};
-}
-
 static void sleep_ms(unsigned ms)
 {
     nanosleep(
         &(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
-}
-
-/* A thread leaves /proc/self/task a moment after it was joined. What libmicrohttpd
- * allocated, the leak sanitizer counts at the end. */
-static void expect_traces(const struct traces *before)
-{
-    struct traces now = traces_now();
-    for (unsigned i = 0; i < 2000 && now.threads != before->threads; i++) {
-        sleep_ms(1);
-        now = traces_now();
-    }
-    assert_int_equal(now.live, before->live);
-    assert_int_equal(now.fds, before->fds);
-    assert_int_equal(now.threads, before->threads);
 }
 
 /* ---- the format ---------------------------------------------------------------- */
@@ -634,7 +593,7 @@ static void slow__ones_do_not_keep_others_out(void **state)
     (void)state;
     enum { ROOM = 8, N = 10 * ROOM };
     kvn_http_t *http = open_http((struct kvn_http_config){.conns_max = ROOM});
-    const unsigned fds = traces_now().fds;
+    const unsigned fds = node_kit_traces().fds;
     int slow[N];
 
     for (unsigned i = 0; i < N; i++) {
@@ -653,7 +612,7 @@ static void slow__ones_do_not_keep_others_out(void **state)
     assert_true(
         value_of("\nkvrail_http_connections_ended_total{reason=\"room\"} ")
         >= N - ROOM);
-    assert_true(traces_now().fds <= fds + N + ROOM + 1);
+    assert_true(node_kit_traces().fds <= fds + N + ROOM + 1);
     for (unsigned i = 0; i < N; i++) {
         close(slow[i]);
     }
@@ -730,11 +689,12 @@ static void slow__descriptors_run_out_and_come_back(void **state)
 /* ---- opening and closing ------------------------------------------------------- */
 
 /* With a connection that has asked nothing, one in the midst of its request and one
- * whose answer nobody reads. */
+ * whose answer nobody reads. What libmicrohttpd allocated, the leak sanitizer counts
+ * at the end. */
 static void close__leaves_nothing(void **state)
 {
     (void)state;
-    const struct traces before = traces_now();
+    const struct node_kit_traces before = node_kit_traces();
     for (unsigned i = 0; i < 5; i++) {
         kvn_http_t *http = open_http((struct kvn_http_config){0});
         const int fds[] = {dial(http), dial(http), dial(http)};
@@ -748,7 +708,7 @@ static void close__leaves_nothing(void **state)
             hear(fds[k], answer.text, sizeof(answer.text));
             close(fds[k]);
         }
-        expect_traces(&before);
+        node_kit_expect_traces(&before);
     }
     kvn_http_close(NULL);
 }
@@ -756,14 +716,14 @@ static void close__leaves_nothing(void **state)
 static void expect_refused(
     const struct kvn_http_config *config, kv_status_t wanted, const char *part)
 {
-    const struct traces before = traces_now();
+    const struct node_kit_traces before = node_kit_traces();
     char line[KVN_HTTP_LINE_BYTES] = "";
     kvn_http_t *http = NULL;
     assert_int_equal(kvn_http_open(config, &http, line, sizeof(line)), wanted);
     assert_null(http);
     print_message("%s\n", line);
     assert_non_null(strstr(line, part));
-    expect_traces(&before);
+    node_kit_expect_traces(&before);
 }
 
 static void open__refuses_in_one_line(void **state)
@@ -800,7 +760,7 @@ static void open__survives_every_fault(void **state)
 {
     (void)state;
     const struct kvn_http_config config = {.listen = "127.0.0.1:0"};
-    const struct traces before = traces_now();
+    const struct node_kit_traces before = node_kit_traces();
     kvn_http_t *http = NULL;
     uint64_t n = 0;
 
@@ -813,13 +773,13 @@ static void open__survives_every_fault(void **state)
         assert_int_equal(status == KV_OK, line[0] == '\0');
         if (http == NULL) {
             assert_true(status == KV_ERR_NOMEM || status == KV_ERR_IO);
-            expect_traces(&before);
+            node_kit_expect_traces(&before);
         }
     }
     /* two allocations, address, socket, bind, event fd, libmicrohttpd, thread */
     assert_int_equal(n - 1, 8);
     kvn_http_close(http);
-    expect_traces(&before);
+    node_kit_expect_traces(&before);
 }
 
 int main(void)

@@ -226,6 +226,9 @@ static void keygen__signs_with_an_authority_alone(void **state)
     assert_non_null(strstr(made.line, "is no authority"));
 }
 
+/* More fallible calls than any of them makes: what fails by itself ends the loops. */
+enum { CALLS_MAX = 100 };
+
 /* The n-th fallible call fails: one line, and no file is left, neither half a pair. */
 static void keygen__survives_every_fault(void **state)
 {
@@ -233,6 +236,7 @@ static void keygen__survives_every_fault(void **state)
     (void)state;
     kv_status_t status = KV_ERR_IO;
     for (unsigned n = 1; status != KV_OK; n++) {
+        assert_in_range(n, 1, CALLS_MAX);
         kv_fault_after(n);
         status = kvn_keygen_secret(cert_kit_path(&kit, "psk"), "key", &made);
         kv_fault_after(0);
@@ -241,6 +245,7 @@ static void keygen__survives_every_fault(void **state)
     }
     status = KV_ERR_IO;
     for (unsigned n = 1; status != KV_OK; n++) {
+        assert_in_range(n, 1, CALLS_MAX);
         kv_fault_after(n);
         status = kvn_keygen_authority(kit.folder, 10, &made);
         kv_fault_after(0);
@@ -249,6 +254,7 @@ static void keygen__survives_every_fault(void **state)
     }
     status = KV_ERR_IO;
     for (unsigned n = 1; status != KV_OK; n++) {
+        assert_in_range(n, 1, CALLS_MAX);
         kv_fault_after(n);
         status = kvn_keygen_node(kit.folder, "c1", 5, 0, &made);
         kv_fault_after(0);

@@ -2,6 +2,7 @@
  * slow, or speaks nonsense, costs himself alone; and nothing is left behind. Method: up
  * to three nodes and raw sockets on 127.0.0.1, one loop, real time with small
  * deadlines. */
+#include "base/assert.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/msg.h"
@@ -160,6 +161,34 @@ static void links__hang_up_delivers_what_was_sent(void **state)
     }
 }
 
+/* A number is of one connection, for ever: what is sent or hung up by the number of one
+ * that has ended does not reach the one that lies in its place. */
+static void links__old_numbers_reach_nobody(void **state)
+{
+    (void)state;
+    lk_open(&(struct lk_options){.kind = LK_PSK, .nr = 2});
+    uint64_t old[8];
+    for (unsigned i = 0; i < KV_COUNT_OF(old); i++) {
+        lk_link_up(0, 1);
+        old[i] = lk_link(0, 1)->number;
+        lk_hang_up(0, old[i]);
+        UNTIL(lk_nodes[0].nr_up == 0 && lk_nodes[1].nr_up == 0);
+        lk_run_ms(5); /* its place is free */
+    }
+    lk_link_up(0, 1);
+    const uint64_t number = lk_link(0, 1)->number;
+    for (unsigned i = 0; i < KV_COUNT_OF(old); i++) {
+        assert_true(old[i] != number);
+        assert_int_equal(lk_send(0, old[i], "not for you", 11), KV_ERR_LINK_LOST);
+        lk_hang_up(0, old[i]);
+    }
+    lk_run_ms(20);
+    assert_int_equal(lk_nodes[0].nr_up, 1);
+    assert_int_equal(counts(1)->frames_in, 0);
+    expect_frame(0, 1, "for you");
+    lk_close();
+}
+
 /* A node that links again and again holds a few links and no more: the newest. */
 static void links__links_of_a_node_are_bounded(void **state)
 {
@@ -225,6 +254,27 @@ static void links__unknown_nodes_are_refused(void **state)
     assert_int_equal(counts(0)->handshake_failed, 2);
     assert_int_equal(lk_nodes[0].nr_conns, 0);
     lk_close();
+}
+
+/* Hello cannot say more than the credential: a member that speaks for another member is
+ * refused, so nobody's frames are taken for those of a node that did not send them. */
+static void links__hello_that_is_not_the_credentials_is_refused(void **state)
+{
+    (void)state;
+    for (enum lk_kind kind = LK_PSK; kind <= LK_CERT; kind++) {
+        /* Node 1 in what it says, node 3 in what it proves. */
+        kvn_tls_t *three = kind == LK_PSK ? cert_kit_load_psk(&lk_certs, 3)
+                                          : cert_kit_load(&lk_certs, 3);
+        lk_open(&(struct lk_options){.kind = kind, .nr = 3, .tls = {three}});
+        lk_dial(0, 1);
+        UNTIL(counts(1)->handshake_failed == 1 || lk_nodes[1].nr_conns > 0);
+        assert_int_equal(lk_nodes[1].nr_conns, 0);
+        UNTIL(lk_nodes[0].nr_up == 0);
+        lk_link_up(2, 1); /* the true one */
+        expect_frame(2, 1, "as before");
+        lk_close();
+        kvn_tls_free(three);
+    }
 }
 
 /* What is neither TLS nor ours is closed at its first bytes. */
@@ -782,9 +832,11 @@ int main(void)
         cmocka_unit_test(links__simultaneous_dials_both_come_up),
         cmocka_unit_test(links__dials_by_name),
         cmocka_unit_test(links__hang_up_delivers_what_was_sent),
+        cmocka_unit_test(links__old_numbers_reach_nobody),
         cmocka_unit_test(links__links_of_a_node_are_bounded),
         cmocka_unit_test(links__wrong_credentials_end_the_dial),
         cmocka_unit_test(links__unknown_nodes_are_refused),
+        cmocka_unit_test(links__hello_that_is_not_the_credentials_is_refused),
         cmocka_unit_test(links__garbage_is_closed_at_once),
         cmocka_unit_test(links__data_connections_are_handed_over_untouched),
         cmocka_unit_test(links__frames_out_of_bounds_end_the_link),

@@ -134,7 +134,6 @@ static void on_note(void *arg, const char *line)
 {
     struct lk *lk = arg;
     snprintf(lk->note, sizeof(lk->note), "%s", line);
-    lk->nr_notes++;
 }
 
 /* ------------------------------------------------------------------ the loop */

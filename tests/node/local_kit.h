@@ -44,7 +44,6 @@ struct lk {
     struct kvn_local_config local_config;
     struct kvn_local_tenant tenants[2];
     struct kvn_local_space spaces[2];
-    uint32_t nr_clients;
 
     struct kvc_view view;
     uint8_t *frames;
@@ -61,7 +60,6 @@ struct lk {
     struct kvp_order *locals;
     uint32_t nr_moves, nr_locals;
     char note[KVN_LOCAL_NOTE_MAX];
-    uint32_t nr_notes;
 
     void (*fn)(struct lk *lk, void *arg);
     void *arg;

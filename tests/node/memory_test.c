@@ -7,8 +7,8 @@
 #include "base/fault.h"
 #include "base/mem.h"
 #include "node/daemon/memory.h"
+#include "tests/node/node_kit.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -61,20 +61,14 @@ memory_of(const struct kvp_config *config, enum kvn_memory_mode mode, bool popul
 /* ---- what is left behind ------------------------------------------------------- */
 
 struct traces {
-    int64_t live;
-    unsigned fds, maps;
+    struct node_kit_traces process;
+    unsigned maps;
 };
 
 static struct traces traces_now(void)
 {
-    struct traces traces = {.live = kv_mem_live()};
+    struct traces traces = {.process = node_kit_traces()};
     char line[1024];
-    DIR *dir = opendir("/proc/self/fd");
-    assert_non_null(dir);
-    while (readdir(dir) != NULL) {
-        traces.fds++;
-    }
-    closedir(dir);
     FILE *maps = fopen("/proc/self/maps", "r");
     assert_non_null(maps);
     while (fgets(line, sizeof(line), maps) != NULL) {
@@ -86,10 +80,8 @@ static struct traces traces_now(void)
 
 static void expect_traces(const struct traces *before)
 {
-    const struct traces now = traces_now();
-    assert_int_equal(now.live, before->live);
-    assert_int_equal(now.fds, before->fds);
-    assert_int_equal(now.maps, before->maps);
+    node_kit_expect_traces(&before->process);
+    assert_int_equal(traces_now().maps, before->maps);
 }
 
 /* Whether the mapping around `base` (the kernel joins neighbours) has this flag in

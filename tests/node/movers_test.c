@@ -2,19 +2,23 @@
  * once, with the right bytes and the right digest, whatever order the threads run in;
  * and the loop must never be kept, not even by a worker in the midst of a large copy.
  * The thread sanitizer runs the same tests. */
+#define _GNU_SOURCE /* memfd_create */
+
 #include "base/digest.h"
 #include "base/fault.h"
 #include "base/hash.h"
 #include "base/mem.h"
 #include "node/daemon/movers.h"
+#include "tests/node/node_kit.h"
 
-#include <dirent.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -53,45 +57,6 @@ static void fill(uint8_t *bytes, size_t len, uint64_t seed)
     for (size_t i = 0; i < len; i++) {
         bytes[i] = (uint8_t)kv_rng_next(&rng);
     }
-}
-
-static unsigned count_entries(const char *path)
-{
-    unsigned nr = 0;
-    DIR *dir = opendir(path);
-    assert_non_null(dir);
-    while (readdir(dir) != NULL) {
-        nr++;
-    }
-    closedir(dir);
-    return nr;
-}
-
-struct traces {
-    int64_t live;
-    unsigned fds, threads;
-};
-
-static struct traces traces_now(void)
-{
-    return (struct traces){
-        .live = kv_mem_live(),
-        .fds = count_entries("/proc/self/fd"),
-        .threads = count_entries("/proc/self/task"),
-    };
-}
-
-/* A thread leaves /proc/self/task a moment after it was joined. */
-static void expect_traces(const struct traces *before)
-{
-    struct traces now = traces_now();
-    for (unsigned i = 0; i < 2000 && now.threads != before->threads; i++) {
-        nanosleep(&(struct timespec){.tv_nsec = 1000 * 1000}, NULL);
-        now = traces_now();
-    }
-    assert_int_equal(now.live, before->live);
-    assert_int_equal(now.fds, before->fds);
-    assert_int_equal(now.threads, before->threads);
 }
 
 /* ---- what a job does ----------------------------------------------------------- */
@@ -136,6 +101,38 @@ static void copy__moves_the_bytes_and_gives_their_digest(void **state)
     kvn_movers_destroy(movers);
     free(from);
     free(to);
+}
+
+/* A client may write its buffer while it is copied: what counts is what the frame
+ * holds. Here the copy itself changes what it copies, since both addresses lead to the
+ * same bytes, a few apart. */
+static void copy__digests_what_arrived(void **state)
+{
+    (void)state;
+    enum { LEN = 3900, APART = 100, BYTES = 4096 };
+    const int fd = memfd_create("movers-test", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(fd, BYTES), 0);
+    uint8_t *to = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    const uint8_t *from = mmap(NULL, BYTES, PROT_READ, MAP_SHARED, fd, 0);
+    kvn_movers_t *movers = movers_of(1, 1);
+    const struct kvn_job job = {
+        .move = KVN_MOVE_COPY,
+        .digest = true,
+        .to = to,
+        .from = from + APART,
+        .len = LEN,
+    };
+
+    assert_true(to != MAP_FAILED && from != MAP_FAILED);
+    close(fd);
+    fill(to, BYTES, 3);
+    assert_int_equal(kvn_movers_post(movers, &job), KV_OK);
+    const struct kvn_job_done done = done_wait(movers);
+    assert_true(memcmp(to, job.from, job.len) != 0);
+    assert_true(done.digest == kv_digest(to, job.len));
+    kvn_movers_destroy(movers);
+    munmap(to, BYTES);
+    munmap((void *)(uintptr_t)from, BYTES);
 }
 
 static void zero_and_digest__do_what_they_say(void **state)
@@ -411,7 +408,7 @@ static void destroy__leaves_waiting_jobs_unbegun(void **state)
 {
     (void)state;
     uint8_t *to = malloc((size_t)WAITING_JOBS * WAITING_LEN);
-    const struct traces before = traces_now();
+    const struct node_kit_traces before = node_kit_traces();
     unsigned nr_none = 0;
 
     assert_non_null(to);
@@ -420,7 +417,7 @@ static void destroy__leaves_waiting_jobs_unbegun(void **state)
     }
     print_message("of %u jobs %u were not begun\n", WAITING_JOBS, nr_none);
     assert_true(nr_none > 0);
-    expect_traces(&before);
+    node_kit_expect_traces(&before);
     free(to);
     kvn_movers_destroy(NULL);
 }
@@ -428,11 +425,11 @@ static void destroy__leaves_waiting_jobs_unbegun(void **state)
 static void destroy__is_quick_when_idle(void **state)
 {
     (void)state;
-    const struct traces before = traces_now();
+    const struct node_kit_traces before = node_kit_traces();
     for (unsigned i = 0; i < 20; i++) {
         kvn_movers_destroy(movers_of(1 + i % 7, 1 + i));
     }
-    expect_traces(&before);
+    node_kit_expect_traces(&before);
 }
 
 static void create__bounds_are_kept_and_named(void **state)
@@ -469,7 +466,7 @@ static void create__survives_every_fault(void **state)
 {
     (void)state;
     const struct kvn_movers_config config = {.nr_threads = 4, .nr_jobs = 16};
-    const struct traces before = traces_now();
+    const struct node_kit_traces before = node_kit_traces();
     kvn_movers_t *movers = NULL;
     uint64_t n = 0;
 
@@ -482,19 +479,20 @@ static void create__survives_every_fault(void **state)
         assert_true(status == KV_OK || status == KV_ERR_NOMEM || status == KV_ERR_IO);
         if (movers == NULL) {
             assert_non_null(detail.field);
-            expect_traces(&before);
+            node_kit_expect_traces(&before);
         }
     }
     /* three allocations, event fd, semaphore, attributes, four threads */
     assert_int_equal(n - 1, 10);
     kvn_movers_destroy(movers);
-    expect_traces(&before);
+    node_kit_expect_traces(&before);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(copy__moves_the_bytes_and_gives_their_digest),
+        cmocka_unit_test(copy__digests_what_arrived),
         cmocka_unit_test(zero_and_digest__do_what_they_say),
         cmocka_unit_test(jobs__complete_once_each),
         cmocka_unit_test(jobs__complete_once_each_in_a_tiny_ring),

@@ -4,10 +4,14 @@
 #include "base/digest.h"
 #include "tests/transport/transport_kit.h"
 
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -150,6 +154,111 @@ static void owner__answers_in_any_order_are_right(void **state)
     }
     close(fd);
     tk_close(&tk);
+}
+
+/* ---- answers before their READ --------------------------------------------------- */
+
+/* Our reader's end of the connection that `fd` is the other end of: same process. */
+static int other_end(int fd)
+{
+    struct sockaddr_in peer, name;
+    socklen_t len = sizeof(peer);
+
+    assert_int_equal(getpeername(fd, (struct sockaddr *)&peer, &len), 0);
+    for (int i = 0; i < 1024; i++) {
+        len = sizeof(name);
+        if (i != fd && getsockname(i, (struct sockaddr *)&name, &len) == 0
+            && name.sin_family == AF_INET && name.sin_port == peer.sin_port) {
+            return i;
+        }
+    }
+    fail_msg("no such socket");
+    return -1;
+}
+
+/* Bytes of READs that our reader's mover has handed to the kernel, of which nothing was
+ * taken off `fd`, once the kernel takes no more. */
+static size_t bytes_sent(int fd)
+{
+    const struct timespec pause = {.tv_nsec = 1000000};
+    struct pollfd reader = {.fd = other_end(fd), .events = POLLOUT};
+    int sent = -1;
+
+    for (unsigned nr_same = 0, i = 0; nr_same < 100; i++) {
+        int unacked, arrived;
+        assert_true(i < TK_PATIENCE_MS);
+        nanosleep(&pause, NULL);
+        assert_int_equal(ioctl(reader.fd, TIOCOUTQ, &unacked), 0);
+        assert_int_equal(ioctl(fd, FIONREAD, &arrived), 0);
+        const bool full = poll(&reader, 1, 0) == 0;
+        nr_same = full && unacked + arrived == sent ? nr_same + 1 : 0;
+        sent = unacked + arrived;
+    }
+    return (size_t)sent;
+}
+
+enum {
+    EARLY_READS = 1024,
+    EARLY_ROOM = 1024,
+    EARLY_FRAME_BYTES = KVT_FRAME_HEADER_BYTES + KVT_REQUEST_BYTES_MAX,
+};
+
+/* EARLY_READS of one page each, as large as a READ may be: more than the kernel takes
+ * as long as nobody reads. Req and id are the READ's number. Returns the owner's
+ * end. */
+static int owner_that_reads_nothing(void)
+{
+    static const uint8_t bytes[KVT_REQUEST_BYTES_MAX]; /* which nobody decodes */
+    const int small = 4096;
+    uint8_t head[KVT_REQUEST_BYTES_MAX];
+
+    tk_init(&tk, &tcp);
+    tk_open(&tk, MIB);
+    memset(tk.reader.memory, POISON, tk.reader.bytes);
+    assert_int_equal(
+        setsockopt(tk.listener, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)), 0);
+    reader_conn = tk_dial(&tk);
+    const int fd = tk_accept(tk.listener);
+    assert_true(fd >= 0);
+    tk_get_frame(fd, KVT_FRAME_HELLO, head);
+    for (uint32_t i = 0; i < EARLY_READS; i++) {
+        const struct kvt_part part = {
+            .id = i,
+            .to = tk.reader.memory + (size_t)EARLY_ROOM * i,
+            .room = EARLY_ROOM};
+        assert_int_equal(
+            kvt_read(tk.reader.port, reader_conn, i, bytes, sizeof(bytes), &part, 1),
+            KV_OK);
+    }
+    return fd;
+}
+
+/* A page may land only once its READ has left us wholly: nobody can have been asked
+ * for it before. Which READ the kernel has taken in part is counted at both ends. */
+static void owner__answers_before_the_read_is_sent_end_it(void **state)
+{
+    (void)state;
+    for (unsigned round = 0; round < 3; round++) {
+        const int fd = owner_that_reads_nothing();
+        const uint32_t half = (uint32_t)(bytes_sent(fd) / EARLY_FRAME_BYTES);
+        assert_true(half > 0 && half < EARLY_READS - 2);
+        put_data(
+            fd, half - 1, 0, EARLY_ROOM,
+            EARLY_ROOM); /* the last that was wholly sent */
+        TK_UNTIL(&tk, tk.reader.nr_done == 1);
+        assert_int_equal(tk.reader.done[half - 1].status, KV_OK);
+        memset(tk.reader.memory, POISON, tk.reader.bytes);
+        const uint32_t early = round < 2 ? half + round : EARLY_READS - 1;
+        put_data(fd, early, 0, EARLY_ROOM, EARLY_ROOM);
+        TK_UNTIL(&tk, tk.reader.was_done[early]);
+        assert_int_equal(tk.reader.done[early].status, KV_ERR_LINK_LOST);
+        TK_UNTIL(&tk, tk.reader.nr_broken == 1);
+        assert_int_equal(tk.reader.why, KV_ERR_PROTOCOL);
+        assert_int_equal(tk.reader.nr_done, EARLY_READS);
+        assert_true(tk_all(tk.reader.memory, tk.reader.bytes, POISON));
+        close(fd);
+        tk_close(&tk);
+    }
 }
 
 /* Head and header must agree, and a page may only come with OK. */
@@ -433,6 +542,19 @@ static void reader__floods_and_waits(void **state)
     tk_close(&tk);
 }
 
+/* What had arrived, then a reset: the owner's kernel threw away what it had not sent,
+ * where a farewell would have let it send frames that are others' by now. */
+static void expect_reset(int fd)
+{
+    ssize_t n;
+
+    do {
+        n = recv(fd, page, sizeof(page), 0);
+    } while (n > 0);
+    assert_int_equal(n, -1);
+    assert_int_equal(errno, ECONNRESET);
+}
+
 /* A reader that takes nothing off its socket: the owner's close does not wait for it,
  * and its sends end. Another reader of the same mover is served meanwhile. */
 static void reader__that_does_not_read_is_closed_all_the_same(void **state)
@@ -462,6 +584,7 @@ static void reader__that_does_not_read_is_closed_all_the_same(void **state)
     TK_UNTIL(&tk, tk.owner.nr_closed == 1);
     TK_UNTIL(&tk, tk.owner.nr_done == tk.nr_served);
     assert_int_equal(tk.owner.done[8].status, KV_ERR_LINK_LOST);
+    expect_reset(fd);
     close(fd);
     tk_close(&tk);
 }
@@ -529,6 +652,7 @@ int main(void)
         cmocka_unit_test(owner__data_that_matches_nothing_ends_it),
         cmocka_unit_test(owner__data_twice_ends_it),
         cmocka_unit_test(owner__answers_in_any_order_are_right),
+        cmocka_unit_test(owner__answers_before_the_read_is_sent_end_it),
         cmocka_unit_test(owner__lengths_that_differ_are_io),
         cmocka_unit_test(owner__other_messages_end_it),
         cmocka_unit_test(owner__foreign_words_become_a_miss),

@@ -8,9 +8,9 @@
  *                    └──GONE──► FREE       │                 │
  *                                          └──── close ──────┴─► CLOSING ─CLOSED─► FREE
  */
+#include "base/thread.h"
 #include "transport/tcp/tcp_priv.h"
 
-#include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
 
@@ -150,22 +150,6 @@ static kv_status_t slots_create(struct kvt_tcp_port *port)
     return KV_OK;
 }
 
-static int mover_thread(struct kvt_tcp_mover *mover)
-{
-    sigset_t all, was;
-    int ret;
-
-    if (KV_FAULT()) {
-        return -1;
-    }
-    /* Signals are the process's business, and are taken by its own threads. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &was);
-    ret = pthread_create(&mover->thread, NULL, kvt_tcp_mover_main, mover);
-    pthread_sigmask(SIG_SETMASK, &was, NULL);
-    return ret;
-}
-
 /* A mover whose start failed is left for mover_stop(). */
 static kv_status_t mover_start(struct kvt_tcp_port *port, struct kvt_tcp_mover *mover)
 {
@@ -187,7 +171,7 @@ static kv_status_t mover_start(struct kvt_tcp_port *port, struct kvt_tcp_mover *
     mover->epoll_fd = KV_FAULT() ? -1 : epoll_create1(EPOLL_CLOEXEC);
     if (mover->epoll_fd < 0 || kvt_bell_init(&mover->bell) != KV_OK || KV_FAULT()
         || epoll_ctl(mover->epoll_fd, EPOLL_CTL_ADD, mover->bell.fd, &event) != 0
-        || mover_thread(mover) != 0) {
+        || kv_thread_start(&mover->thread, NULL, kvt_tcp_mover_main, mover) != 0) {
         return KV_ERR_IO;
     }
     mover->started = true;

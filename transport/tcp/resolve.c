@@ -2,13 +2,13 @@
 
 #include "base/assert.h"
 #include "base/mem.h"
+#include "base/thread.h"
 #include "transport/transport.h"
 
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <pthread.h>
-#include <signal.h>
 #include <string.h>
 
 /* ---- text ----------------------------------------------------------------------- */
@@ -172,21 +172,6 @@ static void *resolver_main(void *arg)
     return NULL;
 }
 
-static int start_thread(struct kvt_resolver *resolver)
-{
-    sigset_t all, was;
-    int ret;
-
-    if (KV_FAULT()) {
-        return -1;
-    }
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &was);
-    ret = pthread_create(&resolver->thread, NULL, resolver_main, resolver);
-    pthread_sigmask(SIG_SETMASK, &was, NULL);
-    return ret;
-}
-
 kv_status_t kvt_resolver_create(
     uint32_t nr_jobs, struct kvt_bell *told, struct kvt_resolver **resolver_p)
 {
@@ -206,7 +191,7 @@ kv_status_t kvt_resolver_create(
     if (resolver->jobs == NULL || resolver->results == NULL) {
         goto err_free;
     }
-    if (start_thread(resolver) != 0) {
+    if (kv_thread_start(&resolver->thread, NULL, resolver_main, resolver) != 0) {
         status = KV_ERR_IO;
         goto err_free;
     }

@@ -8,7 +8,8 @@
  *
  * Threading: all calls by the loop thread; `told` is rung by the resolver's own. A
  * resolver destroyed in the middle of a question is left to end by itself: it touches
- * nothing but its own memory then.
+ * nothing but its own memory then. Ownership: `told` stays until destroy; texts are
+ * copied. Errors: create gives KV_ERR_NOMEM or KV_ERR_IO (its thread).
  */
 #ifndef KVT_TCP_RESOLVE_H
 #define KVT_TCP_RESOLVE_H

@@ -1,4 +1,4 @@
-#include "node/daemon/address.h"
+#include "node/address.h"
 
 #include "base/assert.h"
 #include "base/option.h"
@@ -21,6 +21,9 @@ kvn_address_parse(const char *text, struct kvn_address *address, char *why, size
     if (len >= 2 && host[0] == '[' && host[len - 1] == ']') {
         host++;
         len -= 2;
+    } else if (text[0] == '[') {
+        snprintf(why, cap, "has a bracket that is not closed before the port");
+        return KV_ERR_CONFIG;
     } else if (memchr(host, ':', len) != NULL) {
         snprintf(why, cap, "has several colons: an IPv6 host goes in brackets");
         return KV_ERR_CONFIG;
@@ -103,6 +106,15 @@ bool kvn_sockaddr_same_party(const union kvn_sockaddr *a, const union kvn_sockad
     const struct in6_addr x = as_v6(a), y = as_v6(b);
     const bool whole = IN6_IS_ADDR_V4MAPPED(&x) || IN6_IS_ADDR_V4MAPPED(&y);
     return memcmp(x.s6_addr, y.s6_addr, whole ? 16 : 8) == 0;
+}
+
+void kvn_sockaddr_set_port(union kvn_sockaddr *addr, uint16_t port)
+{
+    if (addr->any.sa_family == AF_INET) {
+        addr->v4.sin_port = htons(port);
+    } else {
+        addr->v6.sin6_port = htons(port);
+    }
 }
 
 socklen_t kvn_sockaddr_len(const union kvn_sockaddr *addr)

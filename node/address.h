@@ -2,7 +2,8 @@
  *
  *   "10.0.0.3:7070" | "[fd00::3]:7070" | "cache-3:7070" ──► host, port ──► numeric?
  *
- * Threading: values and pure functions only; no name is resolved here.
+ * Threading: values and pure functions only; no name is resolved here. Ports are in the
+ * byte order of the machine but in a kvn_sockaddr.
  */
 #ifndef KVN_ADDRESS_H
 #define KVN_ADDRESS_H
@@ -40,6 +41,7 @@ bool kvn_address_is_loopback(const struct kvn_address *address);
 bool kvn_sockaddr_is_loopback(const union kvn_sockaddr *addr);
 /* One party, as far as limits go: an IPv4 address, or the /64 that an IPv6 host has. */
 bool kvn_sockaddr_same_party(const union kvn_sockaddr *a, const union kvn_sockaddr *b);
+void kvn_sockaddr_set_port(union kvn_sockaddr *addr, uint16_t port);
 socklen_t kvn_sockaddr_len(const union kvn_sockaddr *addr);
 /* "127.0.0.1:7070", "[::1]:7070"; for logs. */
 void kvn_sockaddr_format(const union kvn_sockaddr *addr, char *out, size_t cap);

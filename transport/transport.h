@@ -41,7 +41,10 @@ enum kvt_cap {
     KVT_CAP_ONE_SIDED = 1 << 1, /* the reader reads the owner's region under a grant */
     KVT_CAP_VERIFIES = 1 << 2,  /* DONE of a read carries the digest of what landed */
     KVT_CAP_REMOTE = 1 << 3,    /* reaches other hosts */
-    KVT_CAP_CLOSE_FENCES = 1 << 4, /* after CLOSED nothing lands and nothing is sent */
+    /* CLOSED follows close() soon, whatever the other side does. Without it that is so
+     * at the reader alone: the owner's CLOSED waits until the reader has said that it
+     * reads no more, or has died. */
+    KVT_CAP_CLOSE_FENCES = 1 << 4,
 };
 
 /* Memory that reads land in and sends come from. */
@@ -52,6 +55,9 @@ struct kvt_region {
 };
 
 struct kvt_config {
+    /* Where readers come in: the path of a Unix socket for "shm"; NULL: nobody does, or
+     * by kvt_adopt() alone. */
+    const char *listen;
     const struct kvt_region *regions; /* copied; index = arena of a grant */
     uint32_t nr_regions;
     uint32_t nr_ops;   /* reads and sends in flight, all connections */
@@ -127,8 +133,8 @@ struct kvt_ops {
     kv_status_t (*adopt)(kvt_port_t *port, int fd);
     /* After KVT_EV_HELLO: requests of this connection are handed up from now on. */
     void (*accept)(kvt_port_t *port, kvt_conn_t conn);
-    /* Ends it. KVT_EV_CLOSED follows, soon and always: no step of it waits for the
-     * other side. Idempotent; an unknown conn is ignored. */
+    /* Ends it. KVT_EV_CLOSED follows once nothing of it touches memory any more: soon
+     * and always, see KVT_CAP_CLOSE_FENCES. Idempotent; an unknown conn is ignored. */
     void (*close)(kvt_port_t *port, kvt_conn_t conn);
 
     /* KVT_CAP_NAMED, reader: sends `request` (an encoded READ with number `req`, which
@@ -146,7 +152,9 @@ struct kvt_ops {
         kvt_port_t *port, kvt_conn_t conn, uint64_t id, const uint8_t *head,
         uint32_t head_len, const uint8_t *from, uint32_t len);
     /* KVT_CAP_ONE_SIDED, reader: reads part->room bytes at (arena, offset) of the
-     * owner. */
+     * owner. May be posted before the owner has accepted: it waits. DONE: OK with
+     * `computed` and `len`; IO: no such bytes in an arena that the owner gives out;
+     * LINK_LOST. Errors as for read. */
     kv_status_t (*get)(kvt_port_t *port, kvt_conn_t conn, const struct kvt_part *part);
 
     /* The next event; false when there is none. */

@@ -13,6 +13,7 @@ usage: sh deploy/three-nodes.sh [options]
   --pages N            capacity of the three nodes together (1000; a trace: 10000)
   --page-bytes SIZE    of a page: bytes, KiB or MiB, a multiple of 256 (default 16KiB)
   --balance even|skew  requests go round the nodes, or 8 of 10 to one (default even)
+  --spill on|off       evicted pages are offered to other nodes (default on)
   --compute-us N       that an engine takes for a page that is missing (default 0)
   --json FILE          write the result as JSON to FILE as well
   --help               this text
@@ -37,17 +38,18 @@ whole() {
     case $2 in '' | *[!0-9]* | ??????????*) refuse "$1 $2 is not a whole number" ;; esac
 }
 
-trace='' pages='' page_text=16KiB balance=even compute_us=0 json=''
+trace='' pages='' page_text=16KiB balance=even spill=on compute_us=0 json=''
 while [ $# -gt 0 ]; do
     case $1 in
     --help | -h) usage && exit 0 ;;
-    --trace | --pages | --page-bytes | --balance | --compute-us | --json)
+    --trace | --pages | --page-bytes | --balance | --spill | --compute-us | --json)
         [ $# -ge 2 ] || refuse "$1 needs a value"
         case $1 in
         --trace) trace=$2 ;;
         --pages) pages=$2 ;;
         --page-bytes) page_text=$2 ;;
         --balance) balance=$2 ;;
+        --spill) spill=$2 ;;
         --compute-us) compute_us=$2 ;;
         --json) json=$2 ;;
         esac
@@ -71,6 +73,7 @@ if [ "$page_bytes" -eq 0 ] || [ $((page_bytes % 256)) -ne 0 ]; then
 fi
 node_pages=$((pages / 3))
 case $balance in even | skew) ;; *) refuse "--balance $balance is not even or skew" ;; esac
+case $spill in on | off) ;; *) refuse "--spill $spill is not on or off" ;; esac
 [ -z "$trace" ] || [ -r "$trace" ] || refuse "--trace $trace cannot be read"
 
 # Paths of the caller stay the caller's: we do not change folder.
@@ -173,6 +176,8 @@ address = 127.0.0.1:$3
 [pager]
 device_bytes = $((node_pages * page_bytes))
 host_bytes = 0
+[spill]
+enabled = $([ "$spill" = on ] && echo true || echo false)
 [space "chat"]
 model = three-nodes
 revision = 1

@@ -85,6 +85,9 @@ refuses_unknown() {
     ! sh deploy/quickstart.sh --no-such-option || return 1
     sh deploy/quickstart.sh --no-such-option || [ $? -eq 2 ] || return 1
     sh deploy/quickstart.sh --pages many || [ $? -eq 2 ] || return 1
+    ! sh deploy/quickstart.sh --sim --no-such-option || return 1
+    sh deploy/quickstart.sh --sim --no-such-option || [ $? -eq 2 ] || return 1
+    sh deploy/quickstart.sh --sim --pages many || [ $? -eq 2 ] || return 1
     build/bin/kvrail sim --trace /nowhere/at/all || [ $? -eq 2 ]
 }
 

@@ -31,9 +31,9 @@ for fuzzer in build-fuzz/bin/*_fuzz; do
     step "$name, ${KVRAIL_FUZZ_SECONDS:-10} s" fuzz "$fuzzer" "${KVRAIL_FUZZ_SECONDS:-10}"
 done
 
-step "quickstart, even" sh deploy/quickstart.sh --json build-dev/even.json
-step "quickstart, skew, no spill" \
-    sh deploy/quickstart.sh --balance skew --spill off --json build-dev/skew.json
+step "quickstart" sh deploy/quickstart.sh --json build-dev/quickstart.json
+step "quickstart, simulated, skew, no spill" \
+    sh deploy/quickstart.sh --sim --balance skew --spill off --json build-dev/sim.json
 step "quickstart refuses what it does not know" refuses_unknown
 conversation=$(trace_file mooncake/conversation_trace.jsonl)
 if [ -n "$conversation" ]; then

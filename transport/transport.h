@@ -111,11 +111,13 @@ struct kvt_ops {
     const char *name; /* "tcp": the word used in config, HELLO, logs and tests */
     uint32_t caps;
 
-    /* KV_ERR_NOMEM, KV_ERR_IO (threads, event fd) or KV_ERR_CONFIG with its detail. */
+    /* KV_ERR_NOMEM, KV_ERR_IO (threads, event fd; `listen` with its detail) or
+     * KV_ERR_CONFIG with its detail. */
     kv_status_t (*create)(
         const struct kvt_config *config, kvt_port_t **port_p, struct kv_detail *detail);
     /* Closes what is open, ends the movers, waits for them (bounded: they never block
-     * on a peer). No event comes any more. */
+     * on a peer). No event comes any more. It proves nothing of an owner's connections
+     * without CLOSE_FENCES: readers may go on reading what they were given. */
     void (*destroy)(kvt_port_t *port);
     /* Readable when kvt_next() has something. */
     int (*fd)(const kvt_port_t *port);
@@ -129,7 +131,8 @@ struct kvt_ops {
         kvt_conn_t *conn_p);
     /* A connected socket that a listener of the node accepted: the transport owns it
      * from here on, also on failure. AGAIN: nr_conns, or half of them have not said
-     * their hello. One that ends before its hello ends without an event. */
+     * their hello. INVALID: connections come by `listen` alone. One that ends before
+     * its hello ends without an event. */
     kv_status_t (*adopt)(kvt_port_t *port, int fd);
     /* After KVT_EV_HELLO: requests of this connection are handed up from now on. */
     void (*accept)(kvt_port_t *port, kvt_conn_t conn);
@@ -217,6 +220,7 @@ static inline bool kvt_next(kvt_port_t *port, struct kvt_event *event)
 }
 
 extern const struct kvt_ops kvt_tcp; /* transport/tcp/ */
+extern const struct kvt_ops kvt_shm; /* transport/shm/ */
 
 /* The table called `name`, or NULL. kvt_ops_at(i): all of them, NULL past the last. */
 const struct kvt_ops *kvt_ops_find(const char *name);

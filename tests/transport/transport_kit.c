@@ -1,3 +1,5 @@
+#define _GNU_SOURCE /* memfd_create */
+
 #include "tests/transport/transport_kit.h"
 
 #include "base/digest.h"
@@ -8,17 +10,27 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
 
 /* ---- messages ------------------------------------------------------------------- */
 
@@ -136,6 +148,7 @@ void tk_init(struct tk *tk, const struct tk_candidate *candidate)
     };
     tk->owner.name = "owner";
     tk->reader.name = "reader";
+    tk->owner.fd = tk->reader.fd = -1;
     tk->listener = -1;
     tk->accept_all = tk->serve = true;
     tk->next_send_id = 1;
@@ -146,10 +159,11 @@ kv_status_t tk_port(
     struct tk_side *side, struct kv_detail *detail)
 {
     const struct kvt_region region = {
-        .base = side->memory, .bytes = side->bytes, .fd = -1};
+        .base = side->memory, .bytes = side->bytes, .fd = side->fd};
     struct kvt_config mine = *config;
     kvt_port_t *port = NULL;
 
+    mine.listen = side->listen;
     mine.regions = &region;
     mine.nr_regions = 1;
     kv_status_t status = candidate->ops->create(&mine, &port, detail);
@@ -167,6 +181,79 @@ kv_status_t tk_port(
     return status;
 }
 
+static bool is_one_sided(const struct tk *tk)
+{
+    return (tk->candidate->ops->caps & KVT_CAP_ONE_SIDED) != 0;
+}
+
+/* All other programs that run this code at the time have another process id. */
+void tk_path(char address[KVT_ADDRESS_MAX])
+{
+    static unsigned nr;
+    const char *folder = getenv("TMPDIR");
+
+    (void)snprintf(
+        address, KVT_ADDRESS_MAX, "%s/kvrail-test-%d-%u",
+        folder != NULL && strlen(folder) < 64 ? folder : "/tmp", (int)getpid(), nr++);
+}
+
+int tk_memfd(size_t bytes, int seals, uint8_t **memory_p)
+{
+    const int fd = memfd_create("kvrail-test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+    if (memory_p != NULL) {
+        *memory_p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        assert_true(*memory_p != MAP_FAILED);
+    }
+    assert_int_equal(fcntl(fd, F_ADD_SEALS, seals), 0);
+    return fd;
+}
+
+void tk_memory(struct tk *tk, struct tk_side *side, size_t bytes)
+{
+    side->bytes = bytes;
+    if (side == &tk->owner && is_one_sided(tk)) {
+        side->fd = tk_memfd(
+            bytes, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL,
+            &side->memory);
+    } else {
+        side->memory = malloc(bytes);
+        assert_non_null(side->memory);
+    }
+}
+
+static void memory_free(struct tk_side *side)
+{
+    if (side->fd >= 0) {
+        munmap(side->memory, side->bytes);
+        close(side->fd);
+    } else {
+        free(side->memory);
+    }
+}
+
+void tk_place(struct tk *tk)
+{
+    if (is_one_sided(tk)) {
+        tk_path(tk->address);
+        tk->owner.listen = tk->address;
+    } else {
+        tk->listener = tk_listen(tk->address);
+    }
+}
+
+void tk_forget(struct tk *tk)
+{
+    memory_free(&tk->reader);
+    memory_free(&tk->owner);
+    if (tk->listener >= 0) {
+        close(tk->listener);
+    }
+    tk->listener = -1;
+}
+
 static void side_open(struct tk *tk, struct tk_side *side, size_t bytes)
 {
     struct tk_candidate candidate = *tk->candidate;
@@ -174,15 +261,13 @@ static void side_open(struct tk *tk, struct tk_side *side, size_t bytes)
     if (side == &tk->owner) {
         candidate.faults = (struct kvt_hook_config){0};
     }
-    side->memory = malloc(bytes);
-    side->bytes = bytes;
-    assert_non_null(side->memory);
+    tk_memory(tk, side, bytes);
     assert_int_equal(tk_port(&candidate, &tk->config, side, NULL), KV_OK);
 }
 
 void tk_open(struct tk *tk, size_t bytes)
 {
-    tk->listener = tk_listen(tk->address);
+    tk_place(tk);
     side_open(tk, &tk->owner, bytes);
     side_open(tk, &tk->reader, bytes);
     tk_fill(tk->owner.memory, bytes, 42);
@@ -193,13 +278,9 @@ void tk_close(struct tk *tk)
 {
     kvt_destroy(tk->reader.port);
     kvt_destroy(tk->owner.port);
-    free(tk->reader.memory);
-    free(tk->owner.memory);
-    if (tk->listener >= 0) {
-        close(tk->listener);
-    }
     kv_fault_after(0);
     assert_int_equal(kv_mem_live(), 0);
+    tk_forget(tk);
     memset(tk, 0, sizeof(*tk));
     tk->listener = -1;
 }
@@ -298,13 +379,20 @@ static void take(struct tk *tk, struct tk_side *side, const struct kvt_event *ev
     }
 }
 
-void tk_drain(struct tk *tk, struct tk_side *side)
+bool tk_take_one(struct tk *tk, struct tk_side *side)
 {
     struct kvt_event event;
+    const bool found = side->port != NULL && kvt_next(side->port, &event);
 
-    while (side->port != NULL && kvt_next(side->port, &event)) {
+    if (found) {
         take(tk, side, &event);
     }
+    return found;
+}
+
+void tk_drain(struct tk *tk, struct tk_side *side)
+{
+    while (tk_take_one(tk, side)) {}
 }
 
 bool tk_look(struct tk *tk, int patience_ms)
@@ -372,6 +460,104 @@ kv_status_t tk_read(
     return kvt_read(tk->reader.port, conn, req, bytes, len, parts, nr_copies);
 }
 
+kv_status_t tk_get_one(
+    struct tk *tk, kvt_conn_t conn, uint64_t id, uint32_t arena, uint64_t offset,
+    uint8_t *to, uint32_t len)
+{
+    const struct kvt_part part = {
+        .id = id, .to = to, .room = len, .arena = arena, .offset = offset};
+
+    return kvt_get(tk->reader.port, conn, &part);
+}
+
+kv_status_t tk_fetch(
+    struct tk *tk, kvt_conn_t conn, uint64_t req, const struct tk_copy *copies,
+    uint32_t nr_copies, uint64_t first_id, uint8_t *to, uint32_t room)
+{
+    kv_status_t status = KV_OK;
+
+    tk->nr_fetched = 0;
+    if (!is_one_sided(tk)) {
+        status = tk_read(tk, conn, req, copies, nr_copies, first_id, to, room);
+        tk->nr_fetched = status == KV_OK ? nr_copies : 0;
+        return status;
+    }
+    for (uint32_t i = 0; status == KV_OK && i < nr_copies; i++) {
+        status = tk_get_one(
+            tk, conn, first_id + i, 0, copies[i].offset, to + (size_t)room * i,
+            copies[i].len);
+        tk->nr_fetched += status == KV_OK;
+    }
+    return status;
+}
+
+/* ---- another process ------------------------------------------------------------- */
+
+void tk_child_begin(
+    struct tk_child *child, void (*run)(int from_test, int to_test, void *arg),
+    void *arg)
+{
+    int down[2], up[2];
+
+    assert_int_equal(pipe(down), 0);
+    assert_int_equal(pipe(up), 0);
+    child->pid = fork();
+    assert_true(child->pid >= 0);
+    if (child->pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close(down[1]);
+        close(up[0]);
+        run(down[0], up[1], arg);
+        _exit(0);
+    }
+    close(down[0]);
+    close(up[1]);
+    child->to = down[1];
+    child->from = up[0];
+}
+
+void tk_child_put(struct tk_child *child, char word)
+{
+    assert_int_equal(write(child->to, &word, 1), 1);
+}
+
+char tk_child_get(struct tk_child *child)
+{
+    struct pollfd fd = {.fd = child->from, .events = POLLIN};
+    char word = 0;
+
+    assert_int_equal(poll(&fd, 1, TK_PATIENCE_MS), 1);
+    assert_int_equal(read(child->from, &word, 1), 1);
+    return word;
+}
+
+void tk_child_stop(struct tk_child *child)
+{
+    int status = 0;
+
+    assert_int_equal(kill(child->pid, SIGSTOP), 0);
+    assert_int_equal(waitpid(child->pid, &status, WUNTRACED), child->pid);
+    assert_true(WIFSTOPPED(status));
+}
+
+void tk_child_end(struct tk_child *child)
+{
+    close(child->to);
+    close(child->from);
+    assert_int_equal(kill(child->pid, SIGKILL), 0);
+    assert_int_equal(waitpid(child->pid, NULL, 0), child->pid);
+}
+
+char tk_child_wait(int from_test)
+{
+    char word = 0;
+
+    if (read(from_test, &word, 1) != 1) {
+        _exit(0);
+    }
+    return word;
+}
+
 /* ---- raw sockets ---------------------------------------------------------------- */
 
 static void patient(int fd)
@@ -402,12 +588,46 @@ int tk_accept(int listener)
     return accept(listener, NULL, NULL);
 }
 
+static int socket_at(const char *path, struct sockaddr_un *at)
+{
+    const int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+    assert_true(fd >= 0);
+    assert_true(strlen(path) < sizeof(at->sun_path));
+    *at = (struct sockaddr_un){.sun_family = AF_UNIX};
+    memcpy(at->sun_path, path, strlen(path));
+    return fd;
+}
+
+int tk_listen_at(const char *path)
+{
+    struct sockaddr_un at;
+    const int fd = socket_at(path, &at);
+
+    assert_int_equal(bind(fd, (const struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(listen(fd, 64), 0);
+    return fd;
+}
+
+static int dial_path(const char *path)
+{
+    struct sockaddr_un to;
+    const int fd = socket_at(path, &to);
+
+    assert_int_equal(connect(fd, (const struct sockaddr *)&to, sizeof(to)), 0);
+    patient(fd);
+    return fd;
+}
+
 int tk_dial_raw(const char *address)
 {
     struct sockaddr_in to = {
         .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
+    if (address[0] == '/') {
+        return dial_path(address);
+    }
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_true(fd >= 0);
     to.sin_port = htons((uint16_t)strtoul(strrchr(address, ':') + 1, NULL, 10));
     assert_int_equal(connect(fd, (const struct sockaddr *)&to, sizeof(to)), 0);

@@ -14,6 +14,8 @@
 #include "transport/hook.h"
 #include "transport/tcp/frame.h"
 
+#include <sys/types.h>
+
 enum {
     TK_PATIENCE_MS = 60000,
     TK_IDS = 8192,
@@ -32,8 +34,10 @@ struct tk_candidate {
 struct tk_side {
     kvt_port_t *port;
     const char *name;
+    const char *listen; /* where its port does */
     uint8_t *memory;
     size_t bytes;
+    int fd; /* of its memory, which is a sealed memfd then; or -1 */
     struct kvt_event done[TK_IDS];
     bool was_done[TK_IDS];
     unsigned nr_done;
@@ -60,6 +64,7 @@ struct tk {
     bool mute_sends; /* owner: READs are counted, not answered */
     uint64_t next_send_id;
     unsigned nr_served;
+    unsigned nr_fetched; /* copies posted by the last tk_fetch() */
     uint64_t flip; /* owner: a bit flipped in every page after its digest; 0: none */
 };
 
@@ -70,6 +75,11 @@ struct tk_copy {
 
 void tk_init(struct tk *tk, const struct tk_candidate *candidate);
 void tk_open(struct tk *tk, size_t bytes);
+/* The parts of tk_open(): where the owner is found, and memory of one side, of the kind
+ * that the candidate's readers can be given. */
+void tk_place(struct tk *tk);
+void tk_memory(struct tk *tk, struct tk_side *side, size_t bytes);
+void tk_forget(struct tk *tk); /* both undone */
 void tk_close(struct tk *tk); /* destroys what is left; nothing may leak */
 kv_status_t tk_port(
     const struct tk_candidate *candidate, const struct kvt_config *config,
@@ -84,6 +94,14 @@ kvt_conn_t tk_dial(struct tk *tk);
 kv_status_t tk_read(
     struct tk *tk, kvt_conn_t conn, uint64_t req, const struct tk_copy *copies,
     uint32_t nr_copies, uint64_t first_id, uint8_t *to, uint32_t room);
+/* The same by whatever means the candidate has: one READ, or a one-sided get a copy
+ * (the first that is refused is the last). tk->nr_fetched: how many were posted. */
+kv_status_t tk_fetch(
+    struct tk *tk, kvt_conn_t conn, uint64_t req, const struct tk_copy *copies,
+    uint32_t nr_copies, uint64_t first_id, uint8_t *to, uint32_t room);
+kv_status_t tk_get_one(
+    struct tk *tk, kvt_conn_t conn, uint64_t id, uint32_t arena, uint64_t offset,
+    uint8_t *to, uint32_t len);
 uint32_t tk_encode_read(
     uint64_t req, const struct tk_copy *copies, uint32_t nr_copies, uint8_t *out);
 uint32_t tk_encode_data(
@@ -97,6 +115,8 @@ void tk_step(struct tk *tk);
 bool tk_look(struct tk *tk, int patience_ms);
 /* Takes what is there. */
 void tk_drain(struct tk *tk, struct tk_side *side);
+/* One event, if there is one. */
+bool tk_take_one(struct tk *tk, struct tk_side *side);
 #define TK_UNTIL(tk, condition)                                                        \
     while (!(condition)) {                                                             \
         tk_step(tk);                                                                   \
@@ -108,11 +128,33 @@ bool tk_all(const uint8_t *at, size_t len, uint8_t value);
 unsigned tk_nr_fds(void);
 unsigned tk_nr_threads(void);
 
+/* ---- another process ------------------------------------------------------------- */
+
+/* Forked before the test has threads: begin it before any port is created. */
+struct tk_child {
+    pid_t pid;
+    int to, from; /* pipes; the child's ends are in its run() */
+};
+void tk_child_begin(
+    struct tk_child *child, void (*run)(int from_test, int to_test, void *arg),
+    void *arg);
+void tk_child_put(struct tk_child *child, char word);
+char tk_child_get(struct tk_child *child); /* waits for its next word */
+void tk_child_stop(struct tk_child *child); /* SIGSTOP, and it has stopped */
+void tk_child_end(struct tk_child *child);  /* killed, and waited for */
+/* For run(): waits for a word, ends the process when the test has gone. */
+char tk_child_wait(int from_test);
+
 /* ---- a peer that is no port: bytes by hand -------------------------------------- */
 
 int tk_listen(char address[KVT_ADDRESS_MAX]);
+int tk_listen_at(const char *path);
+/* A path in the folder for such, where nothing is. */
+void tk_path(char address[KVT_ADDRESS_MAX]);
+/* memfd of zeros under seals (F_SEAL_*), mapped before the last of them, or not. */
+int tk_memfd(size_t bytes, int seals, uint8_t **memory_p);
 int tk_accept(int listener);
-int tk_dial_raw(const char *address);
+int tk_dial_raw(const char *address); /* host:port, or a path */
 /* All of it, or until the other side has ended the connection. */
 void tk_put(int fd, const void *bytes, size_t len);
 void tk_get(int fd, void *bytes, size_t len); /* all of it, or the test fails */

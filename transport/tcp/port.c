@@ -91,10 +91,7 @@ static void seat_give(struct kvt_tcp_port *port, uint32_t index)
 static kv_status_t
 config_check(const struct kvt_config *config, struct kv_detail *detail)
 {
-    const struct {
-        const char *field;
-        uint64_t value, min, max;
-    } bounds[] = {
+    const struct kvt_bound bounds[] = {
         {"transport.regions", config->nr_regions, 0, KVT_REGIONS_MAX},
         {"transport.ops", config->nr_ops, 1, KVT_TCP_OPS_MAX},
         {"transport.conns", config->nr_conns, 1, KVT_TCP_CONNS_MAX},
@@ -102,15 +99,7 @@ config_check(const struct kvt_config *config, struct kv_detail *detail)
         {"transport.hello", config->hello_us, 1, UINT32_MAX},
     };
 
-    for (unsigned i = 0; i < KV_COUNT_OF(bounds); i++) {
-        if (bounds[i].value < bounds[i].min || bounds[i].value > bounds[i].max) {
-            return kv_fail(
-                detail, KV_ERR_CONFIG, bounds[i].field,
-                bounds[i].value < bounds[i].min ? bounds[i].min : bounds[i].max,
-                bounds[i].value);
-        }
-    }
-    return KV_OK;
+    return kvt_check_bounds(bounds, KV_COUNT_OF(bounds), detail);
 }
 
 /* What has no descriptor yet says so: destroy closes what it finds. */
@@ -366,16 +355,7 @@ static void tcp_close(kvt_port_t *base, kvt_conn_t name)
 
 static bool inside(const struct kvt_tcp_port *port, const uint8_t *at, uint32_t len)
 {
-    const uintptr_t from = (uintptr_t)at;
-
-    for (uint32_t i = 0; i < port->nr_regions; i++) {
-        const uintptr_t base = (uintptr_t)port->regions[i].base;
-        if (from >= base && from - base <= port->regions[i].bytes
-            && len <= port->regions[i].bytes - (from - base)) {
-            return true;
-        }
-    }
-    return false;
+    return kvt_check_inside(port->regions, port->nr_regions, at, len);
 }
 
 static uint32_t op_take(struct kvt_tcp_port *port)

@@ -15,7 +15,7 @@
 #define KVT_TCP_RESOLVE_H
 
 #include "base/status.h"
-#include "transport/tcp/bell.h"
+#include "transport/bell.h"
 
 #include <sys/socket.h>
 

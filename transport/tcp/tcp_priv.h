@@ -26,10 +26,11 @@
 #define KVT_TCP_PRIV_H
 
 #include "base/digest.h"
-#include "transport/tcp/bell.h"
+#include "transport/bell.h"
+#include "transport/check.h"
+#include "transport/ring.h"
 #include "transport/tcp/frame.h"
 #include "transport/tcp/resolve.h"
-#include "transport/tcp/ring.h"
 #include "transport/transport.h"
 
 #include <pthread.h>

@@ -8,8 +8,8 @@
  *
  * Threading: any number of putters, one taker.
  */
-#ifndef KVT_TCP_BELL_H
-#define KVT_TCP_BELL_H
+#ifndef KVT_BELL_H
+#define KVT_BELL_H
 
 #include "base/fault.h"
 #include "base/status.h"

@@ -8,8 +8,8 @@
  *
  * Threading: one putter and one taker a ring. Put releases, take acquires.
  */
-#ifndef KVT_TCP_RING_H
-#define KVT_TCP_RING_H
+#ifndef KVT_RING_H
+#define KVT_RING_H
 
 #include "base/assert.h"
 #include "base/mem.h"

@@ -1,0 +1,317 @@
+/* Fetching pages over shm, beside memcpy of the same pages.
+ *
+ *   shm_bench [--rounds N] [--mib N] [--page-kib N] [--threads N] [--depth N]
+ *
+ * One process with an owner's port and a reader's: a set of pages in a `read` arena,
+ * and as many places for them at the reader. In turns, round by round: memcpy of all
+ * pages by so many threads (from the owner's mapping, each thread its share), gets of
+ * all pages with as many copiers and `depth` in flight, verification off, then on.
+ * Medians over the rounds, and the median of the ratios of a round: a machine that is
+ * busy is busy for both. `first` is the first pass over the mapping, with its page
+ * faults. Prints one JSON object.
+ */
+#define _GNU_SOURCE /* memfd_create */
+
+#include "base/assert.h"
+#include "base/digest.h"
+#include "transport/transport.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
+enum { ROUNDS_MAX = 99, THREADS_MAX = 64, DEPTH_MAX = 4096 };
+
+static struct options {
+    unsigned rounds, mib, page_kib, threads, depth;
+} options = {.rounds = 9, .mib = 1024, .page_kib = 1024, .threads = 2, .depth = 16};
+
+struct bench {
+    uint8_t *from, *to;
+    uint64_t bytes;
+    uint32_t page_bytes, nr_pages;
+    uint64_t *digests;
+    char path[80];
+};
+
+struct figures {
+    double gb_s[ROUNDS_MAX], ratio[ROUNDS_MAX];
+};
+
+static double seconds(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+/* ---- memcpy --------------------------------------------------------------------- */
+
+struct share {
+    const struct bench *bench;
+    pthread_barrier_t *start;
+    uint32_t first;
+    pthread_t thread;
+};
+
+static void *copy_share(void *arg)
+{
+    const struct share *share = arg;
+    const struct bench *b = share->bench;
+
+    pthread_barrier_wait(share->start);
+    for (uint32_t i = share->first; i < b->nr_pages; i += options.threads) {
+        const uint64_t at = (uint64_t)i * b->page_bytes;
+        memcpy(b->to + at, b->from + at, b->page_bytes);
+    }
+    return NULL;
+}
+
+static double memcpy_gb_s(const struct bench *b)
+{
+    struct share shares[THREADS_MAX];
+    pthread_barrier_t start;
+
+    pthread_barrier_init(&start, NULL, options.threads + 1);
+    for (unsigned i = 0; i < options.threads; i++) {
+        shares[i] = (struct share){.bench = b, .start = &start, .first = i};
+        KV_ASSERT(pthread_create(&shares[i].thread, NULL, copy_share, &shares[i]) == 0);
+    }
+    pthread_barrier_wait(&start);
+    const double began = seconds();
+    for (unsigned i = 0; i < options.threads; i++) {
+        pthread_join(shares[i].thread, NULL);
+    }
+    const double took = seconds() - began;
+    pthread_barrier_destroy(&start);
+    return (double)b->bytes / took / 1e9;
+}
+
+/* ---- gets ----------------------------------------------------------------------- */
+
+struct pair {
+    kvt_port_t *owner, *reader;
+    kvt_conn_t conn;
+    bool verify;
+};
+
+static void wait_for(kvt_port_t *a, kvt_port_t *b)
+{
+    struct pollfd fds[2] = {
+        {.fd = kvt_fd(a), .events = POLLIN}, {.fd = kvt_fd(b), .events = POLLIN}};
+
+    (void)poll(fds, 2, -1);
+}
+
+static struct pair pair_open(const struct bench *b, int fd, bool verify)
+{
+    const struct kvt_region regions[] = {
+        {.base = b->from, .bytes = b->bytes, .fd = fd},
+        {.base = b->to, .bytes = b->bytes, .fd = -1},
+    };
+    struct kvt_config config = {
+        .listen = b->path,
+        .regions = &regions[0],
+        .nr_regions = 1,
+        .nr_ops = DEPTH_MAX,
+        .nr_conns = 4,
+        .nr_threads = 1,
+        .hello_us = 10000000,
+        .verify = verify,
+    };
+    struct pair pair = {.verify = verify};
+    struct kvt_event event = {.conn = 0};
+    bool accepted = false;
+
+    KV_ASSERT(kvt_shm.create(&config, &pair.owner, NULL) == KV_OK);
+    config.listen = NULL;
+    config.regions = &regions[1];
+    config.nr_threads = options.threads;
+    KV_ASSERT(kvt_shm.create(&config, &pair.reader, NULL) == KV_OK);
+    KV_ASSERT(
+        kvt_open(pair.reader, b->path, (const uint8_t *)"b", 1, &pair.conn) == KV_OK);
+    while (!accepted) {
+        wait_for(pair.owner, pair.reader);
+        while (kvt_next(pair.owner, &event)) {
+            KV_ASSERT(event.kind == KVT_EV_HELLO);
+            kvt_accept(pair.owner, event.conn);
+            accepted = true;
+        }
+        KV_ASSERT(!kvt_next(pair.reader, &event));
+    }
+    return pair;
+}
+
+static void pair_close(struct pair *pair)
+{
+    kvt_destroy(pair->reader);
+    kvt_destroy(pair->owner);
+}
+
+static double gets_gb_s(const struct bench *b, const struct pair *pair)
+{
+    struct kvt_event event;
+    uint32_t nr_posted = 0, nr_done = 0;
+    const double began = seconds();
+
+    while (nr_done < b->nr_pages) {
+        for (; nr_posted < b->nr_pages && nr_posted - nr_done < options.depth;
+             nr_posted++) {
+            const uint64_t at = (uint64_t)nr_posted * b->page_bytes;
+            const struct kvt_part part = {
+                .id = nr_posted,
+                .to = b->to + at,
+                .room = b->page_bytes,
+                .arena = 0,
+                .offset = at,
+            };
+            KV_ASSERT(kvt_get(pair->reader, pair->conn, &part) == KV_OK);
+        }
+        while (kvt_next(pair->reader, &event)) {
+            KV_ASSERT(event.kind == KVT_EV_DONE && event.status == KV_OK);
+            KV_ASSERT(!pair->verify || event.computed == b->digests[event.id]);
+            nr_done++;
+        }
+        if (nr_done < b->nr_pages
+            && (nr_posted == b->nr_pages || nr_posted - nr_done == options.depth)) {
+            wait_for(pair->reader, pair->owner);
+        }
+    }
+    return (double)b->bytes / (seconds() - began) / 1e9;
+}
+
+/* ---- figures -------------------------------------------------------------------- */
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static double median(const double *values)
+{
+    double sorted[ROUNDS_MAX];
+
+    memcpy(sorted, values, options.rounds * sizeof(*values));
+    qsort(sorted, options.rounds, sizeof(*sorted), by_value);
+    return sorted[options.rounds / 2];
+}
+
+static void row(const char *name, const struct figures *f, double first)
+{
+    printf(
+        "  \"%s\": {\"gb_s\": %.2f, \"to_memcpy\": %.3f, \"first_gb_s\": %.2f},\n",
+        name, median(f->gb_s), median(f->ratio), first);
+}
+
+static void run(const struct bench *b, int fd)
+{
+    static struct figures copied, off, on;
+    struct pair pair = pair_open(b, fd, false);
+
+    (void)memcpy_gb_s(b); /* The reader's places have their pages. */
+    const double first_off = gets_gb_s(b, &pair);
+    pair_close(&pair);
+    pair = pair_open(b, fd, true);
+    const double first_on = gets_gb_s(b, &pair);
+    pair_close(&pair);
+    struct pair plain = pair_open(b, fd, false);
+    (void)gets_gb_s(b, &plain);
+    struct bench second = *b;
+    (void)snprintf(
+        second.path, sizeof(second.path), "/tmp/shm_bench-%d-2", (int)getpid());
+    struct pair checked = pair_open(&second, fd, true);
+    (void)gets_gb_s(b, &checked);
+    for (unsigned i = 0; i < options.rounds; i++) {
+        copied.gb_s[i] = memcpy_gb_s(b);
+        off.gb_s[i] = gets_gb_s(b, &plain);
+        on.gb_s[i] = gets_gb_s(b, &checked);
+        off.ratio[i] = off.gb_s[i] / copied.gb_s[i];
+        on.ratio[i] = on.gb_s[i] / copied.gb_s[i];
+    }
+    pair_close(&plain);
+    pair_close(&checked);
+    printf(
+        "{\n  \"page_bytes\": %u, \"set_bytes\": %llu, \"threads\": %u, \"depth\": %u, "
+        "\"rounds\": %u,\n",
+        b->page_bytes, (unsigned long long)b->bytes, options.threads, options.depth,
+        options.rounds);
+    row("verification_off", &off, first_off);
+    row("verification_on", &on, first_on);
+    printf("  \"memcpy_gb_s\": %.2f\n}\n", median(copied.gb_s));
+}
+
+static bool parse(int argc, char **argv)
+{
+    const struct {
+        const char *name;
+        unsigned *value, max;
+    } all[] = {
+        {"--rounds", &options.rounds, ROUNDS_MAX},
+        {"--mib", &options.mib, 1 << 20},
+        {"--page-kib", &options.page_kib, 1 << 20},
+        {"--threads", &options.threads, THREADS_MAX},
+        {"--depth", &options.depth, DEPTH_MAX},
+    };
+
+    for (int i = 1; i < argc; i += 2) {
+        unsigned k = 0;
+        while (k < KV_COUNT_OF(all) && strcmp(argv[i], all[k].name) != 0) {
+            k++;
+        }
+        const unsigned long value = i + 1 < argc ? strtoul(argv[i + 1], NULL, 10) : 0;
+        if (k == KV_COUNT_OF(all) || value == 0 || value > all[k].max) {
+            return false;
+        }
+        *all[k].value = (unsigned)value;
+    }
+    return (uint64_t)options.mib * 1024 >= options.page_kib;
+}
+
+int main(int argc, char **argv)
+{
+    struct bench b = {.from = NULL};
+
+    if (!parse(argc, argv)) {
+        fprintf(
+            stderr, "shm_bench [--rounds N] [--mib N] [--page-kib N] [--threads N] "
+                    "[--depth N]\n");
+        return 2;
+    }
+    b.page_bytes = options.page_kib * 1024;
+    b.nr_pages = (uint32_t)((uint64_t)options.mib * 1024 / options.page_kib);
+    b.bytes = (uint64_t)b.nr_pages * b.page_bytes;
+    (void)snprintf(b.path, sizeof(b.path), "/tmp/shm_bench-%d", (int)getpid());
+    const int fd = memfd_create("shm_bench", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    KV_ASSERT(fd >= 0 && ftruncate(fd, (off_t)b.bytes) == 0);
+    b.from = mmap(NULL, b.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    b.to =
+        mmap(NULL, b.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    b.digests = calloc(b.nr_pages, sizeof(*b.digests));
+    KV_ASSERT(b.from != MAP_FAILED && b.to != MAP_FAILED && b.digests != NULL);
+    KV_ASSERT(
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE) == 0);
+    for (uint64_t i = 0; i < b.bytes; i += 8) {
+        const uint64_t word = i * UINT64_C(0x9e3779b97f4a7c15);
+        memcpy(b.from + i, &word, 8);
+    }
+    for (uint32_t i = 0; i < b.nr_pages; i++) {
+        b.digests[i] = kv_digest(b.from + (uint64_t)i * b.page_bytes, b.page_bytes);
+    }
+    run(&b, fd);
+    free(b.digests);
+    return 0;
+}

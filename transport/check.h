@@ -1,0 +1,47 @@
+/* What every transport checks alike: figures against their bounds, memory against the
+ * regions.
+ *
+ * Threading: pure. Errors: KV_ERR_CONFIG with the field, its limit and the value.
+ */
+#ifndef KVT_CHECK_H
+#define KVT_CHECK_H
+
+#include "transport/transport.h"
+
+struct kvt_bound {
+    const char *field;
+    uint64_t value, min, max;
+};
+
+static inline kv_status_t
+kvt_check_bounds(const struct kvt_bound *bounds, unsigned nr, struct kv_detail *detail)
+{
+    for (unsigned i = 0; i < nr; i++) {
+        if (bounds[i].value < bounds[i].min || bounds[i].value > bounds[i].max) {
+            return kv_fail(
+                detail, KV_ERR_CONFIG, bounds[i].field,
+                bounds[i].value < bounds[i].min ? bounds[i].min : bounds[i].max,
+                bounds[i].value);
+        }
+    }
+    return KV_OK;
+}
+
+/* Does at[0 … len) lie in one of the regions? */
+static inline bool kvt_check_inside(
+    const struct kvt_region *regions, uint32_t nr_regions, const uint8_t *at,
+    uint32_t len)
+{
+    const uintptr_t from = (uintptr_t)at;
+
+    for (uint32_t i = 0; i < nr_regions; i++) {
+        const uintptr_t base = (uintptr_t)regions[i].base;
+        if (from >= base && from - base <= regions[i].bytes
+            && len <= regions[i].bytes - (from - base)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+#endif

@@ -35,8 +35,9 @@ static void help_row(const char *name, const char *value, const char *text)
 static void help(const struct kvn_cli *cli)
 {
     printf(
-        "usage: %s%s [options]\n\n%s\n\noptions:\n", cli->program ? "" : "kvrail ",
-        cli->verb, cli->summary);
+        "usage: %s%s [options]%s%s\n\n%s\n\noptions:\n", cli->program ? "" : "kvrail ",
+        cli->verb, cli->word != NULL ? " " : "", cli->word != NULL ? cli->word : "",
+        cli->summary);
     for (unsigned i = 0; i < cli->nr_flags; i++) {
         help_row(cli->flags[i].name, cli->flags[i].value, cli->flags[i].help);
     }
@@ -93,6 +94,10 @@ int kvn_cli_next(const struct kvn_cli *cli, int argc, char **argv, const char **
     int at = optind > 0 ? optind : 1;
     int got = getopt_long(argc, argv, "+:", table, &found);
     if (got == -1) {
+        if (optind < argc && cli->word != NULL) {
+            *value_p = argv[optind++];
+            return (int)cli->nr_flags;
+        }
         if (optind < argc) {
             kvn_cli_refuse(cli, "%s: is no option, see --help", argv[optind]);
             return KVN_CLI_BAD;

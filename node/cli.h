@@ -23,13 +23,15 @@ struct kvn_cli {
     const struct kvn_flag *flags;
     unsigned nr_flags; /* <= KVN_CLI_FLAGS_MAX */
     bool program;      /* "kvraild …", not "kvrail kvraild …" */
+    const char *word;  /* "KEY": words that are no options are taken; NULL: refused */
 };
 
 enum { KVN_CLI_FLAGS_MAX = 32 };
 enum { KVN_CLI_END = -1, KVN_CLI_HELP = -2, KVN_CLI_BAD = -3 };
 
-/* The next flag's index; END; HELP (it is printed: exit 0); BAD (the line is printed:
- * exit 2). Start with kvn_cli_start(). A word that is no option is BAD. */
+/* The next flag's index; nr_flags for a word that is no option; END; HELP (it is
+ * printed: exit 0); BAD (the line is printed: exit 2). Start with kvn_cli_start(). A
+ * word is BAD where the cli takes none. */
 void kvn_cli_start(void);
 int kvn_cli_next(
     const struct kvn_cli *cli, int argc, char **argv, const char **value_p);

@@ -2,6 +2,8 @@
  *
  *   verb ──► kvn_bar_wanted() ──► stderr    kvn_report_json(root) ──► stdout, FILE
  *
+ *   numbers ──► kvn_text_*() ──► what people read
+ *
  * Threading: the main thread. Ownership: kvn_report_json() takes the root over. Errors:
  * enum kvn_exit, and one line on stderr. Units: seconds of the monotonic clock.
  */
@@ -25,5 +27,14 @@ int kvn_report_json(json_t *root, const char *path);
 json_t *kvn_json_uint(uint64_t value);
 
 double kvn_report_seconds(void);
+
+/* For tables; `out` is returned, and holds KVN_TEXT_BYTES. */
+enum { KVN_TEXT_BYTES = 24, KVN_TEXT_BAR_CELLS = 20 };
+/* "12.5 GiB", "512 B" */
+const char *kvn_text_bytes(uint64_t bytes, char out[KVN_TEXT_BYTES]);
+/* "250 us", "1.5 s", "3 h 12 min" */
+const char *kvn_text_time(uint64_t us, char out[KVN_TEXT_BYTES]);
+/* "######.............." */
+const char *kvn_text_bar(uint64_t used, uint64_t of, char out[KVN_TEXT_BYTES]);
 
 #endif

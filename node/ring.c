@@ -402,6 +402,8 @@ static const uint16_t packet_has[KVN_PACKET_NR_TYPES] = {
     [KVN_PACKET_BUFFER] = HAS_REQ | HAS_BYTES,
     [KVN_PACKET_BUFFERED] = HAS_REQ | HAS_BUFFER | HAS_BYTES,
     [KVN_PACKET_UNBUFFER] = HAS_BUFFER,
+    [KVN_PACKET_ASK] = HAS_NONCE | HAS_TENANT,
+    [KVN_PACKET_REPORT] = HAS_BYTES,
 };
 
 /* Fields that the type does not have must be zero: a later version may use them. */
@@ -485,7 +487,8 @@ kv_status_t kvn_packet_read(
     if (p.nr_spaces > room) {
         return kv_fail(detail, KV_ERR_INVALID, "packet.spaces", room, p.nr_spaces);
     }
-    size_t wanted = sizeof(p) + p.nr_spaces * sizeof(struct kvn_packet_space);
+    size_t wanted = sizeof(p) + p.nr_spaces * sizeof(struct kvn_packet_space)
+                    + (p.type == KVN_PACKET_ASK ? sizeof(struct kvn_packet_ask) : 0);
     if (len != wanted) {
         return kv_fail(detail, KV_ERR_INVALID, "packet.length", wanted, len);
     }
@@ -496,5 +499,47 @@ kv_status_t kvn_packet_read(
         }
     }
     *packet = p;
+    return KV_OK;
+}
+
+static bool key_is_zero(const kv_key_t *key)
+{
+    static const kv_key_t zero;
+    return memcmp(key, &zero, sizeof(zero)) == 0;
+}
+
+/* As with packets: what a question does not have is zero. */
+kv_status_t kvn_packet_ask_read(
+    const uint8_t *bytes, struct kvn_packet_ask *ask, struct kv_detail *detail)
+{
+    struct kvn_packet_ask a;
+    memcpy(&a, bytes + sizeof(struct kvn_packet), sizeof(a));
+    const bool explain = a.what == KVN_ASK_EXPLAIN;
+    const bool list = a.what == KVN_ASK_PEERS || a.what == KVN_ASK_SPACES;
+    const uint32_t allowed = explain ? KVN_ASK_TENANT | KVN_ASK_SEGMENT : 0;
+    const struct {
+        const char *name;
+        uint64_t limit, value;
+        bool ok;
+    } fields[] = {
+        {"ask.what", KVN_NR_ASKS - 1, a.what, a.what < KVN_NR_ASKS},
+        {"ask.first", 0, a.first, list || a.first == 0},
+        {"ask.group", 0, a.group, explain || a.group == 0},
+        {"ask.flags", allowed, a.flags, (a.flags & ~allowed) == 0},
+        {"ask.key", 0, 1, explain || key_is_zero(&a.key)},
+        {"ask.segment", 0, 1,
+         (a.flags & KVN_ASK_SEGMENT) != 0 || key_is_zero(&a.segment)},
+        {"ask.space", sizeof(a.space) - 1, sizeof(a.space),
+         memchr(a.space, 0, sizeof(a.space)) != NULL
+             && (explain || a.space[0] == '\0')},
+    };
+    for (unsigned i = 0; i < KV_COUNT_OF(fields); i++) {
+        if (!fields[i].ok) {
+            return kv_fail(
+                detail, KV_ERR_INVALID, fields[i].name, fields[i].limit,
+                fields[i].value);
+        }
+    }
+    *ask = a;
     return KV_OK;
 }

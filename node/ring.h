@@ -4,6 +4,7 @@
  *
  *   client ── packets: ATTACH, BUFFER, UNBUFFER ──► node      one byte: wake up
  *          ◄── packets: GREETING, ATTACHED, BUFFERED, REFUSED ──
+ *   operator ── ASK ──► node ── REPORT ──► operator           on a socket of its own
  *   client ── request ring ──► node ── answer ring ──► client
  *
  *   memory:  header, 4096 bytes │ requests, ring_bytes │ answers, ring_bytes
@@ -219,6 +220,8 @@ enum kvn_packet_type {
     KVN_PACKET_BUFFER,       /* client: bytes; a descriptor comes with it */
     KVN_PACKET_BUFFERED,     /* node: buffer, bytes */
     KVN_PACKET_UNBUFFER,     /* client: buffer; no answer */
+    KVN_PACKET_ASK,          /* client, instead of ATTACH: nonce, tenant, a record */
+    KVN_PACKET_REPORT,       /* node: bytes; a descriptor comes with it */
     KVN_PACKET_NR_TYPES
 };
 
@@ -257,6 +260,39 @@ enum {
                            + KVN_PACKET_SPACES_MAX * sizeof(struct kvn_packet_space),
 };
 
+/* What can be asked of a node: X(symbol, name). */
+#define KVN_ASK_MAP(X)                                                                 \
+    X(KVN_ASK_STATUS, "status")                                                        \
+    X(KVN_ASK_PEERS, "peers")                                                          \
+    X(KVN_ASK_SPACES, "spaces")                                                        \
+    X(KVN_ASK_EXPLAIN, "explain")
+
+enum kvn_ask_what {
+#define X(symbol, name) symbol,
+    KVN_ASK_MAP(X)
+#undef X
+        KVN_NR_ASKS
+};
+
+enum {
+    KVN_ASK_TENANT = 1,               /* flag: packet.tenant is meant */
+    KVN_ASK_SEGMENT = 2,              /* flag: so is `segment` */
+    KVN_REPORT_BYTES_MAX = 256 << 10, /* of its text */
+    KVN_REPORT_ITEMS_MAX = 64,        /* of a list: ask again with `first` for more */
+};
+
+/* Behind ASK. EXPLAIN: key, group, space ("": the only one), and as flagged; PEERS,
+ * SPACES: first. What the question does not have is zero. */
+struct kvn_packet_ask {
+    uint32_t what;  /* enum kvn_ask_what */
+    uint32_t first; /* where the list begins */
+    uint32_t group; /* of the space */
+    uint32_t flags;
+    kv_key_t key;
+    kv_key_t segment;                /* the key that opens its segment */
+    char space[KVN_PACKET_NAME_MAX]; /* terminated */
+};
+
 void kvn_packet_init(struct kvn_packet *packet, enum kvn_packet_type type);
 /* All of it or nothing, without waiting: false, and errno. `fd` goes with it, and stays
  * the caller's; -1: none does. */
@@ -267,5 +303,8 @@ bool kvn_packet_send(int sock, const void *bytes, size_t len, int fd);
 kv_status_t kvn_packet_read(
     const uint8_t *bytes, size_t len, struct kvn_packet *packet,
     struct kvn_packet_space *spaces, struct kv_detail *detail);
+/* The record behind an ASK that kvn_packet_read() took. */
+kv_status_t kvn_packet_ask_read(
+    const uint8_t *bytes, struct kvn_packet_ask *ask, struct kv_detail *detail);
 
 #endif

@@ -323,6 +323,51 @@ uint32_t kvo_link_peer(const kvo_node_t *node, uint64_t link);
 /* Peers whose link is up. */
 uint32_t kvo_links_up(const kvo_node_t *node);
 
+/* How full the tables are whose bounds the config sets. */
+#define KVO_TABLES(X) /* name, what is in it */                                        \
+    X(clients, "clients attached")                                                     \
+    X(requests, "requests of clients in flight")                                       \
+    X(fetching, "pages on their way here")                                             \
+    X(calls, "questions to peers in flight")                                           \
+    X(reads, "reads from and for peers in flight")                                     \
+    X(grants, "grants given and not ended")                                            \
+    X(spills, "copies being offered to peers")                                         \
+    X(pins, "pins of clients")
+struct kvo_table {
+    uint32_t used, max;
+};
+struct kvo_tables {
+#define X(name, what) struct kvo_table name;
+    KVO_TABLES(X)
+#undef X
+};
+void kvo_tables(const kvo_node_t *node, struct kvo_tables *tables);
+
+/* What is known of a peer. What it said counts from when it was said. */
+struct kvo_peer_info {
+    const char *state; /* of its link: "down", "dialing", "hello", "up", "ending" */
+    bool up;
+    bool dialled;         /* by us */
+    uint64_t incarnation; /* 0: not known */
+    uint64_t since_us;    /* up, or not up any more, for so long */
+    enum kvc_life life;
+    uint64_t silent_us;
+    enum kvo_transport transport;
+    const char *out, *in; /* data connections: "closed", "open", "fencing" */
+    uint64_t tenants;     /* that it covers, a bit an index of ours */
+    uint32_t listed_there, listed_here; /* our copies there, its copies here */
+    bool owes_sync;       /* its share is not whole here */
+    bool syncing;         /* ours is on its way */
+    uint64_t stream_out, stream_in; /* positions of the two streams */
+    uint64_t fetched_bytes, served_bytes; /* since our start */
+    uint32_t free_frames; /* as it last said */
+    uint64_t reach_us;    /* how far back its memory reaches; 0: it has room */
+};
+void kvo_peer_info(
+    const kvo_node_t *node, uint64_t now_us, uint32_t peer, struct kvo_peer_info *info);
+/* Up and heard of lately: a peer that would be asked. True for the node itself. */
+bool kvo_peer_usable(const kvo_node_t *node, uint32_t peer);
+
 /* An edge of a protocol's states, and how often this node walked it. */
 struct kvo_edge {
     const char *machine, *from, *to;

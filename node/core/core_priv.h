@@ -11,6 +11,7 @@
  *   client.c   requests that take time
  *   copy.c     bytes between a client's buffers and frames
  *   request.c  clients, what they hold, and requests that are answered at once
+ *   inspect.c  what operators are told
  *
  * Threading: the loop thread. Every public call is one step: step_begin(), the
  * event, step_end(). Work that several events of a step ask for (publishing,
@@ -234,6 +235,9 @@ struct kvo_peer {
     uint64_t in_pos;   /* its stream to us */
     uint64_t ping_seq;
     uint64_t reach_at; /* last use of its coldest copy, as it last said; our clock */
+    uint64_t since;    /* its link is up, or not any more; for those who look in */
+    uint64_t fetched_bytes, served_bytes;
+    uint32_t free_frames; /* as it last said */
     uint64_t out_fence, in_fence; /* data operations of the fences under way */
     uint32_t nr_releases;
     uint64_t releases[KVO_RELEASES_MAX];

@@ -138,6 +138,7 @@ static void start_timers(kvo_node_t *node)
         peer->timer.kind = KVO_TIMER_PEER;
         peer->timer.index = i;
         peer->redial_us = node->config.redial_us;
+        peer->since = now;
         if (i > node->self) { /* the lower index dials */
             kvo_timer_set(&node->timers, &peer->timer, now);
         }

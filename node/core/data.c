@@ -260,6 +260,7 @@ static void serve_end(kvo_node_t *node, struct kvo_data_op *data, kv_status_t st
     if (status == KV_OK && !data->spill &&
         kvp_info(node->pager, data->ref, &info) == KV_OK) {
         node->metrics.served_bytes += info.len;
+        node->peers[data->peer].served_bytes += info.len;
         kvo_cooled(node, data->ref); /* the peer has it now */
     }
     kvp_io_end(node->pager, data->ref);

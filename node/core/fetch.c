@@ -665,6 +665,7 @@ void kvo_item_read_done(
         spill ? KVP_ARRIVE_AGED : KVP_ARRIVE_USED);
     if (status == KV_OK || status == KV_EXISTS) {
         node->metrics.fetched_bytes += item->len;
+        node->peers[item->peer].fetched_bytes += item->len;
         KVO_MOVE(node, item, state, ITEM, READ, NONE);
         if (spill) {
             kvo_spill_done_queue(node, item->peer, &item->copy, KV_OK);

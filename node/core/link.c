@@ -278,6 +278,7 @@ static void link_up(kvo_node_t *node, struct kvo_peer *peer)
 {
     uint32_t index = kvo_peer_index(node, peer);
     KVO_MOVE(node, peer, state, LINK, HELLO, UP);
+    peer->since = node->now;
     KV_ASSERT(peer->incarnation != 0 && peer->link != 0); /* (1) */
     KV_ASSERT(peer->out == CONN_CLOSED && peer->in == CONN_CLOSED);
     kvo_timer_stop(&node->timers, &peer->timer);
@@ -449,6 +450,7 @@ void kvo_link_end(kvo_node_t *node, struct kvo_peer *peer, kv_status_t why)
 {
     uint32_t index = kvo_peer_index(node, peer);
     KVO_MOVE(node, peer, state, LINK, UP, ENDING);
+    peer->since = node->now;
     kvo_trace(
         node, "link n%u ended %s", kvo_node_id(node, index), kv_status_name(why));
     kvo_observe(
@@ -498,6 +500,18 @@ void kvo_link_timer(kvo_node_t *node, struct kvo_peer *peer)
     }
 }
 
+/* Of all tiers: for operators who look at the other side. */
+static uint32_t free_frames(const kvo_node_t *node)
+{
+    uint32_t nr = 0;
+    for (uint32_t i = 0; i < node->config.pager.nr_pools; i++) {
+        struct kvp_pool_stats stats;
+        kvp_pool_stats(node->pager, i, &stats);
+        nr += stats.in_state[KVP_FREE];
+    }
+    return nr;
+}
+
 static void send_ping(kvo_node_t *node, struct kvo_peer *peer)
 {
     struct kv_msg msg = {.type = KV_MSG_PING};
@@ -505,6 +519,7 @@ static void send_ping(kvo_node_t *node, struct kvo_peer *peer)
         .seq = ++peer->ping_seq,
         .stream_pos = peer->out_pos,
         .nr_entries = peer->listed,
+        .free_frames = free_frames(node),
         .reach_us = kvo_reach(node),
     };
     kvo_send(node, peer, &msg);
@@ -537,6 +552,7 @@ void kvo_link_ping(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg 
 {
     const struct kv_msg_ping *ping = &msg->u.ping;
     kvo_reach_heard(node, peer, ping->reach_us);
+    peer->free_frames = ping->free_frames;
     uint32_t index = kvo_peer_index(node, peer);
     if (peer->forgotten > 0 && ++peer->forgotten_beats > KVO_FORGOTTEN_BEATS) {
         /* By now it has withdrawn them, or has kept one after all. */

@@ -300,6 +300,37 @@ static void attach(
     kvn_local_wake(local);
 }
 
+/* ------------------------------------------------------------------ ASK */
+
+/* One question, one answer, and the connection ends. */
+static void asked(
+    struct local_conn *conn, const struct kvn_packet *packet,
+    const struct kvn_packet_ask *ask, const struct ucred *sender)
+{
+    kvn_local_t *local = conn->local;
+    struct kv_detail detail = {0};
+    struct kvn_packet reply;
+    int fd = -1;
+    kvn_packet_init(&reply, KVN_PACKET_REPORT);
+    kv_status_t status =
+        same_process(conn, packet, sender)
+            ? kvn_local_conn_ask(conn, packet, ask, &fd, &reply.bytes, &detail)
+            : KV_ERR_DENIED;
+    if (status == KV_OK) {
+        local->counts.reported += packet_send(conn, &reply, sizeof(reply), fd);
+        close(fd);
+    } else {
+        local->counts.refused++;
+        if (status == KV_ERR_DENIED) {
+            kvn_local_note(
+                local, "client pid %d uid %u asked what it may not know",
+                (int)conn->pid, conn->uid);
+        }
+        (void)refuse(conn, 0, status, &detail);
+    }
+    kvn_local_conn_end(conn);
+}
+
 /* ------------------------------------------------------------------ packets in */
 
 static void buffer(struct local_conn *conn, const struct kvn_packet *packet, int fd)
@@ -374,6 +405,12 @@ static void packet_take(
         attach(conn, &packet, control->has_sender ? &control->sender : NULL);
         return;
     }
+    struct kvn_packet_ask ask;
+    if (status == KV_OK && packet.type == KVN_PACKET_ASK && !attached
+        && (status = kvn_packet_ask_read(bytes, &ask, &detail)) == KV_OK) {
+        asked(conn, &packet, &ask, control->has_sender ? &control->sender : NULL);
+        return;
+    }
     if (status == KV_OK && packet.type == KVN_PACKET_BUFFER && attached
         && control->fd >= 0) {
         buffer(conn, &packet, control->fd);
@@ -396,7 +433,8 @@ static void packet_take(
 /* One packet; false when there is none, or no connection any more. */
 static bool packet_receive(struct local_conn *conn)
 {
-    uint8_t bytes[sizeof(struct kvn_packet) + 1]; /* one more than any that we take */
+    /* One more than any that we take. */
+    uint8_t bytes[sizeof(struct kvn_packet) + sizeof(struct kvn_packet_ask) + 1];
     _Alignas(struct cmsghdr) char
         room[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(sizeof(int))];
     struct iovec iov = {.iov_base = bytes, .iov_len = sizeof(bytes)};

@@ -7,6 +7,7 @@
  *   client ── ring: requests ──► copied once, checked ──► request() ──► core
  *          ◄── ring: answers ── kvn_local_answer() ◄── core
  *   client ── hang-up, or its pidfd readable ──► hung_up(), dead()
+ *   anybody ── ASK ──► what its uid covers ──► ask() ──► REPORT, and the end
  *
  * The socket is 0600; what the credentials do not cover is not there. A ring is hostile
  * input: every record is copied to memory of ours before a byte of it is looked at;
@@ -75,8 +76,22 @@ struct kvn_local_config {
     uint64_t attach_us;    /* from connect to a whole ATTACH */
 };
 
+/* Who asks: what the kernel says of its process, and what that covers. */
+struct kvn_local_asker {
+    bool operates;    /* the node's own uid, or root */
+    uint64_t tenants; /* a bit an index of ours; all of them for the operator */
+};
+struct kvn_packet;
+struct kvn_packet_ask;
+
 struct kvn_local_events {
     void *arg;
+    /* A question on a socket of its own: OK and a descriptor for the caller to close,
+     * *bytes_p long; or why not. NULL: nobody is told anything. */
+    kv_status_t (*ask)(
+        void *arg, const struct kvn_local_asker *asker, uint32_t tenant,
+        const struct kvn_packet_ask *ask, int *fd_p, uint64_t *bytes_p,
+        struct kv_detail *detail);
     kv_status_t (*attach)(void *arg, uint64_t tenants, struct kvo_client_id *client_p);
     /* OK: kvn_local_answer() follows once. Else answered here with that status. */
     kv_status_t (*request)(
@@ -90,6 +105,7 @@ struct kvn_local_events {
 
 struct kvn_local_counts {
     uint64_t attached, refused, hung_up, malformed, requests;
+    uint64_t reported;        /* questions answered */
     uint64_t wakes;           /* of us, by clients */
     uint64_t woken;           /* clients, by us */
     uint32_t clients, mapped; /* now: attached; pieces of clients' memory */

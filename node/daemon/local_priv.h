@@ -1,8 +1,9 @@
 /* What the files of local share: local.c (socket, packets, lives), local_ring.c
- * (requests and answers), local_map.c (memory of clients).
+ * (requests and answers), local_map.c (memory of clients), local_ask.c (who is told
+ * what).
  *
  *   GREETED ── ATTACH ──► ATTACHED ──► ENDED ── handles closed ──► freed
- *      └── late, refused, malformed ───────┘
+ *      └── late, refused, malformed, told ─┘
  *
  * (1) A connection is found by the core's client index from attach() to conn_end(), so
  * no callback runs for a client that was said to be dead. (2) A buffer's slot is free
@@ -160,6 +161,13 @@ kvn_local_conn_rings(struct local_conn *conn, uint32_t ring_bytes, int *fd_p);
 void kvn_local_conn_rings_drop(struct local_conn *conn);
 void kvn_local_wake(kvn_local_t *local);
 void kvn_local_turn(kvn_local_t *local);
+
+/* ------------------------------------------------------------------ local_ask.c */
+/* What the sender of `ask` is told: DENIED for who is neither operator nor tenant. */
+kv_status_t kvn_local_conn_ask(
+    struct local_conn *conn, const struct kvn_packet *packet,
+    const struct kvn_packet_ask *ask, int *fd_p, uint64_t *bytes_p,
+    struct kv_detail *detail);
 
 /* ------------------------------------------------------------------ local_map.c */
 kv_status_t kvn_maps_init(kvn_local_t *local);

@@ -283,6 +283,7 @@ static void on_movers(uv_poll_t *poll, int status, int events)
 static void on_publish(uv_timer_t *timer)
 {
     struct kvn_node *node = timer->data;
+    kvn_node_lag(node);
     if (node->http == NULL || node->core == NULL) {
         return;
     }
@@ -381,10 +382,11 @@ static kv_status_t start_tables(struct kvn_node *node)
     node->deferred = kv_calloc(node->deferred_size, sizeof(*node->deferred));
     node->backlog = kv_calloc(node->backlog_size, sizeof(*node->backlog));
     node->snapshot = kv_calloc(1, sizeof(*node->snapshot));
+    node->reports = kvn_reports_open();
     bool all = node->wire != NULL && node->arena.base != NULL && node->conns != NULL
                && node->fences != NULL && node->reopens != NULL
                && node->deferred != NULL && node->backlog != NULL
-               && node->snapshot != NULL;
+               && node->snapshot != NULL && node->reports != NULL;
     return all ? KV_OK : KV_ERR_NOMEM;
 }
 
@@ -575,6 +577,7 @@ static kv_status_t start_local(struct kvn_node *node, char *line, size_t cap)
     };
     const struct kvn_local_events events = {
         .arg = node,
+        .ask = kvn_node_ask,
         .attach = client_attach,
         .request = client_request,
         .hung_up = client_hung_up,
@@ -637,6 +640,7 @@ static void node_free(struct kvn_node *node)
     kv_free(node->deferred);
     kv_free(node->backlog);
     kv_free(node->snapshot);
+    kvn_reports_close(node->reports);
     kv_free(node->core_config);
     kv_free(node);
 }
@@ -747,6 +751,7 @@ kv_status_t kvn_node_start(
     }
     node->loop = loop;
     node->config = config;
+    node->started_us = kvn_node_now(node);
     node->core_config = kv_calloc(1, sizeof(*node->core_config));
     kv_status_t status = node->core_config == NULL
                              ? fail(line, cap, KV_ERR_NOMEM, "node")

@@ -3,6 +3,7 @@
  *   node.c       start, stop, the turn of the loop, links and clients
  *   node_move.c  orders for the movers: inside the node, and with clients' buffers
  *   node_data.c  orders for the transport: reads, serves, fences
+ *   node_ask.c   what the node tells of itself
  *
  * Threading: the loop thread.
  */
@@ -16,6 +17,7 @@
 #include "node/daemon/memory.h"
 #include "node/daemon/movers.h"
 #include "node/daemon/node.h"
+#include "node/daemon/reports.h"
 
 enum {
     KVN_NODE_JOBS = 4096,         /* at the movers at once; the rest waits here */
@@ -81,6 +83,10 @@ struct kvn_node {
     kvn_links_t *links; /* NULL: alone in its cluster, or closed */
     kvn_local_t *local; /* NULL: no clients, or closed */
     kvn_http_t *http;   /* NULL: not asked for */
+    kvn_reports_t *reports;
+    uint64_t started_us;
+    uint64_t published_us;          /* when KVN_NODE_PUBLISH_MS last ran */
+    uint64_t lag_us, lag_worst_us; /* … and by how much it came too late */
     struct kvn_http_snapshot *snapshot;
 
     uv_prepare_t prepare;
@@ -114,6 +120,15 @@ struct kvn_node {
 uint64_t kvn_node_now(const struct kvn_node *node);
 /* For orders: said at the next turn. */
 void kvn_node_defer(struct kvn_node *node, const struct kvn_deferred *deferred);
+
+/* ---- node_ask.c */
+/* For kvn_local_events.ask; `arg` is the node. */
+kv_status_t kvn_node_ask(
+    void *arg, const struct kvn_local_asker *asker, uint32_t tenant,
+    const struct kvn_packet_ask *ask, int *fd_p, uint64_t *bytes_p,
+    struct kv_detail *detail);
+/* The publishing timer has run: how late is the loop? */
+void kvn_node_lag(struct kvn_node *node);
 
 /* ---- node_move.c */
 void kvn_move_local(struct kvn_node *node, const struct kvp_order *order);

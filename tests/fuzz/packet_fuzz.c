@@ -23,7 +23,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     KV_ASSERT((without == KV_OK) == (packet.nr_spaces == 0));
     KV_ASSERT(packet.type > 0 && packet.type < KVN_PACKET_NR_TYPES);
     KV_ASSERT(strlen(packet.field) < sizeof(packet.field) && packet.zero == 0);
-    KV_ASSERT(size == sizeof(packet) + packet.nr_spaces * sizeof(spaces[0]));
+    const bool asks = packet.type == KVN_PACKET_ASK;
+    KV_ASSERT(
+        size == sizeof(packet) + packet.nr_spaces * sizeof(spaces[0])
+                    + asks * sizeof(struct kvn_packet_ask));
+    struct kvn_packet_ask ask;
+    if (asks && kvn_packet_ask_read(data, &ask, &detail) == KV_OK) {
+        KV_ASSERT(ask.what < KVN_NR_ASKS && strlen(ask.space) < sizeof(ask.space));
+    }
     for (uint32_t i = 0; i < packet.nr_spaces; i++) {
         KV_ASSERT(strlen(spaces[i].name) < sizeof(spaces[i].name));
         KV_ASSERT(spaces[i].page_tokens > 0 && spaces[i].page_bytes > 0);

@@ -335,6 +335,78 @@ static void packet__is_refused_field_by_field(void **state)
     assert_string_equal(detail.field, "packet.field");
 }
 
+/* A question has what its kind has, and nothing else. */
+static void packet__ask_is_refused_field_by_field(void **state)
+{
+    struct {
+        struct kvn_packet packet;
+        struct kvn_packet_ask ask;
+    } sent;
+    struct kvn_packet read;
+    struct kvn_packet_ask ask;
+    struct kv_detail detail;
+    const uint8_t *bytes = (const uint8_t *)&sent;
+    (void)state;
+    memset(&sent, 0, sizeof(sent));
+    kvn_packet_init(&sent.packet, KVN_PACKET_ASK);
+    sent.packet.nonce = 5;
+    sent.packet.tenant = 7;
+    sent.ask = (struct kvn_packet_ask){
+        .what = KVN_ASK_EXPLAIN,
+        .group = 2,
+        .flags = KVN_ASK_TENANT | KVN_ASK_SEGMENT,
+        .key.b = {1},
+        .segment.b = {2},
+        .space = "chat",
+    };
+    const struct kvn_packet_ask good = sent.ask;
+    assert_int_equal(kvn_packet_read(bytes, sizeof(sent), &read, NULL, &detail), KV_OK);
+    assert_int_equal(kvn_packet_ask_read(bytes, &ask, &detail), KV_OK);
+    assert_memory_equal(&ask, &good, sizeof(ask));
+    for (size_t len = sizeof(sent.packet); len < sizeof(sent); len++) {
+        assert_int_equal(
+            kvn_packet_read(bytes, len, &read, NULL, &detail), KV_ERR_INVALID);
+        assert_string_equal(detail.field, "packet.length");
+    }
+    static const char *const fields[] = {
+        "ask.what",  "ask.flags", "ask.segment", "ask.space", "ask.first",
+        "ask.group", "ask.key",   "ask.flags",   "ask.space", "ask.first"};
+    for (unsigned i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
+        sent.ask = i < 5 ? good : (struct kvn_packet_ask){.what = KVN_ASK_STATUS};
+        switch (i) {
+        case 0:
+            sent.ask.what = KVN_NR_ASKS;
+            break;
+        case 1:
+        case 7:
+            sent.ask.flags = 4;
+            break;
+        case 2:
+            sent.ask.flags = KVN_ASK_TENANT;
+            break;
+        case 3:
+            memset(sent.ask.space, 'x', sizeof(sent.ask.space));
+            break;
+        case 4:
+        case 9:
+            sent.ask.first = 1;
+            break;
+        case 5:
+            sent.ask.group = 1;
+            break;
+        case 6:
+            sent.ask.key.b[31] = 1;
+            break;
+        case 8:
+            sent.ask.space[0] = 'x';
+            break;
+        }
+        assert_int_equal(kvn_packet_ask_read(bytes, &ask, &detail), KV_ERR_INVALID);
+        assert_string_equal(detail.field, fields[i]);
+        assert_memory_equal(&ask, &good, sizeof(ask));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -349,6 +421,7 @@ int main(void)
             ring__refuses_what_cannot_be, rings_make, rings_free),
         cmocka_unit_test(request__is_refused_field_by_field),
         cmocka_unit_test(packet__is_refused_field_by_field),
+        cmocka_unit_test(packet__ask_is_refused_field_by_field),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

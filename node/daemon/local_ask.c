@@ -1,0 +1,32 @@
+/* Who may ask the node about itself, by the uid that the kernel named when the socket
+ * connected: the node's own uid and root may ask everything; a tenant's uid what
+ * concerns its tenants; nobody else is told anything, not even what there is. */
+#include "node/daemon/local_priv.h"
+
+#include <unistd.h>
+
+static struct kvn_local_asker asker_of(const kvn_local_t *local, uid_t uid)
+{
+    struct kvn_local_asker asker = {.operates = uid == 0 || uid == geteuid()};
+    for (uint32_t i = 0; i < local->nr_tenants; i++) {
+        bool covers = asker.operates;
+        for (uint32_t u = 0; u < local->tenants[i].nr_uids && !covers; u++) {
+            covers = local->tenants[i].uids[u] == uid;
+        }
+        asker.tenants |= (uint64_t)covers << i;
+    }
+    return asker;
+}
+
+kv_status_t kvn_local_conn_ask(
+    struct local_conn *conn, const struct kvn_packet *packet,
+    const struct kvn_packet_ask *ask, int *fd_p, uint64_t *bytes_p,
+    struct kv_detail *detail)
+{
+    const struct kvn_local_events *events = &conn->local->events;
+    const struct kvn_local_asker asker = asker_of(conn->local, conn->uid);
+    if (events->ask == NULL || (!asker.operates && asker.tenants == 0)) {
+        return KV_ERR_DENIED;
+    }
+    return events->ask(events->arg, &asker, packet->tenant, ask, fd_p, bytes_p, detail);
+}

@@ -4,7 +4,9 @@
 #include "tests/transport/contract_kit.h"
 
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -201,6 +203,46 @@ static void get__a_flipped_bit_is_seen(void **state)
     tk_close(&tk);
 }
 
+struct scribbler {
+    pthread_t thread;
+    atomic_bool stop;
+};
+
+static void *scribble(void *arg)
+{
+    struct scribbler *self = arg;
+
+    while (!atomic_load(&self->stop)) {
+        for (size_t at = 0; at < MIB; at += 64) {
+            ((volatile uint8_t *)tk.owner.memory)[at]++;
+        }
+    }
+    return NULL;
+}
+
+/* An owner that writes while it is read gets through what it likes; but the digest is
+ * of what has landed, so what was checked is what is used. */
+static void get__the_digest_is_of_what_landed(void **state)
+{
+    struct scribbler scribbler = {.stop = false};
+
+    begin(state);
+    needs(KVT_CAP_ONE_SIDED);
+    needs(KVT_CAP_VERIFIES);
+    tk_open(&tk, MIB);
+    const kvt_conn_t conn = tk_connect(&tk, NULL);
+    assert_int_equal(pthread_create(&scribbler.thread, NULL, scribble, &scribbler), 0);
+    for (uint32_t i = 0; i < 50; i++) {
+        assert_int_equal(tk_get_one(&tk, conn, i, 0, 0, tk.reader.memory, MIB), KV_OK);
+        TK_UNTIL(&tk, tk.reader.was_done[i]);
+        assert_int_equal(tk.reader.done[i].status, KV_OK);
+        assert_int_equal(tk.reader.done[i].computed, kv_digest(tk.reader.memory, MIB));
+    }
+    atomic_store(&scribbler.stop, true);
+    assert_int_equal(pthread_join(scribbler.thread, NULL), 0);
+    tk_close(&tk);
+}
+
 /* ---- bounds --------------------------------------------------------------------- */
 
 /* Each get takes one operation, until its DONE was taken; those that wait for the
@@ -281,12 +323,16 @@ static kvt_conn_t reader_elsewhere(struct tk_child *child)
     return tk.owner.hellos[0];
 }
 
+/* And nobody spins over it. */
 static void nothing_closes(void)
 {
+    const unsigned cpu_ms = tk_cpu_ms();
+
     for (unsigned i = 0; i < 10; i++) {
         (void)tk_look(&tk, WHILE_MS / 10);
     }
     assert_int_equal(tk.owner.nr_closed, 0);
+    assert_true(tk_cpu_ms() - cpu_ms < WHILE_MS / 2);
 }
 
 /* A stopped reader may be in the middle of a copy: the owner's CLOSED does not come as
@@ -377,6 +423,7 @@ const struct contract_test contract_one_sided[] = {
     TEST(get__outside_of_an_arena_is_io),
     TEST(get__a_batch_starves_nobody),
     TEST(get__a_flipped_bit_is_seen),
+    TEST(get__the_digest_is_of_what_landed),
     TEST(limits__nr_ops_of_gets_is_again),
     TEST(fence__a_stopped_reader_keeps_closed_back),
     TEST(fence__a_stopped_reader_that_dies_is_closed),

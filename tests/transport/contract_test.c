@@ -303,8 +303,9 @@ static void hello__holds_back_reads_until_accepted(void **state)
     TK_UNTIL(&tk, tk.owner.nr_hellos == 1);
     assert_int_equal(tk.owner.hello_len, len);
     assert_memory_equal(tk.owner.hello, hello, len);
-    tk_drain(&tk, &tk.owner);
-    tk_drain(&tk, &tk.reader);
+    for (unsigned i = 0; i < 5; i++) { /* what shall not happen has its time */
+        (void)tk_look(&tk, 20);
+    }
     assert_int_equal(tk.owner.nr_requests, 0);
     assert_int_equal(tk.reader.nr_done, 0);
     assert_int_equal(

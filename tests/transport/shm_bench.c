@@ -7,8 +7,9 @@
  * pages by so many threads (from the owner's mapping, each thread its share), gets of
  * all pages with as many copiers and `depth` in flight, verification off, then on.
  * Medians over the rounds, and the median of the ratios of a round: a machine that is
- * busy is busy for both. `first` is the first pass over the mapping, with its page
- * faults. Prints one JSON object.
+ * busy is busy for both. `cpu_to_memcpy` is the ratio of processor time, the posting
+ * thread's included: it tells more where others compute meanwhile. `first` is the first
+ * pass over the mapping, with its page faults. Prints one JSON object.
  */
 #define _GNU_SOURCE /* memfd_create */
 
@@ -46,15 +47,28 @@ struct bench {
 };
 
 struct figures {
-    double gb_s[ROUNDS_MAX], ratio[ROUNDS_MAX];
+    double gb_s[ROUNDS_MAX], ratio[ROUNDS_MAX], cpu_ratio[ROUNDS_MAX];
 };
 
-static double seconds(void)
+/* Of one pass over all pages. */
+struct pass {
+    double gb_s, cpu_s;
+};
+
+static double seconds(clockid_t clock)
 {
     struct timespec ts;
 
-    clock_gettime(CLOCK_MONOTONIC, &ts);
+    clock_gettime(clock, &ts);
     return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static struct pass pass_since(const struct bench *b, double wall, double cpu)
+{
+    return (struct pass){
+        .gb_s = (double)b->bytes / (seconds(CLOCK_MONOTONIC) - wall) / 1e9,
+        .cpu_s = seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu,
+    };
 }
 
 /* ---- memcpy --------------------------------------------------------------------- */
@@ -79,7 +93,7 @@ static void *copy_share(void *arg)
     return NULL;
 }
 
-static double memcpy_gb_s(const struct bench *b)
+static struct pass memcpy_pass(const struct bench *b)
 {
     struct share shares[THREADS_MAX];
     pthread_barrier_t start;
@@ -89,14 +103,15 @@ static double memcpy_gb_s(const struct bench *b)
         shares[i] = (struct share){.bench = b, .start = &start, .first = i};
         KV_ASSERT(pthread_create(&shares[i].thread, NULL, copy_share, &shares[i]) == 0);
     }
+    const double cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
     pthread_barrier_wait(&start);
-    const double began = seconds();
+    const double wall = seconds(CLOCK_MONOTONIC);
     for (unsigned i = 0; i < options.threads; i++) {
         pthread_join(shares[i].thread, NULL);
     }
-    const double took = seconds() - began;
+    const struct pass pass = pass_since(b, wall, cpu);
     pthread_barrier_destroy(&start);
-    return (double)b->bytes / took / 1e9;
+    return pass;
 }
 
 /* ---- gets ----------------------------------------------------------------------- */
@@ -160,11 +175,12 @@ static void pair_close(struct pair *pair)
     kvt_destroy(pair->owner);
 }
 
-static double gets_gb_s(const struct bench *b, const struct pair *pair)
+static struct pass gets_pass(const struct bench *b, const struct pair *pair)
 {
     struct kvt_event event;
     uint32_t nr_posted = 0, nr_done = 0;
-    const double began = seconds();
+    const double wall = seconds(CLOCK_MONOTONIC);
+    const double cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
 
     while (nr_done < b->nr_pages) {
         for (; nr_posted < b->nr_pages && nr_posted - nr_done < options.depth;
@@ -189,7 +205,7 @@ static double gets_gb_s(const struct bench *b, const struct pair *pair)
             wait_for(pair->reader, pair->owner);
         }
     }
-    return (double)b->bytes / (seconds() - began) / 1e9;
+    return pass_since(b, wall, cpu);
 }
 
 /* ---- figures -------------------------------------------------------------------- */
@@ -213,34 +229,38 @@ static double median(const double *values)
 static void row(const char *name, const struct figures *f, double first)
 {
     printf(
-        "  \"%s\": {\"gb_s\": %.2f, \"to_memcpy\": %.3f, \"first_gb_s\": %.2f},\n",
-        name, median(f->gb_s), median(f->ratio), first);
+        "  \"%s\": {\"gb_s\": %.2f, \"to_memcpy\": %.3f, \"cpu_to_memcpy\": %.3f, "
+        "\"first_gb_s\": %.2f},\n",
+        name, median(f->gb_s), median(f->ratio), median(f->cpu_ratio), first);
+}
+
+static void
+note(struct figures *f, unsigned i, const struct pass *pass, const struct pass *copied)
+{
+    f->gb_s[i] = pass->gb_s;
+    f->ratio[i] = pass->gb_s / copied->gb_s;
+    f->cpu_ratio[i] = copied->cpu_s / pass->cpu_s;
 }
 
 static void run(const struct bench *b, int fd)
 {
     static struct figures copied, off, on;
-    struct pair pair = pair_open(b, fd, false);
-
-    (void)memcpy_gb_s(b); /* The reader's places have their pages. */
-    const double first_off = gets_gb_s(b, &pair);
-    pair_close(&pair);
-    pair = pair_open(b, fd, true);
-    const double first_on = gets_gb_s(b, &pair);
-    pair_close(&pair);
-    struct pair plain = pair_open(b, fd, false);
-    (void)gets_gb_s(b, &plain);
     struct bench second = *b;
+
     (void)snprintf(
         second.path, sizeof(second.path), "/tmp/shm_bench-%d-2", (int)getpid());
+    (void)memcpy_pass(b); /* The reader's places have their pages. */
+    struct pair plain = pair_open(b, fd, false);
     struct pair checked = pair_open(&second, fd, true);
-    (void)gets_gb_s(b, &checked);
+    const double first_off = gets_pass(b, &plain).gb_s;
+    const double first_on = gets_pass(b, &checked).gb_s;
     for (unsigned i = 0; i < options.rounds; i++) {
-        copied.gb_s[i] = memcpy_gb_s(b);
-        off.gb_s[i] = gets_gb_s(b, &plain);
-        on.gb_s[i] = gets_gb_s(b, &checked);
-        off.ratio[i] = off.gb_s[i] / copied.gb_s[i];
-        on.ratio[i] = on.gb_s[i] / copied.gb_s[i];
+        const struct pass c = memcpy_pass(b);
+        const struct pass x = gets_pass(b, &plain);
+        const struct pass y = gets_pass(b, &checked);
+        note(&copied, i, &c, &c);
+        note(&off, i, &x, &c);
+        note(&on, i, &y, &c);
     }
     pair_close(&plain);
     pair_close(&checked);

@@ -24,6 +24,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -131,6 +132,14 @@ unsigned tk_nr_fds(void)
 unsigned tk_nr_threads(void)
 {
     return nr_entries("/proc/self/task");
+}
+
+unsigned tk_cpu_ms(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+    return (unsigned)(ts.tv_sec * 1000 + ts.tv_nsec / 1000000);
 }
 
 /* ---- ports ---------------------------------------------------------------------- */

@@ -80,7 +80,7 @@ void tk_open(struct tk *tk, size_t bytes);
 void tk_place(struct tk *tk);
 void tk_memory(struct tk *tk, struct tk_side *side, size_t bytes);
 void tk_forget(struct tk *tk); /* both undone */
-void tk_close(struct tk *tk); /* destroys what is left; nothing may leak */
+void tk_close(struct tk *tk);  /* destroys what is left; nothing may leak */
 kv_status_t tk_port(
     const struct tk_candidate *candidate, const struct kvt_config *config,
     struct tk_side *side, struct kv_detail *detail);
@@ -127,6 +127,8 @@ bool tk_all(const uint8_t *at, size_t len, uint8_t value);
 /* Descriptors and threads of the process now: what a port leaves behind shows here. */
 unsigned tk_nr_fds(void);
 unsigned tk_nr_threads(void);
+/* Processor time of the process: who waits takes none. */
+unsigned tk_cpu_ms(void);
 
 /* ---- another process ------------------------------------------------------------- */
 
@@ -139,7 +141,7 @@ void tk_child_begin(
     struct tk_child *child, void (*run)(int from_test, int to_test, void *arg),
     void *arg);
 void tk_child_put(struct tk_child *child, char word);
-char tk_child_get(struct tk_child *child); /* waits for its next word */
+char tk_child_get(struct tk_child *child);  /* waits for its next word */
 void tk_child_stop(struct tk_child *child); /* SIGSTOP, and it has stopped */
 void tk_child_end(struct tk_child *child);  /* killed, and waited for */
 /* For run(): waits for a word, ends the process when the test has gone. */

@@ -45,22 +45,26 @@ static const uint8_t *find(const struct kvt_shm_conn *conn, const struct kvt_shm
     return conn->maps[op->arena].base + op->offset;
 }
 
-/* A leaf at a time: what was copied is still in the first cache when it is digested
- * (chunks of other sizes: node/daemon/movers.c). The digest is of what lies in `to`:
- * the owner could write the source while we read it. */
+/* The digest is of what lies in `to`: the owner could write the source meanwhile. */
 static uint64_t copy_digested(uint8_t *to, const uint8_t *from, uint32_t len)
 {
     struct kv_digest_state state;
 
     kv_digest_init(&state);
-    for (uint32_t at = 0; at < len;) {
-        const uint32_t left = len - at;
-        const uint32_t n = left < KV_DIGEST_LEAF_BYTES ? left : KV_DIGEST_LEAF_BYTES;
+    for (uint32_t at = 0, n; at < len; at += n) {
+        n = len - at < KVT_SHM_CHUNK_BYTES ? len - at : KVT_SHM_CHUNK_BYTES;
         memcpy(to + at, from + at, n);
-        kv_digest_add(&state, at / KV_DIGEST_LEAF_BYTES, kv_digest_leaf(to + at, n));
-        at += n;
+        kv_digest_add(&state, at / KVT_SHM_CHUNK_BYTES, kv_digest_leaf(to + at, n));
     }
     return kv_digest_end(&state, len);
+}
+
+static void copy_plain(uint8_t *to, const uint8_t *from, uint32_t len)
+{
+    for (uint32_t at = 0, n; at < len; at += n) {
+        n = len - at < KVT_SHM_CHUNK_BYTES ? len - at : KVT_SHM_CHUNK_BYTES;
+        memcpy(to + at, from + at, n);
+    }
 }
 
 static void copy(const struct kvt_shm_port *port, struct kvt_shm_op *op)
@@ -74,8 +78,8 @@ static void copy(const struct kvt_shm_port *port, struct kvt_shm_op *op)
     op->status = KV_OK;
     if (port->verify) {
         op->computed = copy_digested(op->to, from, op->room);
-    } else if (op->room > 0) {
-        memcpy(op->to, from, op->room);
+    } else {
+        copy_plain(op->to, from, op->room);
     }
 }
 

@@ -4,9 +4,10 @@
  * owner may shrink, or that has pages which cannot be had (hugetlbfs), is a SIGBUS at
  * the next copy. So it maps memfds of ordinary memory alone, sealed against shrinking.
  *
- * Page faults: a mapping is not populated, since that would take as long as the arenas
- * are large before the first get, and only pages that are read are wanted. A page's
- * first copy pays a fault per 64 KiB (fault-around): see docs/measurements.md, "shm".
+ * Page faults: a mapping is not populated. That takes 93 ms a GiB before the first get,
+ * and only pages that are read are wanted; a page's first copy pays a fault per 64 KiB
+ * instead (fault-around), 5.2 GB/s against 8.8 later. Populating what a get reads costs
+ * each time: 4.7 and 5.5 (1 MiB pages, processor time, AMD EPYC, 2026-11).
  */
 #define _GNU_SOURCE /* F_GET_SEALS, struct ucred */
 

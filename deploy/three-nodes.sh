@@ -12,6 +12,7 @@ usage: sh deploy/three-nodes.sh [options]
   --trace FILE         requests of this trace instead of generated chats
   --pages N            capacity of the three nodes together (1000; a trace: 10000)
   --page-bytes SIZE    of a page: bytes, KiB or MiB, a multiple of 256 (default 16KiB)
+  --level object|pager engines ask by batches of keys, or fill pages in place (object)
   --balance even|skew  requests go round the nodes, or 8 of 10 to one (default even)
   --spill on|off       evicted pages are offered to other nodes (default on)
   --compute-us N       that an engine takes for a page that is missing (default 0)
@@ -38,16 +39,17 @@ whole() {
     case $2 in '' | *[!0-9]* | ??????????*) refuse "$1 $2 is not a whole number" ;; esac
 }
 
-trace='' pages='' page_text=16KiB balance=even spill=on compute_us=0 json=''
+trace='' pages='' page_text=16KiB balance=even spill=on level=object compute_us=0 json=''
 while [ $# -gt 0 ]; do
     case $1 in
     --help | -h) usage && exit 0 ;;
-    --trace | --pages | --page-bytes | --balance | --spill | --compute-us | --json)
+    --trace | --pages | --page-bytes | --level | --balance | --spill | --compute-us | --json)
         [ $# -ge 2 ] || refuse "$1 needs a value"
         case $1 in
         --trace) trace=$2 ;;
         --pages) pages=$2 ;;
         --page-bytes) page_text=$2 ;;
+        --level) level=$2 ;;
         --balance) balance=$2 ;;
         --spill) spill=$2 ;;
         --compute-us) compute_us=$2 ;;
@@ -74,6 +76,13 @@ fi
 node_pages=$((pages / 3))
 case $balance in even | skew) ;; *) refuse "--balance $balance is not even or skew" ;; esac
 case $spill in on | off) ;; *) refuse "--spill $spill is not on or off" ;; esac
+case $level in
+object) domain='' ;;
+pager) domain="domain = own
+fill = yes
+device_bytes = $((node_pages * page_bytes))" ;;
+*) refuse "--level $level is not object or pager" ;;
+esac
 [ -z "$trace" ] || [ -r "$trace" ] || refuse "--trace $trace cannot be read"
 
 # Paths of the caller stay the caller's: we do not change folder.
@@ -185,6 +194,7 @@ page_tokens = 512
 page_bytes = $page_bytes
 [tenant "7"]
 secret = file:tenant-7.hex
+$domain
 TEXT
 
 # start NODE HTTP-PORT: in the background, its process id in $!.
@@ -213,7 +223,7 @@ linked "$http_2" "$node_2"
 linked "$http_3" "$node_3"
 
 set -- drive --node "$folder/node-1.sock" --node "$folder/node-2.sock" \
-    --node "$folder/node-3.sock" --pages "$pages" --balance "$balance" \
+    --node "$folder/node-3.sock" --pages "$pages" --balance "$balance" --level "$level" \
     --compute-us "$compute_us"
 if [ -n "$trace" ]; then
     set -- "$@" --trace "$trace"

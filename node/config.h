@@ -81,7 +81,8 @@ struct kvn_config_tenant {
     char secret[KV_OPT_TEXT_BYTES]; /* hex digits, or "file:NAME" */
     uint8_t secret_bytes[KV_SECRET_BYTES_MAX];
     size_t secret_len;
-    int domain;                            /* enum kvn_domain */
+    int domain; /* enum kvn_domain */
+    bool fill;  /* its engines map its device memory and fill it in place */
     uint64_t device_bytes, host_bytes;     /* of its own domain */
     uint64_t device_ceiling, host_ceiling; /* pages; 0: none */
     char uids_text[KV_OPT_TEXT_BYTES];     /* "1000, 1001"; "": the node's own */
@@ -174,6 +175,9 @@ void kvn_config_print(const struct kvn_config *config, FILE *file);
 void kvn_config_path(
     const struct kvn_config *config, const char *name, char *out, size_t cap);
 
+/* The tenant whose engines fill pools of this tier and domain in place; or NULL. */
+const struct kvn_config_tenant *
+kvn_config_filler(const struct kvn_config *config, enum kvp_tier tier, uint32_t domain);
 /* What node/core takes, for the member `node` of the view. Points into *config. `out`
  * is large: not for the stack. KV_ERR_CONFIG with its detail. */
 kv_status_t kvn_config_core(

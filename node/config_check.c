@@ -248,6 +248,12 @@ static void check_tenants(struct kvn_config *config, struct kvn_config_errors *e
                 config, &tenant->section, "tenant.device_bytes", errors,
                 "0: a domain of its own has a stated size");
         }
+        if (tenant->domain == KVN_DOMAIN_COMMON && tenant->fill) {
+            kvn_config_fail_at(
+                config, &tenant->section, "tenant.fill", errors,
+                "memory of the common domain is never mapped for writing: it needs "
+                "domain = own");
+        }
         if (tenant->domain == KVN_DOMAIN_COMMON
             && (tenant->device_bytes != 0 || tenant->host_bytes != 0)) {
             kvn_config_fail_at(

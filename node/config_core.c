@@ -86,6 +86,16 @@ kv_status_t kvn_config_pools(
     return status;
 }
 
+const struct kvn_config_tenant *
+kvn_config_filler(const struct kvn_config *config, enum kvp_tier tier, uint32_t domain)
+{
+    if (tier != KVP_DEVICE || domain == 0 || domain > config->nr_tenants) {
+        return NULL;
+    }
+    const struct kvn_config_tenant *tenant = &config->tenants[domain - 1];
+    return tenant->domain == KVN_DOMAIN_OWN && tenant->fill ? tenant : NULL;
+}
+
 /* ---- the rest -------------------------------------------------------------------- */
 
 /* The most groups that a space of this layout has: all are made with its first space,

@@ -160,6 +160,8 @@ static const struct kv_option tenant_options[] = {
      "device memory of its own domain"},
     {"tenant.host_bytes", KV_OPT_BYTES, AT(host_bytes), "0", 0, 64 * TIB, NULL,
      "host memory of its own domain"},
+    {"tenant.fill", KV_OPT_BOOL, AT(fill), "false", 0, 0, NULL,
+     "its engines map the device memory of its own domain and fill it in place"},
     {"tenant.device_ceiling", KV_OPT_UINT, AT(device_ceiling), "0", 0, UINT32_MAX, NULL,
      "pages of it on the device; 0: no ceiling"},
     {"tenant.host_ceiling", KV_OPT_UINT, AT(host_ceiling), "0", 0, UINT32_MAX, NULL,

@@ -1,10 +1,9 @@
-#include "node/drive.h"
+#include "node/drive_priv.h"
 
 #include "base/assert.h"
 #include "base/hash.h"
 #include "base/mem.h"
 #include "cluster/placement.h"
-#include "include/kvrail/kvrail.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -12,70 +11,47 @@
 #include <time.h>
 
 enum {
-    RETRY_US = 1000000,  /* between two tries to attach to a node that is gone */
-    SLEEP_MS_MAX = 100,  /* results wake us before */
-    STUCK_FACTOR = 4,    /* no request has ended for so many timeouts: give up */
+    RETRY_US = 1000000, /* between two tries to attach to a node that is gone */
+    SLEEP_MS_MAX = 100, /* results wake us before */
+    STUCK_FACTOR = 4,   /* no request has ended for so many timeouts: give up */
 };
 
-/* One node as we see it. */
-struct end {
-    kvr_client_t *client; /* NULL: gone */
-    struct kvr_buffer buffer;
-    struct kvr_space space;
-    uint64_t retry_us;
-};
-
-enum step { IDLE, GETTING, COMPUTING, PUTTING };
-
-/* A request under way. Its pages lie in region `index` of its node's buffer. */
-struct flight {
-    enum step step;
-    uint32_t request;
-    uint32_t node;
-    uint32_t done; /* pages that are settled: hits first, then puts */
-    uint32_t n;    /* of the batch that is out */
-    uint64_t until_us; /* COMPUTING */
-};
-
-struct run {
-    const struct kvn_drive_config *config;
-    const struct kvn_trace *trace;
-    struct kvn_drive *drive;
-    struct end ends[KVN_DRIVE_NODES_MAX];
-    struct flight flights[KVN_DRIVE_IN_FLIGHT_MAX];
-    kv_key_t *keys; /* by id; of the tenant and the space */
-    uint8_t *ended; /* [request] */
-    uint32_t next;  /* request to start */
-    uint32_t first; /* all before it have ended */
-    uint32_t nr_ended;
-    bool stray;        /* a place or a reason that this version does not know */
-    uint64_t moved_us; /* when a request has ended last */
-    struct kvr_key scratch[KVN_DRIVE_WINDOW];
-    struct kvr_at at[KVN_DRIVE_WINDOW];
-};
-
-static uint64_t now_us(void)
+uint64_t kvn_drive_now_us(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
-static const struct kvn_request *request_of(const struct run *run, uint32_t r)
+static const struct kvn_request *request_of(const struct kvn_drive_run *run, uint32_t r)
 {
     return &run->trace->requests[r];
 }
 
-static const kv_key_t *key_of(const struct run *run, uint32_t r, uint32_t page)
+uint32_t kvn_drive_pages(const struct kvn_drive_run *run, uint32_t request)
+{
+    return request_of(run, request)->nr_pages;
+}
+
+const kv_key_t *
+kvn_drive_key(const struct kvn_drive_run *run, uint32_t r, uint32_t page)
 {
     KV_ASSERT(page < request_of(run, r)->nr_pages);
     return &run->keys[run->trace->ids[request_of(run, r)->first + page]];
 }
 
+struct kvr_key
+kvn_drive_anchor(const struct kvn_drive_run *run, uint32_t request, uint32_t page)
+{
+    uint32_t opens = kvc_segment_at(page, run->trace->page_tokens).first;
+    struct kvr_key anchor;
+    memcpy(anchor.bytes, kvn_drive_key(run, request, opens), KVR_KEY_BYTES);
+    return anchor;
+}
+
 /* ------------------------------------------------------------------ bytes */
 
-/* Words that follow from the key alone. */
-static void content_make(uint8_t *bytes, uint32_t len, const kv_key_t *key)
+void kvn_drive_write(uint8_t *bytes, uint32_t len, const kv_key_t *key)
 {
     uint64_t seed = kv_key_word(key);
     for (uint32_t i = 0; i < len / 8; i++) {
@@ -84,7 +60,7 @@ static void content_make(uint8_t *bytes, uint32_t len, const kv_key_t *key)
     }
 }
 
-static uint64_t content_wrong(const uint8_t *bytes, uint32_t len, const kv_key_t *key)
+uint64_t kvn_drive_wrong(const uint8_t *bytes, uint32_t len, const kv_key_t *key)
 {
     uint64_t seed = kv_key_word(key), wrong = 0;
     for (uint32_t i = 0; i < len / 8; i++) {
@@ -94,22 +70,23 @@ static uint64_t content_wrong(const uint8_t *bytes, uint32_t len, const kv_key_t
     return wrong;
 }
 
-static uint8_t *page_at(struct run *run, const struct flight *flight, uint32_t i)
+static uint8_t *
+page_at(struct kvn_drive_run *run, const struct kvn_drive_flight *flight, uint32_t i)
 {
-    const struct end *end = &run->ends[flight->node];
+    const struct kvn_drive_end *end = &run->ends[flight->node];
     size_t index = (size_t)(flight - run->flights) * KVN_DRIVE_WINDOW + i;
     return (uint8_t *)end->buffer.base + index * run->drive->page_bytes;
 }
 
 /* ------------------------------------------------------------------ counting */
 
-static struct kvn_drive_counts *last_of(struct run *run, uint32_t request)
+static struct kvn_drive_counts *last_of(struct kvn_drive_run *run, uint32_t request)
 {
     uint32_t nr = run->trace->nr_requests, last = run->config->last;
     return last > 0 && request + last >= nr ? &run->drive->last : NULL;
 }
 
-static void count_hit(struct run *run, uint32_t request, uint8_t place)
+void kvn_drive_hit(struct kvn_drive_run *run, uint32_t request, uint8_t place)
 {
     KV_ASSERT(place < KVN_DRIVE_PLACES); /* result_known() */
     run->drive->all.hits[place]++;
@@ -118,7 +95,8 @@ static void count_hit(struct run *run, uint32_t request, uint8_t place)
     }
 }
 
-static void count_misses(struct run *run, uint32_t request, uint8_t reason, uint64_t n)
+void kvn_drive_misses(
+    struct kvn_drive_run *run, uint32_t request, uint8_t reason, uint64_t n)
 {
     KV_ASSERT(reason < KV_NR_MISSES); /* result_known() */
     run->drive->all.misses[reason] += n;
@@ -127,7 +105,7 @@ static void count_misses(struct run *run, uint32_t request, uint8_t reason, uint
     }
 }
 
-static void count_unserved(struct run *run, uint32_t request, uint64_t n)
+static void count_unserved(struct kvn_drive_run *run, uint32_t request, uint64_t n)
 {
     run->drive->all.unserved += n;
     if (last_of(run, request) != NULL) {
@@ -135,7 +113,7 @@ static void count_unserved(struct run *run, uint32_t request, uint64_t n)
     }
 }
 
-static void count_request(struct run *run, uint32_t request)
+static void count_request(struct kvn_drive_run *run, uint32_t request)
 {
     uint32_t n = request_of(run, request)->nr_pages;
     run->drive->all.requests++;
@@ -148,27 +126,28 @@ static void count_request(struct run *run, uint32_t request)
 
 /* ------------------------------------------------------------------ nodes */
 
-static kv_status_t fail(struct run *run, kv_status_t status, const char *line)
+static kv_status_t fail(struct kvn_drive_run *run, kv_status_t status, const char *line)
 {
     snprintf(run->drive->failure, sizeof(run->drive->failure), "%s", line);
     return status;
 }
 
-static void end_close(struct end *end)
+static void end_close(struct kvn_drive_end *end)
 {
     kvr_close(end->client); /* and its buffer */
     end->client = NULL;
 }
 
-static kv_status_t end_open(struct run *run, uint32_t node)
+static kv_status_t end_open(struct kvn_drive_run *run, uint32_t node)
 {
-    struct end *end = &run->ends[node];
+    struct kvn_drive_end *end = &run->ends[node];
     char target[256], error[512] = "";
     snprintf(target, sizeof(target), "unix:%s", run->config->sockets[node]);
     const struct kvr_config config = {
         .struct_size = sizeof(config),
         .target = target,
         .tenant = run->config->tenant,
+        .level = run->config->pager ? KVR_LEVEL_PAGER : KVR_LEVEL_OBJECT,
     };
     kvr_status_t status = kvr_open(&config, &end->client, error, sizeof(error));
     if (status != KVR_OK) {
@@ -176,10 +155,11 @@ static kv_status_t end_open(struct run *run, uint32_t node)
         return fail(run, KV_ERR_CONFIG, error);
     }
     status = kvr_space_find(end->client, run->config->space, &end->space);
-    if (status == KVR_OK) {
+    end->life++;
+    if (status == KVR_OK && !run->config->pager) {
         size_t pages = (size_t)run->config->in_flight * KVN_DRIVE_WINDOW;
-        status = kvr_buffer_create(
-            end->client, pages * end->space.page_bytes, &end->buffer);
+        status =
+            kvr_buffer_create(end->client, pages * end->space.page_bytes, &end->buffer);
     }
     if (status != KVR_OK) {
         (void)fail(run, KV_ERR_CONFIG, kvr_error(end->client));
@@ -189,7 +169,7 @@ static kv_status_t end_open(struct run *run, uint32_t node)
     return KV_OK;
 }
 
-static kv_status_t make_keys(struct run *run)
+static kv_status_t make_keys(struct kvn_drive_run *run)
 {
     const struct kvr_space *space = &run->ends[0].space;
     run->drive->page_bytes = space->page_bytes;
@@ -222,19 +202,20 @@ static kv_status_t make_keys(struct run *run)
 
 /* ------------------------------------------------------------------ one request */
 
-static void flight_end(struct run *run, struct flight *flight)
+void kvn_drive_flight_end(struct kvn_drive_run *run, struct kvn_drive_flight *flight)
 {
     run->ended[flight->request] = 1;
     run->nr_ended++;
-    run->moved_us = now_us();
-    flight->step = IDLE;
+    run->moved_us = kvn_drive_now_us();
+    flight->step = KVN_DRIVE_IDLE;
     while (run->first < run->next && run->ended[run->first] != 0) {
         run->first++;
     }
 }
 
-static uint32_t
-next_pages(const struct run *run, const struct flight *flight, enum kvr_op op)
+static uint32_t next_pages(
+    const struct kvn_drive_run *run, const struct kvn_drive_flight *flight,
+    enum kvr_op op)
 {
     uint32_t left = request_of(run, flight->request)->nr_pages - flight->done;
     bool chunk = op == KVR_OP_PUT && run->config->compute_us > 0;
@@ -242,25 +223,23 @@ next_pages(const struct run *run, const struct flight *flight, enum kvr_op op)
     return left < most ? left : most;
 }
 
-static kvr_status_t send_batch(struct run *run, struct flight *flight, enum kvr_op op)
+static kvr_status_t
+send_batch(struct kvn_drive_run *run, struct kvn_drive_flight *flight, enum kvr_op op)
 {
-    struct end *end = &run->ends[flight->node];
+    struct kvn_drive_end *end = &run->ends[flight->node];
     flight->n = next_pages(run, flight, op);
     for (uint32_t i = 0; i < flight->n; i++) {
-        const kv_key_t *key = key_of(run, flight->request, flight->done + i);
+        const kv_key_t *key = kvn_drive_key(run, flight->request, flight->done + i);
         memcpy(run->scratch[i].bytes, key, KVR_KEY_BYTES);
         run->at[i] = (struct kvr_at){
             .buffer = end->buffer.id,
-            .offset =
-                (uint64_t)(page_at(run, flight, i) - (uint8_t *)end->buffer.base),
+            .offset = (uint64_t)(page_at(run, flight, i) - (uint8_t *)end->buffer.base),
         };
         if (op == KVR_OP_PUT) {
-            content_make(page_at(run, flight, i), run->drive->page_bytes, key);
+            kvn_drive_write(page_at(run, flight, i), run->drive->page_bytes, key);
         }
     }
-    uint32_t opens = kvc_segment_at(flight->done, run->trace->page_tokens).first;
-    struct kvr_key anchor;
-    memcpy(anchor.bytes, key_of(run, flight->request, opens), KVR_KEY_BYTES);
+    const struct kvr_key anchor = kvn_drive_anchor(run, flight->request, flight->done);
     const struct kvr_batch batch = {
         .struct_size = sizeof(batch),
         .op = op,
@@ -276,67 +255,81 @@ static kvr_status_t send_batch(struct run *run, struct flight *flight, enum kvr_
     return kvr_submit(end->client, &batch);
 }
 
-/* The node is gone, or does not take a batch: what is left of the request is lost. */
-static void give_up(struct run *run, struct flight *flight)
+void kvn_drive_lost(struct kvn_drive_run *run, struct kvn_drive_flight *flight)
 {
-    uint32_t left = request_of(run, flight->request)->nr_pages - flight->done;
-    if (flight->step == GETTING) {
+    uint32_t left = kvn_drive_pages(run, flight->request) - flight->done;
+    if (flight->step == KVN_DRIVE_GETTING) {
         count_unserved(run, flight->request, left);
     } else {
         run->drive->unkept += left;
     }
-    flight_end(run, flight);
+    flight->done += left;
 }
 
-static void go(struct run *run, struct flight *flight, enum step step)
+/* The node is gone, or does not take a batch. */
+static void give_up(struct kvn_drive_run *run, struct kvn_drive_flight *flight)
 {
-    if (step == PUTTING && flight->step != COMPUTING && run->config->compute_us > 0) {
+    kvn_drive_lost(run, flight);
+    kvn_drive_flight_end(run, flight);
+}
+
+static void
+go(struct kvn_drive_run *run, struct kvn_drive_flight *flight, enum kvn_drive_step step)
+{
+    if (step == KVN_DRIVE_PUTTING && flight->step != KVN_DRIVE_COMPUTING
+        && run->config->compute_us > 0) {
         uint64_t us = next_pages(run, flight, KVR_OP_PUT) * run->config->compute_us;
-        flight->until_us = now_us() + us;
-        step = COMPUTING;
+        flight->until_us = kvn_drive_now_us() + us;
+        step = KVN_DRIVE_COMPUTING;
     }
     flight->step = step;
     if (flight->done == request_of(run, flight->request)->nr_pages) {
-        flight_end(run, flight);
+        kvn_drive_flight_end(run, flight);
         return;
     }
-    if (step == COMPUTING) {
+    if (step == KVN_DRIVE_COMPUTING) {
         return;
     }
     kvr_status_t status = KVR_LINK_LOST;
     if (run->ends[flight->node].client != NULL) {
-        status = send_batch(run, flight, step == GETTING ? KVR_OP_GET : KVR_OP_PUT);
+        status = send_batch(
+            run, flight, step == KVN_DRIVE_GETTING ? KVR_OP_GET : KVR_OP_PUT);
     }
     if (status != KVR_OK) {
         give_up(run, flight);
     }
 }
 
-static void got(struct run *run, struct flight *flight, const struct kvr_result *result)
+static void
+got(struct kvn_drive_run *run, struct kvn_drive_flight *flight,
+    const struct kvr_result *result)
 {
     uint32_t run_len = 0;
     while (run_len < flight->n && result->statuses[run_len] == KVR_OK) {
-        const kv_key_t *key = key_of(run, flight->request, flight->done + run_len);
-        uint64_t wrong = content_wrong(
-            page_at(run, flight, run_len), run->drive->page_bytes, key);
+        const kv_key_t *key =
+            kvn_drive_key(run, flight->request, flight->done + run_len);
+        uint64_t wrong =
+            kvn_drive_wrong(page_at(run, flight, run_len), run->drive->page_bytes, key);
         run->drive->wrong_bytes += wrong;
         run->drive->checked_bytes += run->drive->page_bytes;
-        count_hit(run, flight->request, result->places[run_len]);
+        kvn_drive_hit(run, flight->request, result->places[run_len]);
         run_len++;
     }
     bool cut = run_len < flight->n;
     uint8_t reason = cut ? result->reasons[run_len] : 0;
     flight->done += run_len;
     if (!cut) {
-        go(run, flight, GETTING);
+        go(run, flight, KVN_DRIVE_GETTING);
         return;
     }
     uint32_t left = request_of(run, flight->request)->nr_pages - flight->done;
-    count_misses(run, flight->request, reason, left);
-    go(run, flight, PUTTING);
+    kvn_drive_misses(run, flight->request, reason, left);
+    go(run, flight, KVN_DRIVE_PUTTING);
 }
 
-static void put(struct run *run, struct flight *flight, const struct kvr_result *result)
+static void
+put(struct kvn_drive_run *run, struct kvn_drive_flight *flight,
+    const struct kvr_result *result)
 {
     for (uint32_t i = 0; i < flight->n; i++) {
         run->drive->stored += result->statuses[i] == KVR_OK;
@@ -344,7 +337,7 @@ static void put(struct run *run, struct flight *flight, const struct kvr_result 
         run->drive->unkept += result->statuses[i] < 0;
     }
     flight->done += flight->n;
-    go(run, flight, PUTTING);
+    go(run, flight, KVN_DRIVE_PUTTING);
 }
 
 /* A node's numbers are another program's: ours to refuse, not to assert. */
@@ -359,17 +352,28 @@ static bool result_known(const struct kvr_result *result)
     return true;
 }
 
-static void ended(struct run *run, const struct kvr_result *result)
+static void ended(struct kvn_drive_run *run, const struct kvr_result *result)
 {
+    if (result->op == KVR_OP_SEQ_CHANGED) {
+        return; /* an equal page was first: the next confirm says so */
+    }
     KV_ASSERT(result->tag < run->config->in_flight);
-    struct flight *flight = &run->flights[result->tag];
-    KV_ASSERT(flight->step != IDLE && result->nr_keys == flight->n);
+    struct kvn_drive_flight *flight = &run->flights[result->tag];
+    KV_ASSERT(flight->step != KVN_DRIVE_IDLE);
+    if (run->config->pager) {
+        run->stray = run->stray || !result_known(result);
+        if (!run->stray) {
+            kvn_drive_pager_ended(run, flight, result);
+        }
+        return;
+    }
+    KV_ASSERT(result->nr_keys == flight->n);
     if (result->status == KVR_CANCELLED) {
         give_up(run, flight);
-    } else if (flight->step == GETTING && !result_known(result)) {
+    } else if (flight->step == KVN_DRIVE_GETTING && !result_known(result)) {
         run->stray = true;
         give_up(run, flight);
-    } else if (flight->step == GETTING) {
+    } else if (flight->step == KVN_DRIVE_GETTING) {
         got(run, flight, result);
     } else {
         put(run, flight, result);
@@ -378,7 +382,7 @@ static void ended(struct run *run, const struct kvr_result *result)
 
 /* ------------------------------------------------------------------ all of them */
 
-static uint32_t node_of(const struct run *run, uint32_t request)
+static uint32_t node_of(const struct kvn_drive_run *run, uint32_t request)
 {
     uint32_t nr = run->config->nr_nodes;
     if (!run->config->skew) {
@@ -389,50 +393,63 @@ static uint32_t node_of(const struct run *run, uint32_t request)
 }
 
 /* Starts what the window allows. */
-static void start_some(struct run *run)
+static void start_some(struct kvn_drive_run *run)
 {
     while (run->next < run->trace->nr_requests
            && run->next - run->first < run->config->in_flight) {
-        struct flight *flight = run->flights;
-        while (flight->step != IDLE) {
+        struct kvn_drive_flight *flight = run->flights;
+        while (flight->step != KVN_DRIVE_IDLE) {
             flight++; /* fewer are under way than there are */
         }
         uint32_t request = run->next++;
-        *flight = (struct flight){
-            .step = GETTING, .request = request, .node = node_of(run, request)};
+        *flight = (struct kvn_drive_flight){
+            .step = KVN_DRIVE_GETTING,
+            .request = request,
+            .node = node_of(run, request)};
         count_request(run, request);
-        go(run, flight, GETTING);
+        if (run->config->pager) {
+            kvn_drive_pager_start(run, flight);
+            continue;
+        }
+        go(run, flight, KVN_DRIVE_GETTING);
     }
 }
 
 /* Whose pages have been computed; when the next will be. */
-static uint64_t compute_some(struct run *run)
+static uint64_t compute_some(struct kvn_drive_run *run)
 {
-    uint64_t now = now_us(), next = UINT64_MAX;
+    uint64_t now = kvn_drive_now_us(), next = UINT64_MAX;
     for (uint32_t i = 0; i < run->config->in_flight; i++) {
-        struct flight *flight = &run->flights[i];
-        if (flight->step == COMPUTING && flight->until_us <= now) {
-            go(run, flight, PUTTING);
+        struct kvn_drive_flight *flight = &run->flights[i];
+        bool pager = run->config->pager && flight->step == KVN_DRIVE_APPENDING;
+        bool waits = flight->step == KVN_DRIVE_COMPUTING || (pager && flight->out == 0);
+        if (waits && flight->until_us <= now) {
+            if (run->config->pager) {
+                kvn_drive_pager_due(run, flight);
+            } else {
+                go(run, flight, KVN_DRIVE_PUTTING);
+            }
+            waits = flight->step == KVN_DRIVE_COMPUTING;
         }
-        if (flight->step == COMPUTING && flight->until_us < next) {
+        if (waits && flight->until_us < next) {
             next = flight->until_us;
         }
     }
     return next;
 }
 
-static void node_gone(struct run *run, uint32_t node)
+static void node_gone(struct kvn_drive_run *run, uint32_t node)
 {
     run->drive->lost++;
     end_close(&run->ends[node]);
-    run->ends[node].retry_us = now_us() + RETRY_US;
+    run->ends[node].retry_us = kvn_drive_now_us() + RETRY_US;
 }
 
-static bool take_results(struct run *run)
+static bool take_results(struct kvn_drive_run *run)
 {
     bool any = false;
     for (uint32_t i = 0; i < run->config->nr_nodes; i++) {
-        struct end *end = &run->ends[i];
+        struct kvn_drive_end *end = &run->ends[i];
         struct kvr_result result;
         kvr_status_t status = KVR_AGAIN;
         while (end->client != NULL
@@ -443,15 +460,15 @@ static bool take_results(struct run *run)
         if (end->client != NULL && status != KVR_AGAIN) {
             node_gone(run, i);
             any = true;
-        } else if (end->client == NULL && now_us() >= end->retry_us) {
-            end->retry_us = now_us() + RETRY_US;
+        } else if (end->client == NULL && kvn_drive_now_us() >= end->retry_us) {
+            end->retry_us = kvn_drive_now_us() + RETRY_US;
             (void)end_open(run, i);
         }
     }
     return any;
 }
 
-static void sleep_some(struct run *run, uint64_t until_us)
+static void sleep_some(struct kvn_drive_run *run, uint64_t until_us)
 {
     struct pollfd fds[KVN_DRIVE_NODES_MAX];
     nfds_t nr = 0;
@@ -465,15 +482,15 @@ static void sleep_some(struct run *run, uint64_t until_us)
         }
         fds[nr++] = (struct pollfd){.fd = kvr_fd(client), .events = POLLIN};
     }
-    uint64_t now = now_us(), us = until_us > now ? until_us - now : 0;
+    uint64_t now = kvn_drive_now_us(), us = until_us > now ? until_us - now : 0;
     bool soon = us < SLEEP_MS_MAX * UINT64_C(1000);
     (void)poll(fds, nr, soon ? (int)((us + 999) / 1000) : SLEEP_MS_MAX);
 }
 
-static kv_status_t loop(struct run *run)
+static kv_status_t loop(struct kvn_drive_run *run)
 {
     uint32_t nr = run->trace->nr_requests, said = UINT32_MAX;
-    run->moved_us = now_us();
+    run->moved_us = kvn_drive_now_us();
     while (run->nr_ended < nr) {
         start_some(run);
         uint64_t next_us = compute_some(run);
@@ -488,7 +505,8 @@ static kv_status_t loop(struct run *run)
             return fail(
                 run, KV_ERR_IO, "a node answers with numbers that are not known here");
         }
-        if (now_us() - run->moved_us > STUCK_FACTOR * run->config->timeout_us) {
+        if (kvn_drive_now_us() - run->moved_us
+            > STUCK_FACTOR * run->config->timeout_us) {
             return fail(run, KV_ERR_IO, "requests do not end: a node hangs");
         }
     }
@@ -502,7 +520,7 @@ kv_status_t kvn_drive_run(
     KV_ASSERT(config->nr_nodes >= 1 && config->nr_nodes <= KVN_DRIVE_NODES_MAX);
     KV_ASSERT(config->in_flight >= 1 && config->in_flight <= KVN_DRIVE_IN_FLIGHT_MAX);
     *drive = (struct kvn_drive){0};
-    struct run *run = kv_calloc(1, sizeof(*run));
+    struct kvn_drive_run *run = kv_calloc(1, sizeof(*run));
     if (run == NULL) {
         return KV_ERR_NOMEM;
     }

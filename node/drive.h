@@ -1,10 +1,13 @@
-/* A trace through running nodes, at the object level of libkvrail, with real bytes:
- * what engines that keep their own KV tensors would do, and a check of every byte of a
- * hit.
+/* A trace through running nodes by libkvrail, with real bytes, and a check of every
+ * byte of a hit. At the object level: what engines that keep their own KV tensors
+ * would do.
  *
  *   requests ──► node r of the balance ──► GET the prefix, 256 pages at a time, until a
  *   page is missing ──► check the bytes ──► "compute" and PUT the rest, 4 pages at a
  *   time (their bytes follow from their keys) ──► the next request
+ *
+ * At the pager level (drive_pager.c): what engines whose kernels work in the node's own
+ * memory would do. Hits are checked, and missing pages written, where they lie.
  *
  * `in_flight` is a sliding window: request r starts once r - in_flight and all before
  * it have ended. Pages behind the first one missing are misses: an engine cannot use
@@ -37,6 +40,7 @@ struct kvn_drive_config {
     const char *space;
     uint32_t tenant;
     uint32_t in_flight;
+    bool pager;           /* level: else the object level */
     bool skew;            /* 8 of 10 requests enter node 0, else they go round */
     uint64_t timeout_us;  /* of each batch */
     uint64_t compute_us;  /* an engine computes a missing page for so long; 0: not */

@@ -20,6 +20,7 @@ enum flag {
     FLAG_SPACE,
     FLAG_TENANT,
     FLAG_PAGES,
+    FLAG_LEVEL,
     FLAG_BALANCE,
     FLAG_IN_FLIGHT,
     FLAG_TIMEOUT,
@@ -38,6 +39,7 @@ static const struct kvn_flag flags[NR_FLAGS] = {
     [FLAG_SPACE] = {"space", "NAME", "of the nodes' configuration (chat)"},
     [FLAG_TENANT] = {"tenant", "ID", "to speak as (7)"},
     [FLAG_PAGES] = {"pages", "N", "of all nodes: prints the pooled cache beside it"},
+    [FLAG_LEVEL] = {"level", "object|pager", "batches of keys, or in place (object)"},
     [FLAG_BALANCE] = {"balance", "even|skew", "round robin, or 8 of 10 to one (even)"},
     [FLAG_IN_FLIGHT] = {"in-flight", "N", "requests at once (16)"},
     [FLAG_TIMEOUT] = {"timeout-ms", "N", "of each batch (5000)"},
@@ -50,8 +52,8 @@ static const struct kvn_flag flags[NR_FLAGS] = {
 
 static const struct kvn_cli cli = {
     .verb = "drive",
-    .summary = "Replays requests through running nodes, at the object level: a page's "
-               "bytes follow\nfrom its key, and every byte of a hit is checked.",
+    .summary = "Replays requests through running nodes: a page's bytes follow from its "
+               "key, and\nevery byte of a hit is checked.",
     .flags = flags,
     .nr_flags = NR_FLAGS,
 };
@@ -63,7 +65,7 @@ struct options {
     uint32_t nr_sockets;
     const char *trace, *space, *json_file, *mark;
     uint64_t tenant, pages, in_flight, timeout_ms, compute_us, last;
-    bool chats, skew, json;
+    bool chats, pager, skew, json;
 };
 
 struct outcome {
@@ -107,6 +109,11 @@ static int take_flag(struct options *options, enum flag flag, const char *value)
         return number(flag, value, 0, UINT32_MAX, &options->tenant);
     case FLAG_PAGES:
         return number(flag, value, 0, PAGES_MAX, &options->pages);
+    case FLAG_LEVEL:
+        options->pager = strcmp(value, "pager") == 0;
+        return options->pager || strcmp(value, "object") == 0
+                   ? KVN_EXIT_OK
+                   : kvn_cli_refuse(&cli, "--level: '%s' is not object, pager", value);
     case FLAG_BALANCE:
         options->skew = strcmp(value, "skew") == 0;
         return options->skew || strcmp(value, "even") == 0
@@ -215,6 +222,8 @@ static json_t *to_json(const struct options *options, const struct outcome *outc
     json_object_set_new(root, "seconds", json_real(outcome->seconds));
     json_object_set_new(root, "nodes", kvn_json_uint(options->nr_sockets));
     json_object_set_new(
+        root, "level", json_string(options->pager ? "pager" : "object"));
+    json_object_set_new(
         root, "balance", json_string(options->skew ? "skew" : "even"));
     if (outcome->hit_rate_pooled >= 0) {
         json_object_set_new(
@@ -238,9 +247,9 @@ static void print_table(const struct options *options, const struct outcome *out
     const struct kvn_drive_counts *all = &drive->all;
     printf(
         "%" PRIu64 " requests, %" PRIu64 " page references of %" PRIu32
-        " bytes; %" PRIu32 " nodes, balance %s\n\n",
+        " bytes; %" PRIu32 " nodes, %s level, balance %s\n\n",
         all->requests, all->page_refs, drive->page_bytes, options->nr_sockets,
-        options->skew ? "skew" : "even");
+        options->pager ? "pager" : "object", options->skew ? "skew" : "even");
     printf("  %-28s  %12s  %9s\n", "pages", "count", "share");
     for (unsigned i = 1; i < KVN_DRIVE_PLACES; i++) {
         char name[32];
@@ -306,6 +315,7 @@ static int run(const struct options *options, const struct kvn_trace *trace)
         .space = options->space,
         .tenant = (uint32_t)options->tenant,
         .in_flight = (uint32_t)options->in_flight,
+        .pager = options->pager,
         .skew = options->skew,
         .timeout_us = options->timeout_ms * 1000,
         .compute_us = options->compute_us,

@@ -20,6 +20,12 @@ _Static_assert(offsetof(struct kvn_rings, client_sleeps) == 768, "documented");
 _Static_assert(sizeof(struct kvn_rings) <= KVN_RING_HEADER_BYTES, "one page");
 _Static_assert(sizeof(struct kvn_request_head) == 104, "documented");
 _Static_assert(sizeof(struct kvn_answer_head) == 72, "documented");
+_Static_assert(sizeof(struct kvn_request_seq) == 32, "documented");
+_Static_assert(sizeof(struct kvn_answer_seq) == 48, "documented");
+_Static_assert(sizeof(struct kvn_seq_page) == 16, "documented");
+_Static_assert(sizeof(struct kvn_seq_tail) == 40, "documented");
+_Static_assert(sizeof(struct kvn_packet_arena) == 16, "documented");
+_Static_assert(2 * KVN_SEQ_ANSWER_BYTES_MAX <= KVN_RING_BYTES_MIN, "one may be asked");
 _Static_assert(sizeof(struct kvn_packet) == 112, "documented");
 _Static_assert(sizeof(struct kvn_packet_space) == 120, "documented");
 _Static_assert(2 * KVN_REQUEST_BYTES_MAX <= KVN_RING_BYTES_MIN, "skip and record fit");
@@ -253,12 +259,32 @@ uint32_t kvn_request_bytes(uint32_t op, uint32_t nr_keys, bool tokens)
 {
     uint64_t each = sizeof(kv_key_t) + (kvn_op_moves(op) ? sizeof(uint64_t) : 0)
                     + (tokens ? sizeof(uint32_t) : 0);
-    return padded(sizeof(struct kvn_request_head) + nr_keys * each);
+    uint32_t seq = kvn_op_seq(op) ? sizeof(struct kvn_request_seq) : 0;
+    return padded(sizeof(struct kvn_request_head) + seq + nr_keys * each);
 }
 
 uint32_t kvn_answer_bytes(uint32_t nr_keys)
 {
     return padded(sizeof(struct kvn_answer_head) + (uint64_t)nr_keys * 6);
+}
+
+uint32_t kvn_seq_answer_bytes(uint32_t nr_keys, uint32_t nr_entries, uint32_t nr_tails)
+{
+    size_t seq = sizeof(struct kvn_answer_seq);
+    seq += nr_entries * sizeof(struct kvn_seq_page);
+    seq += nr_tails * sizeof(struct kvn_seq_tail);
+    return (uint32_t)seq + kvn_answer_bytes(nr_keys);
+}
+
+/* How many keys a request may have. */
+static uint32_t keys_min(uint32_t op)
+{
+    return !kvn_op_seq(op) || op == KVN_OP_SEQ_FETCH || op == KVN_OP_SEQ_SEAL;
+}
+
+static uint32_t keys_max(uint32_t op)
+{
+    return !kvn_op_seq(op) || op == KVN_OP_SEQ_FETCH ? KVN_RING_KEYS_MAX : keys_min(op);
 }
 
 static kv_status_t
@@ -268,17 +294,17 @@ request_head_check(const struct kvn_request_head *h, struct kv_detail *detail)
         return kv_fail(
             detail, KV_ERR_INVALID, "request.type", KVN_RECORD_REQUEST, h->type);
     }
-    if (h->op >= KVN_RING_OPS) {
-        return kv_fail(detail, KV_ERR_INVALID, "request.op", KVN_RING_OPS - 1, h->op);
-    }
-    if (h->nr_keys == 0 || h->nr_keys > KVN_RING_KEYS_MAX) {
+    if (h->op >= KVN_RING_SEQ_OPS) {
         return kv_fail(
-            detail, KV_ERR_INVALID, "request.keys", KVN_RING_KEYS_MAX, h->nr_keys);
+            detail, KV_ERR_INVALID, "request.op", KVN_RING_SEQ_OPS - 1, h->op);
     }
-    if ((h->flags & ~(KVN_REQUEST_LOOSE | KVN_REQUEST_TOKENS)) != 0) {
+    if (h->nr_keys < keys_min(h->op) || h->nr_keys > keys_max(h->op)) {
         return kv_fail(
-            detail, KV_ERR_INVALID, "request.flags",
-            KVN_REQUEST_LOOSE | KVN_REQUEST_TOKENS, h->flags);
+            detail, KV_ERR_INVALID, "request.keys", keys_max(h->op), h->nr_keys);
+    }
+    uint16_t flags = keys_max(h->op) > 1 ? KVN_REQUEST_LOOSE | KVN_REQUEST_TOKENS : 0;
+    if ((h->flags & ~flags) != 0) {
+        return kv_fail(detail, KV_ERR_INVALID, "request.flags", flags, h->flags);
     }
     if (h->zero != 0) {
         return kv_fail(detail, KV_ERR_INVALID, "request.zero", 0, h->zero);
@@ -305,7 +331,11 @@ kv_status_t kvn_request_read(
         return kv_fail(detail, KV_ERR_INVALID, "request.bytes", wanted, len);
     }
     uint8_t *next = copy + sizeof(read.head);
-    read.keys = (kv_key_t *)(void *)next;
+    if (kvn_op_seq(read.head.op)) {
+        memcpy(&read.seq, next, sizeof(read.seq));
+        next += sizeof(read.seq);
+    }
+    read.keys = n > 0 ? (kv_key_t *)(void *)next : NULL;
     next += n * sizeof(kv_key_t);
     if (kvn_op_moves(read.head.op)) {
         read.addresses = (uint64_t *)(void *)next;
@@ -318,38 +348,90 @@ kv_status_t kvn_request_read(
     return KV_OK;
 }
 
-kv_status_t kvn_answer_read(
-    const uint8_t *copy, uint32_t len, struct kvn_answer *answer,
-    struct kv_detail *detail)
+static kv_status_t
+answer_head_check(const struct kvn_answer_head *h, struct kv_detail *detail)
 {
-    struct kvn_answer read = {0};
-    if (len < sizeof(read.head)) {
-        return kv_fail(detail, KV_ERR_INVALID, "answer.bytes", sizeof(read.head), len);
-    }
-    memcpy(&read.head, copy, sizeof(read.head));
-    const struct kvn_answer_head *h = &read.head;
-    if (h->type != KVN_RECORD_ANSWER) {
+    bool notice = h->type == KVN_RECORD_NOTICE;
+    uint32_t ops = notice ? KVN_OP_SEQ_CHANGED + 1 : KVN_RING_SEQ_OPS;
+    if (h->type != KVN_RECORD_ANSWER && !notice) {
         return kv_fail(
             detail, KV_ERR_INVALID, "answer.type", KVN_RECORD_ANSWER, h->type);
     }
-    if (h->op >= KVN_RING_OPS) {
-        return kv_fail(detail, KV_ERR_INVALID, "answer.op", KVN_RING_OPS - 1, h->op);
+    if (h->op >= ops || (notice && h->op != KVN_OP_SEQ_CHANGED)) {
+        return kv_fail(detail, KV_ERR_INVALID, "answer.op", ops - 1, h->op);
     }
-    if (h->nr_keys > KVN_RING_KEYS_MAX) {
-        return kv_fail(
-            detail, KV_ERR_INVALID, "answer.keys", KVN_RING_KEYS_MAX, h->nr_keys);
+    uint32_t keys = notice ? 0 : keys_max(h->op);
+    if (h->nr_keys > keys) {
+        return kv_fail(detail, KV_ERR_INVALID, "answer.keys", keys, h->nr_keys);
     }
     if (memchr(h->field, 0, sizeof(h->field)) == NULL) {
         return kv_fail(
             detail, KV_ERR_INVALID, "answer.field", sizeof(h->field) - 1,
             sizeof(h->field));
     }
-    uint32_t n = h->nr_keys;
-    if (len != kvn_answer_bytes(n) || h->bytes != len) {
+    return KV_OK;
+}
+
+static kv_status_t
+answer_seq_check(const struct kvn_answer_seq *seq, struct kv_detail *detail)
+{
+    if (seq->nr_pages > KVN_SEQ_PAGES_MAX) {
         return kv_fail(
-            detail, KV_ERR_INVALID, "answer.bytes", kvn_answer_bytes(n), len);
+            detail, KV_ERR_INVALID, "answer.pages", KVN_SEQ_PAGES_MAX, seq->nr_pages);
     }
-    read.statuses = (const int32_t *)(const void *)(copy + sizeof(read.head));
+    uint32_t left =
+        seq->first_page > seq->nr_pages ? 0 : seq->nr_pages - seq->first_page;
+    uint32_t most = left < KVN_SEQ_ENTRIES_MAX ? left : KVN_SEQ_ENTRIES_MAX;
+    if (seq->nr_entries > most || seq->first_page > seq->nr_pages) {
+        return kv_fail(detail, KV_ERR_INVALID, "answer.entries", most, seq->nr_entries);
+    }
+    if (seq->nr_tails > KVN_SEQ_TAILS_MAX) {
+        return kv_fail(
+            detail, KV_ERR_INVALID, "answer.tails", KVN_SEQ_TAILS_MAX, seq->nr_tails);
+    }
+    uint16_t flags = KVN_SEQ_MORE | KVN_SEQ_TABLE;
+    if ((seq->flags & ~flags) != 0) {
+        return kv_fail(detail, KV_ERR_INVALID, "answer.flags", flags, seq->flags);
+    }
+    return KV_OK;
+}
+
+kv_status_t kvn_answer_read(
+    const uint8_t *copy, uint32_t len, struct kvn_answer *answer,
+    struct kv_detail *detail)
+{
+    struct kvn_answer read = {0};
+    const struct kvn_answer_head *h = &read.head;
+    uint32_t least = sizeof(read.head);
+    if (len >= least) {
+        memcpy(&read.head, copy, sizeof(read.head));
+        least += kvn_op_seq(h->op) ? (uint32_t)sizeof(read.seq) : 0;
+    }
+    if (len < least) {
+        return kv_fail(detail, KV_ERR_INVALID, "answer.bytes", least, len);
+    }
+    kv_status_t status = answer_head_check(h, detail);
+    if (status != KV_OK) {
+        return status;
+    }
+    const uint8_t *next = copy + sizeof(read.head);
+    uint32_t n = h->nr_keys, wanted = kvn_answer_bytes(n);
+    if (kvn_op_seq(h->op)) {
+        memcpy(&read.seq, next, sizeof(read.seq));
+        status = answer_seq_check(&read.seq, detail);
+        if (status != KV_OK) {
+            return status;
+        }
+        wanted = kvn_seq_answer_bytes(n, read.seq.nr_entries, read.seq.nr_tails);
+        next += sizeof(read.seq);
+    }
+    if (len != wanted || h->bytes != len) {
+        return kv_fail(detail, KV_ERR_INVALID, "answer.bytes", wanted, len);
+    }
+    read.pages = (const struct kvn_seq_page *)(const void *)next;
+    read.tails =
+        (const struct kvn_seq_tail *)(const void *)(read.pages + read.seq.nr_entries);
+    read.statuses = (const int32_t *)(const void *)(read.tails + read.seq.nr_tails);
     read.reasons = (const uint8_t *)(read.statuses + n);
     read.places = read.reasons + n;
     *answer = read;
@@ -364,21 +446,31 @@ void kvn_packet_init(struct kvn_packet *packet, enum kvn_packet_type type)
         .magic = KVN_PACKET_MAGIC, .version = KVN_RING_VERSION, .type = (uint16_t)type};
 }
 
-bool kvn_packet_send(int sock, const void *bytes, size_t len, int fd)
+bool kvn_packet_send_fds(
+    int sock, const void *bytes, size_t len, const int *fds, uint32_t nr_fds)
 {
     struct iovec iov = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = len};
-    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {0};
+    _Alignas(
+        struct cmsghdr) char control[CMSG_SPACE(KVN_PACKET_FDS_MAX * sizeof(int))] = {
+        0};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-    if (fd >= 0) {
+    KV_ASSERT(nr_fds <= KVN_PACKET_FDS_MAX);
+    if (nr_fds > 0) {
+        size_t size = nr_fds * sizeof(int);
         msg.msg_control = control;
-        msg.msg_controllen = sizeof(control);
+        msg.msg_controllen = CMSG_SPACE(size);
         struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
         cmsg->cmsg_level = SOL_SOCKET;
         cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(cmsg), &fd, sizeof(int));
+        cmsg->cmsg_len = CMSG_LEN(size);
+        memcpy(CMSG_DATA(cmsg), fds, size);
     }
     return sendmsg(sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)len;
+}
+
+bool kvn_packet_send(int sock, const void *bytes, size_t len, int fd)
+{
+    return kvn_packet_send_fds(sock, bytes, len, &fd, fd >= 0);
 }
 
 enum {
@@ -392,12 +484,13 @@ enum {
     HAS_BUFFER = 1 << 7,
     HAS_BYTES = 1 << 8,
     HAS_DETAIL = 1 << 9,
+    HAS_ARENAS = 1 << 10,
 };
 
 static const uint16_t packet_has[KVN_PACKET_NR_TYPES] = {
     [KVN_PACKET_GREETING] = HAS_NONCE,
     [KVN_PACKET_ATTACH] = HAS_NONCE | HAS_TENANT | HAS_RING | HAS_LEVEL,
-    [KVN_PACKET_ATTACHED] = HAS_RING | HAS_SPACES,
+    [KVN_PACKET_ATTACHED] = HAS_RING | HAS_SPACES | HAS_ARENAS,
     [KVN_PACKET_REFUSED] = HAS_REQ | HAS_STATUS | HAS_DETAIL,
     [KVN_PACKET_BUFFER] = HAS_REQ | HAS_BYTES,
     [KVN_PACKET_BUFFERED] = HAS_REQ | HAS_BUFFER | HAS_BYTES,
@@ -422,6 +515,7 @@ packet_fields_check(const struct kvn_packet *p, struct kv_detail *detail)
         {HAS_RING, "packet.ring_bytes", p->ring_bytes},
         {HAS_LEVEL, "packet.level", p->level},
         {HAS_SPACES, "packet.spaces", p->nr_spaces},
+        {HAS_ARENAS, "packet.arenas", p->nr_arenas},
         {HAS_BUFFER, "packet.buffer", p->buffer},
         {HAS_BYTES, "packet.bytes", p->bytes},
         {HAS_DETAIL, "packet.limit", p->limit},
@@ -487,7 +581,12 @@ kv_status_t kvn_packet_read(
     if (p.nr_spaces > room) {
         return kv_fail(detail, KV_ERR_INVALID, "packet.spaces", room, p.nr_spaces);
     }
+    room = spaces != NULL ? KVN_PACKET_ARENAS_MAX : 0;
+    if (p.nr_arenas > room) {
+        return kv_fail(detail, KV_ERR_INVALID, "packet.arenas", room, p.nr_arenas);
+    }
     size_t wanted = sizeof(p) + p.nr_spaces * sizeof(struct kvn_packet_space)
+                    + p.nr_arenas * sizeof(struct kvn_packet_arena)
                     + (p.type == KVN_PACKET_ASK ? sizeof(struct kvn_packet_ask) : 0);
     if (len != wanted) {
         return kv_fail(detail, KV_ERR_INVALID, "packet.length", wanted, len);
@@ -541,5 +640,23 @@ kv_status_t kvn_packet_ask_read(
         }
     }
     *ask = a;
+    return KV_OK;
+}
+
+kv_status_t kvn_packet_arenas(
+    const uint8_t *bytes, const struct kvn_packet *packet,
+    struct kvn_packet_arena *arenas, struct kv_detail *detail)
+{
+    const uint8_t *from =
+        bytes + sizeof(*packet) + packet->nr_spaces * sizeof(struct kvn_packet_space);
+    for (uint32_t i = 0; i < packet->nr_arenas; i++) {
+        struct kvn_packet_arena *arena = &arenas[i];
+        memcpy(arena, from + i * sizeof(*arena), sizeof(*arena));
+        uint64_t blocks = (uint64_t)arena->block_bytes * arena->nr_blocks;
+        if (blocks == 0 || blocks > arena->bytes || arena->nr_blocks > INT32_MAX) {
+            return kv_fail(
+                detail, KV_ERR_INVALID, "packet.arena", packet->nr_arenas, i);
+        }
+    }
     return KV_OK;
 }

@@ -14,9 +14,10 @@
  * (1) A side writes its own positions and never reads them back. (2) What the other
  * side wrote is read once, into memory of the reader, and judged there. (3) A record
  * does not wrap: a skip record fills the ring's end before one that would. (4) With at
- * most size - KVN_ANSWER_BYTES_MAX bytes written, unread and promised, every promised
+ * most size - (the longest answer) bytes written, unread and promised, every promised
  * answer finds room: they all lie within less than one turn of the ring, so there is
- * one end among them and one skip, which is shorter than the answer behind it.
+ * one end among them and one skip, which is shorter than the answer behind it. A notice
+ * is written only where one more such answer could be promised.
  *
  * Threading: one producer and one consumer a ring; a struct kvn_ring belongs to one of
  * them. Bounds: all sizes below. Errors: KV_ERR_INVALID with the field, its limit and
@@ -40,6 +41,7 @@ enum {
     KVN_RING_REQUESTS_MAX = 1024, /* in flight */
     KVN_RING_FIELD_MAX = 32,      /* name of what was refused, with its NUL */
     KVN_RING_OPS = 6,             /* EXISTS, GET, PUT, PIN, UNPIN, DROP */
+    KVN_RING_SEQ_OPS = 14,        /* those, and SEQ_OPEN … SEQ_END */
     KVN_RING_ALIGN = 8,           /* of records */
     KVN_OFFSET_BITS = 48,         /* of an address: buffer << 48 | offset */
 };
@@ -53,6 +55,16 @@ enum kvn_ring_op {
     KVN_OP_PIN,
     KVN_OP_UNPIN,
     KVN_OP_DROP,
+    /* of clients of the pager level alone */
+    KVN_OP_SEQ_OPEN,
+    KVN_OP_SEQ_FETCH,
+    KVN_OP_SEQ_APPEND,
+    KVN_OP_SEQ_SEAL,
+    KVN_OP_SEQ_FORK,
+    KVN_OP_SEQ_TRUNCATE,
+    KVN_OP_SEQ_CONFIRM,
+    KVN_OP_SEQ_END,
+    KVN_OP_SEQ_CHANGED, /* notices alone: nobody asks for it */
 };
 
 /* ------------------------------------------------------------------ memory */
@@ -138,7 +150,12 @@ bool kvn_ring_must_wake(_Atomic uint32_t *sleeps, uint32_t bit);
 
 /* ------------------------------------------------------------------ records */
 
-enum kvn_record { KVN_RECORD_SKIP = 1, KVN_RECORD_REQUEST = 2, KVN_RECORD_ANSWER = 3 };
+enum kvn_record {
+    KVN_RECORD_SKIP = 1,
+    KVN_RECORD_REQUEST = 2,
+    KVN_RECORD_ANSWER = 3,
+    KVN_RECORD_NOTICE = 4, /* shaped as an answer, to no request */
+};
 enum { KVN_REQUEST_LOOSE = 1, KVN_REQUEST_TOKENS = 2 };
 
 /* All integers little endian; every record begins with the first three fields. */
@@ -155,7 +172,17 @@ struct kvn_request_head {
     uint32_t zero;
     kv_key_t anchor;
     kv_key_t prev;
-}; /* keys[n] ‖ GET, PUT: u64 address[n] ‖ TOKENS: u32 n_tokens[n], padded to 8 */
+}; /* SEQ_*: struct kvn_request_seq ‖ keys[n] ‖ GET, PUT: u64 address[n] ‖ TOKENS: u32
+    * n_tokens[n], padded to 8 */
+
+/* What the operation does not take is ignored. */
+struct kvn_request_seq {
+    uint64_t seq;     /* index | generation << 32, as the node gave it; not OPEN */
+    uint64_t name;    /* OPEN, FORK: the client's own, comes back with notices */
+    uint64_t version; /* CONFIRM */
+    uint32_t page;    /* SEAL */
+    uint32_t tokens;  /* APPEND: more; TRUNCATE: that stay */
+};
 
 struct kvn_answer_head {
     uint32_t bytes;
@@ -167,36 +194,91 @@ struct kvn_answer_head {
     uint64_t limit;
     uint64_t value;
     char field[KVN_RING_FIELD_MAX]; /* what was refused; terminated */
-}; /* i32 status[n] ‖ u8 reason[n] ‖ u8 place[n], padded to 8 */
+}; /* SEQ_*: struct kvn_answer_seq ‖ pages ‖ tails ‖ i32 status[n] ‖ u8 reason[n] ‖ u8
+    * place[n], padded to 8 */
 
 enum {
+    /* The table has changed elsewhere too: what follows tells the rest, and `version`
+     * is what it was before that. */
+    KVN_SEQ_MORE = 1,
+    KVN_SEQ_TABLE = 2, /* seq to flags are those of a sequence; else all are zero */
+};
+
+/* The sequence after the operation, and the part of its table that it changed. */
+struct kvn_answer_seq {
+    uint64_t seq;
+    uint64_t name;
+    uint64_t version; /* of the table as the client knows it with this: to confirm */
+    uint32_t nr_pages;
+    uint32_t n_tokens;
+    uint32_t first_page; /* page of pages[0] */
+    uint32_t nr_entries; /* pages that follow */
+    uint32_t nr_hits;    /* FETCH: pages that were appended */
+    uint16_t flags;
+    uint16_t nr_tails;
+};
+
+/* Where a page lies. */
+struct kvn_seq_page {
+    uint64_t gen; /* (arena, block, gen) never names two contents */
+    uint32_t block;
+    uint16_t arena; /* number in ATTACHED */
+    uint16_t zero;
+};
+
+/* FETCH: a tail that some home lists behind the last key; a hint. */
+struct kvn_seq_tail {
+    kv_key_t key;
+    uint32_t n_tokens;
+    uint32_t zero;
+};
+
+enum {
+    /* Pages of an answer: what an APPEND of 1024 can change that begins inside one. */
+    KVN_SEQ_ENTRIES_MAX = KVN_RING_KEYS_MAX + 1,
+    KVN_SEQ_PAGES_MAX = 1 << 16, /* of a sequence */
+    KVN_SEQ_TAILS_MAX = 4,
     KVN_REQUEST_BYTES_MAX = sizeof(struct kvn_request_head) + KVN_RING_KEYS_MAX * 44,
     KVN_ANSWER_BYTES_MAX = sizeof(struct kvn_answer_head) + KVN_RING_KEYS_MAX * 6,
+    KVN_SEQ_ANSWER_BYTES_MAX = KVN_ANSWER_BYTES_MAX + sizeof(struct kvn_answer_seq)
+                               + KVN_SEQ_ENTRIES_MAX * sizeof(struct kvn_seq_page)
+                               + KVN_SEQ_TAILS_MAX * sizeof(struct kvn_seq_tail),
 };
 
 static inline bool kvn_op_moves(uint32_t op)
 {
     return op == KVN_OP_GET || op == KVN_OP_PUT;
 }
+static inline bool kvn_op_seq(uint32_t op)
+{
+    return op >= KVN_OP_SEQ_OPEN && op <= KVN_OP_SEQ_CHANGED;
+}
 uint32_t kvn_request_bytes(uint32_t op, uint32_t nr_keys, bool tokens);
-uint32_t kvn_answer_bytes(uint32_t nr_keys);
+uint32_t kvn_answer_bytes(uint32_t nr_keys); /* EXISTS … DROP */
+uint32_t kvn_seq_answer_bytes(uint32_t nr_keys, uint32_t nr_entries, uint32_t nr_tails);
 
 /* A record in the reader's memory, taken apart; pointers go into that memory. */
 struct kvn_request {
     struct kvn_request_head head;
-    kv_key_t *keys;
-    uint64_t *addresses; /* NULL unless GET or PUT */
-    uint32_t *n_tokens;  /* NULL: full pages */
+    struct kvn_request_seq seq; /* zero unless SEQ_* */
+    kv_key_t *keys;             /* NULL when there are none */
+    uint64_t *addresses;        /* NULL unless GET or PUT */
+    uint32_t *n_tokens;         /* NULL: full pages */
 };
 struct kvn_answer {
     struct kvn_answer_head head;
+    struct kvn_answer_seq seq; /* zero unless SEQ_* */
+    const struct kvn_seq_page *pages;
+    const struct kvn_seq_tail *tails;
     const int32_t *statuses;
     const uint8_t *reasons;
     const uint8_t *places;
 };
-/* `copy` is 8-byte aligned and len long. */
+/* `copy` is 8-byte aligned and len long. Any operation but SEQ_CHANGED: whether the
+ * client may ask for it is the caller's to judge. */
 kv_status_t kvn_request_read(
     uint8_t *copy, uint32_t len, struct kvn_request *request, struct kv_detail *detail);
+/* An answer or a notice: head.type says which. */
 kv_status_t kvn_answer_read(
     const uint8_t *copy, uint32_t len, struct kvn_answer *answer,
     struct kv_detail *detail);
@@ -208,18 +290,22 @@ enum {
     KVN_PACKET_SPACES_MAX = 64,
     KVN_PACKET_NAME_MAX = 40, /* of a space, with its NUL */
     KVN_PACKET_FIELD_MAX = 40,
-    KVN_PACKET_LEVEL_OBJECT = 0, /* batches of keys; the only one so far */
+    KVN_PACKET_ARENAS_MAX = 32,
+    KVN_PACKET_LEVEL_OBJECT = 0, /* batches of keys */
+    KVN_PACKET_LEVEL_PAGER = 1,  /* and sequences over arenas that the client fills */
     KVN_PACKET_WAKE = 'w',       /* the whole of a packet of one byte */
 };
 
 enum kvn_packet_type {
     KVN_PACKET_GREETING = 1, /* node: nonce */
     KVN_PACKET_ATTACH,       /* client: nonce, tenant, level, ring_bytes */
-    KVN_PACKET_ATTACHED,     /* node: ring_bytes, spaces; a descriptor comes with it */
-    KVN_PACKET_REFUSED,      /* node: status and its detail; answers ATTACH, BUFFER */
-    KVN_PACKET_BUFFER,       /* client: bytes; a descriptor comes with it */
-    KVN_PACKET_BUFFERED,     /* node: buffer, bytes */
-    KVN_PACKET_UNBUFFER,     /* client: buffer; no answer */
+    /* node: ring_bytes, spaces, arenas; with it come descriptors: of the rings, then of
+     * each arena */
+    KVN_PACKET_ATTACHED,
+    KVN_PACKET_REFUSED,  /* node: status and its detail; answers ATTACH, BUFFER */
+    KVN_PACKET_BUFFER,   /* client: bytes; a descriptor comes with it */
+    KVN_PACKET_BUFFERED, /* node: buffer, bytes */
+    KVN_PACKET_UNBUFFER, /* client: buffer; no answer */
     KVN_PACKET_ASK,          /* client, instead of ATTACH: nonce, tenant, a record */
     KVN_PACKET_REPORT,       /* node: bytes; a descriptor comes with it */
     KVN_PACKET_NR_TYPES
@@ -237,7 +323,8 @@ struct kvn_packet {
     uint16_t level;
     uint16_t nr_spaces; /* records that follow in the packet */
     uint32_t buffer;
-    uint32_t zero;
+    uint16_t nr_arenas; /* records that follow the spaces */
+    uint16_t zero;
     uint64_t bytes;
     uint64_t limit;
     uint64_t value;
@@ -255,9 +342,19 @@ struct kvn_packet_space {
     uint32_t zero;
 };
 
+/* Memory of the node that the client maps and fills: block b is its bytes from
+ * b * block_bytes. */
+struct kvn_packet_arena {
+    uint64_t bytes; /* of the descriptor */
+    uint32_t block_bytes;
+    uint32_t nr_blocks;
+};
+
 enum {
+    KVN_PACKET_FDS_MAX = 1 + KVN_PACKET_ARENAS_MAX,
     KVN_PACKET_BYTES_MAX = sizeof(struct kvn_packet)
-                           + KVN_PACKET_SPACES_MAX * sizeof(struct kvn_packet_space),
+                           + KVN_PACKET_SPACES_MAX * sizeof(struct kvn_packet_space)
+                           + KVN_PACKET_ARENAS_MAX * sizeof(struct kvn_packet_arena),
 };
 
 /* What can be asked of a node: X(symbol, name). */
@@ -297,6 +394,9 @@ void kvn_packet_init(struct kvn_packet *packet, enum kvn_packet_type type);
 /* All of it or nothing, without waiting: false, and errno. `fd` goes with it, and stays
  * the caller's; -1: none does. */
 bool kvn_packet_send(int sock, const void *bytes, size_t len, int fd);
+/* The same with up to KVN_PACKET_FDS_MAX descriptors. */
+bool kvn_packet_send_fds(
+    int sock, const void *bytes, size_t len, const int *fds, uint32_t nr_fds);
 /* Takes a packet apart: fields that its type does not have are zero, or it is
  * KV_ERR_INVALID; KV_ERR_VERSION for another version. `spaces` (room for the maximum)
  * may be NULL where none are wanted: then a packet that has some is INVALID. */
@@ -306,5 +406,9 @@ kv_status_t kvn_packet_read(
 /* The record behind an ASK that kvn_packet_read() took. */
 kv_status_t kvn_packet_ask_read(
     const uint8_t *bytes, struct kvn_packet_ask *ask, struct kv_detail *detail);
+/* The arenas of a packet that kvn_packet_read() took: arenas[KVN_PACKET_ARENAS_MAX]. */
+kv_status_t kvn_packet_arenas(
+    const uint8_t *bytes, const struct kvn_packet *packet,
+    struct kvn_packet_arena *arenas, struct kv_detail *detail);
 
 #endif

@@ -50,6 +50,8 @@ step "one seed, one hash, gcc and clang" \
 step "planted bugs are found" planted_bugs
 step "planted bugs are found, without digests too" sh tests/planted.sh
 
+step "200 engines killed in their fills" \
+    env KV_PAGER_KILLS=200 build-test/bin/node_pager_hostile_test
 step "build for the thread sanitizer" build tsan
 run_ctest tsan
 

@@ -2,11 +2,13 @@
 # The public conversation trace through three kvraild processes, every byte of every hit
 # checked, with the simulated run beside each: 50,000 and 10,000 pages even, 10,000
 # skewed; then even again with node 2 killed (kill -9, a new one 5 s later) and with node
-# 2 standing still for 20 s, both when 4,000 requests have ended. tests/nightly.sh calls
+# 2 standing still for 20 s, both when 4,000 requests have ended. All of it at the object
+# level, then at the pager level. tests/nightly.sh calls
 # it. The table is the last thing before the counts, and in
 # build-dev/logs/nodes-matrix/table.txt.
 #
-#   sh tests/nodes_matrix.sh [RUN...]    even-50000 even-10000 skew-10000 killed paused
+#   sh tests/nodes_matrix.sh [RUN...]    even-50000 even-10000 skew-10000 killed paused,
+#                                        and each with pager- before its name
 #   KVRAIL_TRACES=DIR                    the public traces (default ../shared/traces)
 set -eu
 cd "$(dirname "$0")/.."
@@ -24,7 +26,8 @@ fi
 results=$logs/nodes-matrix
 rm -rf "$results"
 mkdir -p "$results"
-[ $# -gt 0 ] || set -- even-50000 even-10000 skew-10000 killed paused
+[ $# -gt 0 ] || set -- even-50000 even-10000 skew-10000 killed paused \
+    pager-even-50000 pager-even-10000 pager-skew-10000 pager-killed pager-paused
 step "build of the program" build release
 for run in "$@"; do
     step "three real nodes, conversation, $run" \

@@ -1,21 +1,34 @@
-/* kvrail: the client library's object level. Pages of attention keys and values go in
- * and come out by the names of their content, in batches, asynchronously.
+/* kvrail: the client library. Pages of attention keys and values go in and come out by
+ * the names of their content, asynchronously.
  *
  *   kvr_open("unix:/run/kvrail/node.sock") ──► kvr_client
  *   kvr_space_find("chat") ──► kvr_space ──► kvr_keys_tokens(tokens) ──► keys
+ *
+ * Object level, for engines that keep their own tensors: batches of keys.
+ *
  *   kvr_buffer_create ──► memory that the node reads and writes
  *   kvr_submit(batch) ──► … ──► kvr_next(): one result a batch, one status a page
+ *
+ * Pager level, for engines whose kernels read pages where they lie: sequences with
+ * block tables over the node's own memory, which the engine maps and fills in place.
+ *
+ *   kvr_arenas ──► memory ──► block b is its bytes from b * block_bytes
+ *   kvr_seq_submit(OPEN, FETCH, APPEND, SEAL, … END) ──► … ──► kvr_next()
+ *   kvr_seq_table ──► block of each page, and the version to confirm
  *
  * Threading: a client and its buffers belong to one thread at a time; open one each.
  * Keys, names and texts may be asked for on any thread. A client does not outlive
  * fork(): the child may only kvr_close() it. Ownership: the caller's arrays of a batch
  * are copied by kvr_submit(); the bytes in buffers belong to the node from submit to
  * result. After a result CANCELLED the node may still be finishing a copy: such a
- * buffer is destroyed, not used again. Units: lengths in bytes, times in microseconds.
+ * buffer is destroyed, not used again. Of an arena a client writes what an APPEND gave
+ * it and nothing else, until the SEAL, TRUNCATE or END of that page. Units: lengths in
+ * bytes, times in microseconds.
  * Errors: kvr_status, negative ones are errors; out arguments are set on KVR_OK only;
  * kvr_error() says the last failure of a client in one line that names the field, the
- * limit and the value. A client that dies gives everything back: pins, and what its
- * batches held.
+ * limit and the value. A client that dies gives everything back: pins, sequences, and
+ * what its batches held. One that only hangs up leaves the frames of sequences that it
+ * has not ended in quarantine until its process is dead, since kernels may be running.
  */
 #ifndef KVRAIL_KVRAIL_H
 #define KVRAIL_KVRAIL_H
@@ -39,6 +52,7 @@ extern "C" {
 /* Equal in number to the statuses of the wire; grouped by what must be replaced. */
 enum kvr_status {
     KVR_OK = 0,
+    KVR_SEALING = 2,        /* SEAL: found by others once its digest is known */
     KVR_EXISTS = 3,         /* PUT: an equal page is already there */
     KVR_AGAIN = -1,         /* no room at this moment */
     KVR_MISS = -10,         /* not to be had: compute it */
@@ -80,6 +94,11 @@ struct kvr_key {
 
 typedef struct kvr_client kvr_client_t;
 
+enum kvr_level {
+    KVR_LEVEL_OBJECT = 0, /* kvr_submit() */
+    KVR_LEVEL_PAGER = 1,  /* and kvr_seq_submit() */
+};
+
 /* Zero it, then set struct_size, target and tenant. */
 struct kvr_config {
     size_t struct_size; /* sizeof(struct kvr_config) */
@@ -88,10 +107,14 @@ struct kvr_config {
     uint32_t ring_bytes; /* a power of two, 128 KiB … 16 MiB; 0: 1 MiB */
     uint64_t timeout_us; /* of attaching and of buffers; 0: 5 s */
     uint64_t spin_us;    /* kvr_next() spins so long before it sleeps; 0: 50 µs */
+    enum kvr_level level;
 };
 
 /* DENIED: the tenant is not covered, or there is none. LINK_LOST: nobody listens, or
- * the node hung up. AGAIN: it has no room for another client. DEADLINE. VERSION.
+ * the node hung up. INVALID: KVR_LEVEL_PAGER, and the node's configuration has no
+ * memory that this tenant fills (tenant.fill), or the process is of another pid
+ * namespace, so that the node would not see it die. AGAIN: it has no room for another
+ * client. DEADLINE. VERSION.
  * CONFIG: a field of *config. NOMEM, IO. On failure `error` (error_cap bytes; NULL and
  * 0: none wanted) gets one line. Waits at most timeout_us. */
 KVR_API kvr_status_t kvr_open(
@@ -171,6 +194,17 @@ enum kvr_op {
     KVR_OP_PIN,    /* pages that are here stay here; OK, MISS */
     KVR_OP_UNPIN,  /* OK; MISS: this client has no such pin */
     KVR_OP_DROP,   /* OK, MISS; AGAIN: something holds it */
+
+    /* of kvr_seq_submit(): the status of the result is that of the operation */
+    KVR_OP_SEQ_OPEN,     /* result.seq; AGAIN: the node has no room for one more */
+    KVR_OP_SEQ_FETCH,    /* OK: nr_hits pages were appended to the table */
+    KVR_OP_SEQ_APPEND,   /* OK: room for more tokens; AGAIN, QUOTA, TOO_LARGE */
+    KVR_OP_SEQ_SEAL,     /* SEALING; EXISTS: the table has the equal page; AGAIN, IO */
+    KVR_OP_SEQ_FORK,     /* result.seq has the same content; AGAIN */
+    KVR_OP_SEQ_TRUNCATE, /* OK */
+    KVR_OP_SEQ_CONFIRM,  /* OK; INVALID: no such version yet */
+    KVR_OP_SEQ_END,      /* OK */
+    KVR_OP_SEQ_CHANGED,  /* results alone: a table changed by itself */
 };
 
 /* Where a page lies in a buffer. */
@@ -206,6 +240,88 @@ struct kvr_batch {
  * LINK_LOST. OK: kvr_next() will give one result. Does not wait. */
 KVR_API kvr_status_t kvr_submit(kvr_client_t *client, const struct kvr_batch *batch);
 
+/* ------------------------------------------------------------------ pager level */
+
+/* Memory of the node that the tenant's pages lie in, mapped here until kvr_close(). Any
+ * process of the tenant may write all of it: what is sealed is not to be written, and
+ * who does costs the tenant's own hits (the bytes no longer match their digest: another
+ * node refuses them, and this one where pager.verify_local looks), nobody else's. */
+struct kvr_arena {
+    void *base;
+    size_t bytes;
+    uint32_t block_bytes;
+    uint32_t nr_blocks;
+};
+/* How many; *arenas_p lives as long as the client. 0 at the object level. */
+KVR_API uint32_t
+kvr_arenas(const kvr_client_t *client, const struct kvr_arena **arenas_p);
+
+/* One request's page table for one group of a space. Never 0; STALE after its END. */
+typedef uint64_t kvr_seq_t;
+
+/* Zero it, then set what the operation needs.
+ *
+ *   OPEN ──► FETCH ──► (APPEND ──► write the pages ──► SEAL each ──► CONFIRM)* ──► END
+ *
+ * FETCH appends the longest run of keys[] that can be had, where it can be had; the
+ * table must end on a page boundary, and first_page is how many pages it has. APPEND
+ * makes room for `tokens` more, at most KVR_BATCH_MAX pages of them: after its result
+ * the bytes of these tokens may be written, and of no others. Behind a sealed tail, or
+ * in a page that a FORK shares, the page becomes a block of its own, with what was in
+ * it: both sides of a FORK go on with an APPEND. SEAL: page `page` is complete (or the
+ * last, a tail), and is named by keys[0]. CONFIRM: the engine's queued work uses table
+ * `version` or a newer one; until then blocks that left the table keep their bytes.
+ * END: no queued work uses the sequence any more. */
+struct kvr_seq_call {
+    size_t struct_size; /* sizeof(struct kvr_seq_call) */
+    enum kvr_op op;     /* KVR_OP_SEQ_OPEN … KVR_OP_SEQ_END */
+    uint16_t variant;   /* OPEN: kvr_space.variant + group */
+    uint64_t tag;       /* comes back */
+    uint64_t timeout_us; /* FETCH, APPEND: as in struct kvr_batch */
+    kvr_seq_t seq;       /* all but OPEN */
+    const struct kvr_key *keys; /* FETCH, SEAL */
+    uint32_t nr_keys;           /* FETCH: 1 … KVR_BATCH_MAX; SEAL: 1 */
+    const uint32_t *n_tokens;   /* FETCH: one a key; NULL: full pages */
+    uint32_t first_page;        /* FETCH: page of keys[0] */
+    /* FETCH: as in struct kvr_batch. SEAL: the key that opens the page's segment; NULL
+     * where this page opens it. */
+    const struct kvr_key *anchor;
+    const struct kvr_key *prev; /* FETCH, SEAL of a tail: the key it follows */
+    uint32_t page;              /* SEAL */
+    uint32_t tokens;            /* APPEND: more; TRUNCATE: that stay */
+    uint64_t version;           /* CONFIRM */
+};
+
+/* AGAIN, INVALID, LINK_LOST as kvr_submit(). STALE: no sequence of this client. NOMEM.
+ * OK: kvr_next() will give one result. Does not wait. Calls of one sequence are taken
+ * in order, and may end in another: END ends those before it, STALE. */
+KVR_API kvr_status_t
+kvr_seq_submit(kvr_client_t *client, const struct kvr_seq_call *call);
+
+/* A table as results of kvr_next() have told it; the arrays live until the next call
+ * with this client. */
+struct kvr_table {
+    const int32_t *blocks; /* page i lies in block blocks[i] … */
+    const uint8_t *arenas; /* … of arena arenas[i]; all 0 where there is but one */
+    const uint64_t *gens;  /* (arena, block, gen) never names two contents */
+    uint32_t nr_pages;
+    uint32_t n_tokens;
+    uint64_t version; /* to confirm, once queued work uses this table */
+};
+/* STALE. AGAIN: of a fork of more than KVR_BATCH_MAX pages the rest is still on its
+ * way: kvr_next() gives KVR_OP_SEQ_CHANGED when it is whole. */
+KVR_API kvr_status_t
+kvr_seq_table(kvr_client_t *client, kvr_seq_t seq, struct kvr_table *table_p);
+
+/* ------------------------------------------------------------------ results */
+
+/* A shorter page that some node lists behind the last key of a FETCH; a hint. */
+struct kvr_tail {
+    struct kvr_key key;
+    uint32_t n_tokens;
+    uint32_t zero;
+};
+
 enum kvr_place { KVR_FROM_NONE, KVR_FROM_DEVICE, KVR_FROM_HOST, KVR_FROM_PEER };
 
 struct kvr_result {
@@ -219,11 +335,20 @@ struct kvr_result {
     const int32_t *statuses;
     const uint8_t *reasons; /* why a MISS: kvr_miss_name() */
     const uint8_t *places;  /* enum kvr_place of a hit */
+    /* KVR_OP_SEQ_*; of OPEN and FORK the new one, 0 when there is none */
+    kvr_seq_t seq;
+    uint32_t nr_hits; /* FETCH: OK statuses, and pages appended */
+    uint32_t first_page, nr_changed; /* where its table may differ now */
+    const struct kvr_tail *tails;    /* FETCH; live as statuses do */
+    uint32_t nr_tails;
 };
 
-/* Waits at most timeout_us (0: not at all) for a result. AGAIN: none; at once when no
- * batch is in flight. LINK_LOST: the node is gone; every batch in flight has had its
- * result, CANCELLED, before. Results come in the order in which batches end. */
+/* Waits at most timeout_us (0: not at all) for a result. AGAIN: none; at once when none
+ * can come: nothing is in flight, and no sequence is open. LINK_LOST: the node is gone;
+ * all that was in flight has had its result, CANCELLED, before. Results come in the
+ * order in which requests end. KVR_OP_SEQ_CHANGED comes for no request (its tag is 0):
+ * an equal page was sealed first elsewhere, and the table has that one now; both blocks
+ * hold the page until the new version is confirmed. */
 KVR_API kvr_status_t
 kvr_next(kvr_client_t *client, uint64_t timeout_us, struct kvr_result *result_p);
 /* "evicted"; "unknown". */

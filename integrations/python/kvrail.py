@@ -1,4 +1,4 @@
-"""Pages of attention keys and values by name, from Python: libkvrail's object level.
+"""Pages of attention keys and values by name, from Python: libkvrail's two levels.
 
     import kvrail
     with kvrail.Client("unix:/run/kvrail/node.sock", tenant=1) as client:
@@ -8,6 +8,15 @@
         buffer.view[0:space.page_bytes] = page     # a memoryview of shared memory
         client.put(space, keys, buffer)            # one status a key
         client.get(space, keys, buffer)
+
+    with kvrail.Client(target, tenant=1, level="pager") as client:
+        sequence = client.sequence(client.space("chat"))
+        hits = sequence.fetch(keys).nr_hits        # pages that are there, in place
+        sequence.append(len(tokens) - hits * space.page_tokens)
+        sequence.page(hits)[:] = computed          # a memoryview of the node's memory
+        sequence.seal(hits, keys[hits])
+        sequence.table().blocks                    # for a kernel
+        sequence.end()
 
 No dependencies: ctypes over libkvrail.so.0 (KVRAIL_LIBRARY names another file). What each
 call means, and what ends how, is said in include/kvrail/kvrail.h; the names are the same.
@@ -20,16 +29,21 @@ not: look at Result.statuses. Times are seconds.
 import ctypes
 import os
 
-__all__ = ["Client", "Space", "Buffer", "Result", "Error", "version"]
+__all__ = ["Client", "Space", "Buffer", "Arena", "Sequence", "Table", "Result", "Error",
+           "version"]
 
 KEY_BYTES = 32
 BATCH_MAX = 1024
 
-OK, EXISTS, AGAIN, MISS, NOT_VERIFIED = 0, 3, -1, -10, -11
+OK, SEALING, EXISTS, AGAIN, MISS, NOT_VERIFIED = 0, 2, 3, -1, -10, -11
 INVALID, TOO_LARGE, STALE, DENIED, QUOTA, DEADLINE, CANCELLED = range(-20, -27, -1)
 LINK_LOST, VERSION, NOMEM, CONFIG, IO = -40, -41, -60, -61, -62
 
 _OPS = {"exists": 0, "get": 1, "put": 2, "pin": 3, "unpin": 4, "drop": 5}
+_SEQ_OPS = {"open": 6, "fetch": 7, "append": 8, "seal": 9, "fork": 10, "truncate": 11,
+            "confirm": 12, "end": 13, "changed": 14}
+_NAMES = list(_OPS) + list(_SEQ_OPS)
+_LEVELS = {"object": 0, "pager": 1}
 _PLACES = ("none", "device", "host", "peer")
 
 _u8, _u16, _u32, _u64 = ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint64
@@ -43,7 +57,7 @@ def _struct(name, **fields):
 _Key = _u8 * KEY_BYTES
 _Config = _struct(
     "_Config", struct_size=_size, target=_text, tenant=_u32, ring_bytes=_u32,
-    timeout_us=_u64, spin_us=_u64)
+    timeout_us=_u64, spin_us=_u64, level=_int)
 _Space = _struct(
     "_Space", variant=_u16, nr_groups=_u16, page_tokens=_u32, page_bytes=_u32,
     salt=_Key, id=_Key)
@@ -55,7 +69,16 @@ _Batch = _struct(
 _Result = _struct(
     "_Result", tag=_u64, op=_int, status=_int, nr_keys=_u32,
     statuses=ctypes.POINTER(ctypes.c_int32), reasons=ctypes.POINTER(_u8),
-    places=ctypes.POINTER(_u8))
+    places=ctypes.POINTER(_u8), seq=_u64, nr_hits=_u32, first_page=_u32, nr_changed=_u32,
+    tails=_p, nr_tails=_u32)
+_Arena = _struct("_Arena", base=_p, bytes=_size, block_bytes=_u32, nr_blocks=_u32)
+_Call = _struct(
+    "_Call", struct_size=_size, op=_int, variant=_u16, tag=_u64, timeout_us=_u64, seq=_u64,
+    keys=_p, nr_keys=_u32, n_tokens=_p, first_page=_u32, anchor=_p, prev=_p, page=_u32,
+    tokens=_u32, version=_u64)
+_Table = _struct(
+    "_Table", blocks=ctypes.POINTER(ctypes.c_int32), arenas=ctypes.POINTER(_u8),
+    gens=ctypes.POINTER(_u64), nr_pages=_u32, n_tokens=_u32, version=_u64)
 
 
 def _load():
@@ -71,6 +94,8 @@ def _load():
         "kvr_key_opaque": (_int, _p, _p, _size, _p),
         "kvr_buffer_create": (_int, _p, _size, _p), "kvr_buffer_destroy": (None, _p, _p),
         "kvr_submit": (_int, _p, _p), "kvr_next": (_int, _p, _u64, _p),
+        "kvr_arenas": (_u32, _p, _p), "kvr_seq_submit": (_int, _p, _p),
+        "kvr_seq_table": (_int, _p, _u64, _p),
     }
     for name, (result, *arguments) in signatures.items():
         function = getattr(lib, name)
@@ -106,6 +131,20 @@ def _check(status, line=""):
 
 def _array(kind, values):
     return (kind * len(values))(*values)
+
+
+def _pointer(array):
+    return ctypes.cast(array, _p) if array is not None else None
+
+
+def _key(key):
+    return _pointer(ctypes.c_char_p(key)) if key else None
+
+
+def _packed(keys):
+    if any(len(k) != KEY_BYTES for k in keys):
+        raise Error(INVALID, "keys are 32 bytes each")
+    return ctypes.create_string_buffer(b"".join(keys), KEY_BYTES * len(keys) or 1)
 
 
 class Space:
@@ -166,7 +205,7 @@ class Result:
     def __init__(self, raw, error):
         n = raw.nr_keys
         self.tag, self.status, self.error = raw.tag, raw.status, error
-        self.op = list(_OPS)[raw.op]
+        self.op, self.seq, self.nr_hits = _NAMES[raw.op], raw.seq, raw.nr_hits
         self.statuses = raw.statuses[:n]
         self.places = [_PLACES[p] if p < len(_PLACES) else "none" for p in raw.places[:n]]
         self.reasons = [
@@ -185,26 +224,107 @@ class Result:
         return n
 
 
+class Arena:
+    """Memory of the node that pages lie in: .view of all of it, until the client closes."""
+
+    def __init__(self, raw):
+        self.block_bytes, self.nr_blocks = raw.block_bytes, raw.nr_blocks
+        self.view = memoryview((ctypes.c_char * raw.bytes).from_address(raw.base)).cast("B")
+
+    def block(self, number):
+        return self.view[number * self.block_bytes:(number + 1) * self.block_bytes]
+
+
+class Table:
+    """Of a sequence at one moment: page i lies in .blocks[i] of arena .arenas[i]."""
+
+    def __init__(self, raw):
+        self.blocks, self.arenas = raw.blocks[:raw.nr_pages], raw.arenas[:raw.nr_pages]
+        self.gens = raw.gens[:raw.nr_pages]
+        self.n_tokens, self.version = raw.n_tokens, raw.version
+
+
+class Sequence:
+    """One request's page table. Each call waits for its result; a table that changes by
+    itself meanwhile is what table() says next. end() it: a client that is closed with
+    sequences open leaves their blocks unusable until its process has died."""
+
+    def __init__(self, client, handle):
+        self._client, self.handle = client, handle
+
+    def _do(self, op, accept=(OK,), **words):
+        result = self._client._call(op, seq=self.handle, **words)
+        if result.status not in accept:
+            raise Error(result.status, result.error)
+        return result
+
+    def table(self):
+        raw = _Table()
+        _check(_lib.kvr_seq_table(self._client._handle, self.handle, ctypes.byref(raw)),
+               self._client._error())
+        return Table(raw)
+
+    def page(self, number):
+        """A memoryview of the page where it lies now. Write what append() gave, before
+        seal(); release it before the client is closed."""
+        table = self.table()
+        return self._client.arenas[table.arenas[number]].block(table.blocks[number])
+
+    def fetch(self, keys, first_page=None, anchor=None, n_tokens=None, timeout=1.0):
+        """Appends the pages that can be had from the first key on: Result.nr_hits."""
+        if first_page is None:
+            first_page = len(self.table().blocks)
+        return self._do("fetch", keys=keys, first_page=first_page, anchor=anchor,
+                        n_tokens=n_tokens, timeout=timeout)
+
+    def append(self, tokens, timeout=1.0):
+        self._do("append", tokens=tokens, timeout=timeout)
+
+    def seal(self, page, key, anchor=None, prev=None):
+        """SEALING, or EXISTS: the table has the equal page that was there."""
+        return self._do("seal", (SEALING, EXISTS), page=page, keys=[key], anchor=anchor,
+                        prev=prev).status
+
+    def fork(self):
+        return Sequence(self._client, self._do("fork").seq)
+
+    def truncate(self, tokens):
+        self._do("truncate", tokens=tokens)
+
+    def confirm(self, version=None):
+        """Queued work uses this version, or what table() says now."""
+        self._do("confirm", version=self.table().version if version is None else version)
+
+    def end(self):
+        self._do("end")
+
+
 class Client:
     """A connection to the node of this machine. The process's uid must cover `tenant`."""
 
-    def __init__(self, target, tenant, ring_bytes=0, timeout=5.0, spin=0.00005):
+    def __init__(self, target, tenant, ring_bytes=0, timeout=5.0, spin=0.00005,
+                 level="object"):
         error = ctypes.create_string_buffer(512)
         handle = _p()
         config = _Config(
             ctypes.sizeof(_Config), target.encode(), tenant, ring_bytes,
-            int(timeout * 1e6), max(1, int(spin * 1e6)))
-        self._handle, self._buffers = None, []
+            int(timeout * 1e6), max(1, int(spin * 1e6)), _LEVELS[level])
+        self._handle, self._buffers, self.arenas = None, [], []
         _check(_lib.kvr_open(
             ctypes.byref(config), ctypes.byref(handle), error, len(error)),
             error.value.decode())
         self._handle, self._tag = handle, 0
+        arenas = ctypes.POINTER(_Arena)()
+        nr = _lib.kvr_arenas(handle, ctypes.byref(arenas))
+        self.arenas = [Arena(arenas[i]) for i in range(nr)]
 
     def close(self):
         """Gives everything back: pins, buffers, batches in flight."""
         if self._handle is not None:
             for buffer in self._buffers:
                 buffer.close()
+            for arena in self.arenas:
+                arena.view.release()
             handle, self._handle = self._handle, None
             _lib.kvr_close(handle)
 
@@ -245,19 +365,16 @@ class Client:
         if isinstance(at, Buffer):
             at = [(at, i * space.page_bytes) for i in range(len(keys))]
         self._tag += 1
-        packed = ctypes.create_string_buffer(b"".join(keys), KEY_BYTES * len(keys) or 1)
+        packed = _packed(keys)
         places = _array(_At, [_At(b.id, offset) for b, offset in at]) if at else None
         lengths = _array(_u32, n_tokens) if n_tokens else None
-        if any(len(k) != KEY_BYTES for k in keys) or any(
-                a is not None and len(a) != len(keys) for a in (places, lengths)):
-            raise Error(INVALID, "keys are 32 bytes each; at and n_tokens one a key")
-        pointer = lambda a: ctypes.cast(a, _p) if a is not None else None
+        if any(a is not None and len(a) != len(keys) for a in (places, lengths)):
+            raise Error(INVALID, "at and n_tokens are one a key")
         batch = _Batch(
             ctypes.sizeof(_Batch), _OPS[op], space.variant + group, self._tag,
-            int(timeout * 1e6) if _OPS[op] <= 2 else 0, pointer(packed), len(keys),
-            pointer(places), pointer(lengths), int(loose), first_page,
-            pointer(ctypes.c_char_p(anchor)) if anchor else None,
-            pointer(ctypes.c_char_p(prev)) if prev else None)
+            int(timeout * 1e6) if _OPS[op] <= 2 else 0, _pointer(packed), len(keys),
+            _pointer(places), _pointer(lengths), int(loose), first_page, _key(anchor),
+            _key(prev))
         _check(_lib.kvr_submit(self._handle, ctypes.byref(batch)), self._error())
         return self._tag
 
@@ -271,8 +388,33 @@ class Client:
         _check(status, self._error())
         return Result(raw, self._error() if raw.status != OK else "")
 
+    def seq_submit(self, op, seq=0, variant=0, keys=(), first_page=0, anchor=None,
+                   prev=None, n_tokens=None, page=0, tokens=0, version=0, timeout=1.0):
+        """Begins one operation of a sequence ("open", "fetch", …), as submit()."""
+        self._tag += 1
+        packed = _packed(keys)
+        lengths = _array(_u32, n_tokens) if n_tokens else None
+        if lengths is not None and len(lengths) != len(keys):
+            raise Error(INVALID, "n_tokens are one a key")
+        call = _Call(
+            ctypes.sizeof(_Call), _SEQ_OPS[op], variant, self._tag, int(timeout * 1e6), seq,
+            _pointer(packed), len(keys), _pointer(lengths), first_page, _key(anchor),
+            _key(prev), page, tokens, version)
+        _check(_lib.kvr_seq_submit(self._handle, ctypes.byref(call)), self._error())
+        return self._tag
+
+    def sequence(self, space, group=0):
+        result = self._call("open", variant=space.variant + group)
+        _check(result.status, result.error)
+        return Sequence(self, result.seq)
+
+    def _call(self, op, timeout=1.0, **words):
+        return self._await(self.seq_submit(op, timeout=timeout, **words), timeout)
+
     def _do(self, op, space, keys, timeout=1.0, **words):
-        tag = self.submit(op, space, keys, timeout=timeout, **words)
+        return self._await(self.submit(op, space, keys, timeout=timeout, **words), timeout)
+
+    def _await(self, tag, timeout):
         result = self.next(timeout + 1.0)
         while result is not None and result.tag != tag:
             result = self.next(timeout + 1.0)

@@ -301,11 +301,11 @@ static void finish_seq_fetch(
         op->keys[i].status = KV_OK;
     }
     struct kvp_seq_info info;
-    if (kvp_seq_info(node->pager, op->request.seq, &info) == KV_OK) {
-        answer->version = info.version;
-    }
     answer->nr_hits = n;
     answer->seq = op->request.seq;
+    if (kvp_seq_info(node->pager, op->request.seq, &info) == KV_OK) {
+        kvo_answer_table(node, answer, info.nr_pages - n, n);
+    }
     answer->tails = op->tails;
     answer->nr_tails = op->nr_tails;
 }
@@ -408,7 +408,7 @@ op_finish(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t why) /* (1) */
         answer.seq = op->request.seq;
         struct kvp_seq_info info;
         if (kvp_seq_info(node->pager, op->request.seq, &info) == KV_OK) {
-            answer.version = info.version;
+            kvo_answer_table(node, &answer, op->run, UINT32_MAX);
             append_detail(node, op, &info, why);
         }
     }
@@ -589,6 +589,15 @@ static bool run_settling(kvo_node_t *node, const struct kvo_op_obj *op)
     return false;
 }
 
+/* The page that the first new token goes to. */
+static uint32_t append_page(
+    const kvo_node_t *node, const struct kvo_op_obj *op,
+    const struct kvp_seq_info *info)
+{
+    uint32_t full = node->config.pager.variants[op->request.variant].page_tokens;
+    return info->n_tokens / full;
+}
+
 /* Frames for the sequence's growth: there, or no longer waited for. A demand takes
  * the coldest copy's place; waiting a few ticks of our own clock lets that copy move
  * a tier down first, so that the coldest of the domain goes and not the coldest of
@@ -605,6 +614,9 @@ static bool grow(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t *status_p)
         return false;
     }
     grown(node, op);
+    struct kvp_seq_info info;
+    KV_ASSERT(kvp_seq_info(node->pager, op->request.seq, &info) == KV_OK);
+    op->run = append_page(node, op, &info); /* it may have been truncated meanwhile */
     *status_p = kvp_seq_append(node->pager, op->request.seq, op->request.tokens);
     return true;
 }
@@ -856,9 +868,7 @@ static void start_append(kvo_node_t *node, struct kvo_op_obj *op)
 {
     struct kvp_seq_info info;
     KV_ASSERT(kvp_seq_info(node->pager, op->request.seq, &info) == KV_OK);
-    /* From the page that the first new token goes to. */
-    op->run = info.n_tokens /
-              node->config.pager.variants[op->request.variant].page_tokens;
+    op->run = append_page(node, op, &info);
     KVO_MOVE(node, op, state, OP, NONE, READY);
     node->nr_ready++;
     uint16_t tenant = op->request.tenant, variant = op->request.variant;

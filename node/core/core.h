@@ -196,6 +196,9 @@ struct kvo_answer {
     uint32_t nr_hits;             /* SEQ_FETCH: adopted pages */
     struct kvp_seq_id seq;        /* SEQ_OPEN, SEQ_FORK */
     uint64_t version;             /* of the table after the operation */
+    /* Where the table may differ from what it was, beyond what `switched` has told:
+     * kvo_seq_table() says where these pages lie. */
+    uint32_t first_page, nr_changed;
     /* SEQ_FETCH: tails that some home lists behind the last key; hints. */
     const struct kv_msg_tail *tails;
     uint32_t nr_tails;
@@ -311,6 +314,19 @@ kv_status_t kvo_request(
 void kvo_client_hung_up(
     kvo_node_t *node, uint64_t now_us, struct kvo_client_id client);
 void kvo_client_dead(kvo_node_t *node, uint64_t now_us, struct kvo_client_id client);
+
+/* Where a page of a block table lies: pool, frame number inside it, and the frame's
+ * generation. */
+struct kvo_page {
+    uint64_t gen;
+    uint32_t pool, pool_frame;
+};
+/* The client's sequence as it is now: *info, and its pages from `first` on, *n_p of
+ * them at most (then: how many there were). Reads alone: may be called from inside
+ * kvo_out.answer. STALE: not, or no more, a sequence of this client. */
+kv_status_t kvo_seq_table(
+    const kvo_node_t *node, struct kvo_client_id client, struct kvp_seq_id seq,
+    uint32_t first, uint32_t *n_p, struct kvo_page *pages, struct kvp_seq_info *info);
 
 /* ------------------------------------------------------------------ looking in */
 

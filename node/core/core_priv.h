@@ -755,6 +755,11 @@ void kvo_client_dead_core(kvo_node_t *node, struct kvo_client_id client);
 void kvo_room_detail(
     const kvo_node_t *node, const struct kvo_request *request, enum kvp_tier tier,
     uint32_t n, kv_status_t status, struct kv_detail *detail);
+/* What an answer says of answer->seq's table: `changed` pages from `first` on, no more
+ * than there are. */
+void kvo_answer_table(
+    const kvo_node_t *node, struct kvo_answer *answer, uint32_t first,
+    uint32_t changed);
 void kvo_client_switched(
     kvo_node_t *node, struct kvp_seq_id seq, uint32_t page, struct kvp_ref was,
     struct kvp_ref now);

@@ -310,12 +310,49 @@ static void seq_now(
     default:
         KV_ASSERT(false);
     }
-    struct kvp_seq_info info;
-    if (request->op != KVO_SEQ_END &&
-        kvp_seq_info(node->pager, answer.seq, &info) == KV_OK) {
-        answer.version = info.version;
+    bool made = request->op == KVO_SEQ_OPEN || request->op == KVO_SEQ_FORK;
+    if (request->op != KVO_SEQ_END && (status == KV_OK || !made)) {
+        /* SEAL: its own page, when an equal copy was there. A fork is all new. */
+        bool seal = request->op == KVO_SEQ_SEAL;
+        uint32_t changed = seal ? 1 : request->op == KVO_SEQ_FORK ? UINT32_MAX : 0;
+        kvo_answer_table(node, &answer, seal ? request->page : 0, changed);
     }
     kvo_answer_now(node, client, request, &answer, status, NULL);
+}
+
+void kvo_answer_table(
+    const kvo_node_t *node, struct kvo_answer *answer, uint32_t first, uint32_t changed)
+{
+    struct kvp_seq_info info;
+    if (kvp_seq_info(node->pager, answer->seq, &info) != KV_OK) {
+        return;
+    }
+    answer->version = info.version;
+    answer->first_page = first < info.nr_pages ? first : info.nr_pages;
+    uint32_t behind = info.nr_pages - answer->first_page;
+    answer->nr_changed = changed < behind ? changed : behind;
+}
+
+kv_status_t kvo_seq_table(
+    const kvo_node_t *node, struct kvo_client_id client, struct kvp_seq_id seq,
+    uint32_t first, uint32_t *n_p, struct kvo_page *pages, struct kvp_seq_info *info)
+{
+    if (!seq_owned(node, client, seq)
+        || kvp_seq_info(node->pager, seq, info) != KV_OK) {
+        return KV_ERR_STALE;
+    }
+    uint32_t behind = first < info->nr_pages ? info->nr_pages - first : 0;
+    uint32_t n = *n_p < behind ? *n_p : behind;
+    for (uint32_t i = 0; i < n; i++) {
+        struct kvp_ref ref;
+        struct kvp_info frame;
+        KV_ASSERT(kvp_seq_table(node->pager, seq, first + i, 1, &ref) == KV_OK);
+        KV_ASSERT(kvp_info(node->pager, ref, &frame) == KV_OK); /* the table holds it */
+        pages[i] = (struct kvo_page){
+            .gen = ref.gen, .pool = frame.pool, .pool_frame = frame.pool_frame};
+    }
+    *n_p = n;
+    return KV_OK;
 }
 
 void kvo_client_switched(

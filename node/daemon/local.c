@@ -45,6 +45,7 @@ static void finish_try(kvn_local_t *local)
     explicit_bzero(local->tenants, sizeof(local->tenants));
     kv_free(local->maps);
     kv_free(local->by_index);
+    kv_free(local->seqs);
     kv_free(local);
     closed(arg);
 }
@@ -69,37 +70,66 @@ static void conn_closed(uv_handle_t *handle)
     finish_try(local);
 }
 
-static void conn_close(struct local_conn *conn)
+static void socket_close(struct local_conn *conn)
 {
     uv_close((uv_handle_t *)&conn->socket_poll, conn_closed);
     close(conn->fd);
+}
+
+static void pidfd_close(struct local_conn *conn)
+{
     if (conn->pidfd >= 0) {
         uv_close((uv_handle_t *)&conn->pid_poll, conn_closed);
         close(conn->pidfd);
     }
 }
 
-void kvn_local_conn_end(struct local_conn *conn)
+/* `dead`: the process is, as its pidfd said. */
+static void conn_end(struct local_conn *conn, bool dead)
 {
     kvn_local_t *local = conn->local;
     enum conn_state was = conn->state;
-    if (was == CONN_ENDED) {
+    if (was == CONN_ENDED || (was == CONN_FENCED && !dead && !local->closing)) {
         return;
     }
     conn->state = CONN_ENDED;
     if (was == CONN_GREETED) {
         local->nr_greeted--;
-        conn_close(conn);
+        socket_close(conn);
+        pidfd_close(conn);
         return;
     }
+    if (was == CONN_FENCED) {
+        local->counts.fenced--;
+        if (dead) {
+            local->events.dead(local->events.arg, conn->id);
+        }
+        pidfd_close(conn);
+        return;
+    }
+    bool writes = conn->nr_seqs > 0 && !dead; /* it could still */
     local->counts.hung_up += !conn->broken;
     local->counts.clients--;
     local->by_index[conn->id.index] = NULL; /* (1) */
     local->events.hung_up(local->events.arg, conn->id);
-    local->events.dead(local->events.arg, conn->id);
+    if (!writes) {
+        local->events.dead(local->events.arg, conn->id);
+    }
+    kvn_seqs_drop(conn);
     kvn_buffers_drop(conn);
     kvn_local_conn_rings_drop(conn);
-    conn_close(conn);
+    socket_close(conn);
+    if (writes && !local->closing) {
+        conn->state = CONN_FENCED;
+        local->counts.fenced++;
+        return;
+    }
+    pidfd_close(conn);
+}
+
+void kvn_local_conn_end(struct local_conn *conn)
+{
+    conn_end(conn, false);
 }
 
 void kvn_local_conn_malformed(struct local_conn *conn, const struct kv_detail *detail)
@@ -157,6 +187,19 @@ static uint16_t tenant_find(const kvn_local_t *local, uint32_t id, uid_t uid)
     return UINT16_MAX;
 }
 
+/* Proved; that asking fails proves nothing. */
+static bool process_dead(const struct local_conn *conn)
+{
+    struct pollfd dead = {.fd = conn->pidfd, .events = POLLIN};
+    return poll(&dead, 1, 0) == 1 && (dead.revents & POLLIN) != 0;
+}
+
+static bool process_alive(const struct local_conn *conn)
+{
+    struct pollfd dead = {.fd = conn->pidfd, .events = POLLIN};
+    return poll(&dead, 1, 0) == 0;
+}
+
 /* The process of the pidfd is the one that sent this packet, and so the one that the
  * kernel named when it connected: the packet repeats a nonce that was sent after the
  * pidfd was opened, the kernel put the sender's number on it, and the pidfd's process
@@ -168,11 +211,8 @@ static bool same_process(
     if (attach->nonce != conn->nonce || sender == NULL || sender->pid != conn->pid) {
         return false;
     }
-    if (conn->pidfd < 0) {
-        return true; /* of another pid namespace: number 0 for all of them */
-    }
-    struct pollfd dead = {.fd = conn->pidfd, .events = POLLIN};
-    return poll(&dead, 1, 0) == 0;
+    /* Those of another pid namespace have number 0, all of them. */
+    return conn->pidfd < 0 || process_alive(conn);
 }
 
 static kv_status_t
@@ -197,22 +237,50 @@ salts_write(const kvn_local_t *local, uint16_t tenant, struct kvn_packet_space *
     return KV_OK;
 }
 
-/* ATTACHED, with the rings' descriptor. */
+/* The fill arenas of its tenant, in the order of arena_of[]: how many. */
+static uint32_t
+arenas_write(const struct local_conn *conn, struct kvn_packet_arena *arenas, int *fds)
+{
+    const kvn_local_t *local = conn->local;
+    uint32_t nr = 0;
+    for (uint32_t i = 0; i < local->nr_arenas; i++) {
+        const struct kvn_local_arena *arena = &local->arenas[i];
+        if (arena->tenant == conn->tenant) {
+            KV_ASSERT(local->arena_of[arena->pool] == nr);
+            fds[nr] = arena->fd;
+            arenas[nr++] = (struct kvn_packet_arena){
+                .bytes = arena->bytes,
+                .block_bytes = arena->block_bytes,
+                .nr_blocks = arena->nr_blocks,
+            };
+        }
+    }
+    return nr;
+}
+
+/* ATTACHED, with the rings' descriptor and those of the arenas. */
 static bool attached_send(struct local_conn *conn, int rings_fd)
 {
     struct {
         struct kvn_packet packet;
         struct kvn_packet_space spaces[KVN_PACKET_SPACES_MAX];
+        struct kvn_packet_arena arenas[KVN_PACKET_ARENAS_MAX];
     } reply;
     kvn_local_t *local = conn->local;
+    int fds[KVN_PACKET_FDS_MAX] = {rings_fd};
+    uint32_t nr = 0;
+    size_t len = sizeof(reply.packet) + local->nr_spaces * sizeof(reply.spaces[0]);
     kvn_packet_init(&reply.packet, KVN_PACKET_ATTACHED);
     reply.packet.ring_bytes = conn->ring_bytes;
     reply.packet.nr_spaces = (uint16_t)local->nr_spaces;
-    bool sent = salts_write(local, conn->tenant, reply.spaces) == KV_OK
-                && packet_send(
-                    conn, &reply,
-                    sizeof(reply.packet) + local->nr_spaces * sizeof(reply.spaces[0]),
-                    rings_fd);
+    if (conn->level == KVN_PACKET_LEVEL_PAGER) {
+        nr = arenas_write(conn, reply.arenas, &fds[1]);
+        reply.packet.nr_arenas = (uint16_t)nr;
+        memmove((uint8_t *)&reply + len, reply.arenas, nr * sizeof(reply.arenas[0]));
+        len += nr * sizeof(reply.arenas[0]);
+    }
+    bool sent = salts_write(local, conn->tenant, reply.spaces) == KV_OK && !KV_FAULT()
+                && kvn_packet_send_fds(conn->fd, &reply, len, fds, 1 + nr);
     explicit_bzero(&reply, sizeof(reply));
     return sent;
 }
@@ -237,6 +305,34 @@ static kv_status_t attach_core(struct local_conn *conn, int rings_fd)
     return KV_OK;
 }
 
+/* The level that it asks for: one that its tenant has memory for, and a process whose
+ * death will be seen. */
+static kv_status_t
+level_check(struct local_conn *conn, uint16_t level, struct kv_detail *detail)
+{
+    const kvn_local_t *local = conn->local;
+    uint16_t most = KVN_PACKET_LEVEL_OBJECT;
+    for (uint32_t i = 0; i < local->nr_arenas; i++) {
+        if (local->arenas[i].tenant == conn->tenant) {
+            most = KVN_PACKET_LEVEL_PAGER;
+        }
+    }
+    if (level > most) {
+        return kv_fail(detail, KV_ERR_INVALID, "attach.level", most, level);
+    }
+    conn->level = level;
+    conn->answer_max = KVN_ANSWER_BYTES_MAX;
+    if (level == KVN_PACKET_LEVEL_OBJECT) {
+        return KV_OK;
+    }
+    conn->answer_max = KVN_SEQ_ANSWER_BYTES_MAX;
+    if (conn->pidfd < 0 || KV_FAULT()
+        || !uv_is_active((uv_handle_t *)&conn->pid_poll)) {
+        return kv_fail(detail, KV_ERR_INVALID, "attach.pidfd", 1, 0);
+    }
+    return KV_OK;
+}
+
 static kv_status_t attach_do(
     struct local_conn *conn, const struct kvn_packet *packet,
     const struct ucred *sender, struct kv_detail *detail)
@@ -247,10 +343,9 @@ static kv_status_t attach_do(
     if (conn->tenant == UINT16_MAX || !same_process(conn, packet, sender)) {
         return KV_ERR_DENIED;
     }
-    if (packet->level != KVN_PACKET_LEVEL_OBJECT) {
-        return kv_fail(
-            detail, KV_ERR_INVALID, "attach.level", KVN_PACKET_LEVEL_OBJECT,
-            packet->level);
+    kv_status_t status = level_check(conn, packet->level, detail);
+    if (status != KV_OK) {
+        return status;
     }
     if (!kvn_rings_size_ok(packet->ring_bytes)) {
         return kv_fail(
@@ -258,7 +353,7 @@ static kv_status_t attach_do(
             packet->ring_bytes);
     }
     int rings_fd;
-    kv_status_t status = kvn_local_conn_rings(conn, packet->ring_bytes, &rings_fd);
+    status = kvn_local_conn_rings(conn, packet->ring_bytes, &rings_fd);
     if (status != KV_OK) {
         return kv_fail(
             detail, status, "attach.ring_bytes", KVN_RING_BYTES_MAX,
@@ -482,9 +577,10 @@ static void on_socket(uv_poll_t *handle, int status, int events)
 
 static void on_death(uv_poll_t *handle, int status, int events)
 {
+    struct local_conn *conn = handle->data;
     (void)status;
     (void)events;
-    kvn_local_conn_end(handle->data);
+    conn_end(conn, process_dead(conn));
 }
 
 /* ------------------------------------------------------------------ connections */
@@ -561,6 +657,7 @@ static void conn_open(kvn_local_t *local, int fd)
     conn->pid = peer.pid;
     conn->uid = peer.uid;
     conn->since_us = now_us();
+    conn->owed = LOCAL_NONE;
     for (uint32_t i = 0; i < KVN_LOCAL_BUFFERS_MAX; i++) {
         conn->buffers[i].map = LOCAL_NONE;
     }
@@ -681,6 +778,8 @@ config_check(const struct kvn_local_config *config, char *line, size_t cap)
         {"clients", config->nr_clients, 1, KVO_CLIENTS_MAX},
         {"tenants", config->nr_tenants, 1, KVP_TENANTS_MAX},
         {"spaces", config->nr_spaces, 0, KVN_PACKET_SPACES_MAX},
+        {"arenas", config->nr_arenas, 0, KVN_PACKET_ARENAS_MAX},
+        {"sequences", config->nr_sequences, config->nr_arenas > 0, UINT32_MAX - 1},
         {"buffer_bytes", config->buffer_bytes, 1, UINT64_C(1) << KVN_OFFSET_BITS},
         {"poll_us", config->poll_us, 0, 1000000},
         {"attach_us", config->attach_us, 1000, 3600000000},
@@ -749,6 +848,7 @@ static void config_copy(kvn_local_t *local, const struct kvn_local_config *confi
         to->first_variant = from->first_variant;
         for (uint32_t g = 0; g < from->nr_groups; g++) {
             local->variant_bytes[from->first_variant + g] = to->page_bytes;
+            local->variant_tokens[from->first_variant + g] = to->page_tokens;
         }
     }
 }
@@ -859,7 +959,8 @@ kv_status_t kvn_local_open(
     config_copy(local, config);
     (void)snprintf(local->path, sizeof(local->path), "%s", config->path);
     local->by_index = kv_calloc(config->nr_clients, sizeof(struct local_conn *));
-    if (local->by_index == NULL || kvn_maps_init(local) != KV_OK) {
+    if (local->by_index == NULL || kvn_maps_init(local) != KV_OK
+        || kvn_seqs_init(local, config) != KV_OK) {
         goto err_free;
     }
     status = listen_open(local, line, cap);
@@ -883,6 +984,7 @@ err_free:
     explicit_bzero(local->tenants, sizeof(local->tenants));
     kv_free(local->maps);
     kv_free(local->by_index);
+    kv_free(local->seqs);
     kv_free(local);
     return status;
 }

@@ -23,7 +23,15 @@
  * Death: clients of the object level map nothing of ours but their own rings, so a
  * hang-up leaves nothing that they could still write, and dead() follows hung_up() at
  * once. The pidfd tells of a death that a hang-up does not: another process has a copy
- * of the socket.
+ * of the socket. Clients of the pager level map the fill arenas of their tenant: what
+ * one that hangs up with sequences open could still write stays fenced until the pidfd
+ * says that the process is dead. So a process that has none (of another pid namespace)
+ * is not let in there.
+ *
+ * Notices: a table that changes by itself (kvn_local_switched) is told by a record when
+ * the answer ring has room; until then the sequence is marked, and no answer gives a
+ * version that the client could confirm without knowing its table. A client that reads
+ * nothing costs one mark a sequence.
  *
  * Threading: the loop thread (libuv). Callbacks come from the loop, never from inside a
  * call, but for note(). Bounds: clients, buffers and their bytes a client, connections
@@ -64,12 +72,24 @@ struct kvn_local_space {
     uint16_t first_variant;
 };
 
+/* A pool in memory of mode `fill`: clients of its tenant map it at the pager level. */
+struct kvn_local_arena {
+    uint16_t tenant; /* index */
+    uint32_t pool;   /* index in the pager's config */
+    int fd;          /* the caller's, until kvn_local_close() has ended */
+    uint64_t bytes;  /* of the descriptor */
+    uint32_t block_bytes, nr_blocks;
+};
+
 struct kvn_local_config {
     const char *path; /* of the socket; a stale one is removed, a living one refused */
     const struct kvn_local_tenant *tenants; /* copied, secrets wiped at close */
     uint32_t nr_tenants;
     const struct kvn_local_space *spaces;
     uint32_t nr_spaces;
+    const struct kvn_local_arena *arenas; /* copied */
+    uint32_t nr_arenas;                   /* 0: no pager level */
+    uint32_t nr_sequences;                /* of the pager's config */
     uint32_t nr_clients;
     uint64_t buffer_bytes; /* of one client, all buffers */
     uint64_t poll_us;      /* rings are polled for so long after the last request */
@@ -96,6 +116,11 @@ struct kvn_local_events {
     /* OK: kvn_local_answer() follows once. Else answered here with that status. */
     kv_status_t (*request)(
         void *arg, struct kvo_client_id client, const struct kvo_request *request);
+    /* As kvo_seq_table(); may be called from inside request() and kvn_local_answer().
+     * NULL where there are no arenas. */
+    kv_status_t (*table)(
+        void *arg, struct kvo_client_id client, struct kvp_seq_id seq, uint32_t first,
+        uint32_t *n_p, struct kvo_page *pages, struct kvp_seq_info *info);
     void (*hung_up)(void *arg, struct kvo_client_id client);
     void (*dead)(void *arg, struct kvo_client_id client);
     /* One line for the log: who was refused or ended, and why. May be NULL; may come
@@ -108,7 +133,9 @@ struct kvn_local_counts {
     uint64_t reported;        /* questions answered */
     uint64_t wakes;           /* of us, by clients */
     uint64_t woken;           /* clients, by us */
+    uint64_t notices;         /* of changed tables */
     uint32_t clients, mapped; /* now: attached; pieces of clients' memory */
+    uint32_t fenced;          /* now: hung up with sequences, and not dead */
 };
 
 typedef struct kvn_local kvn_local_t;
@@ -119,13 +146,20 @@ kv_status_t kvn_local_open(
     uv_loop_t *loop, const struct kvn_local_config *config,
     const struct kvn_local_events *events, kvn_local_t **local_p, char *line,
     size_t cap);
-/* Removes the socket and ends every client: hung_up() and dead() come from the loop;
- * then, when every hold has been released, `closed`, and the memory is gone. */
+/* Removes the socket and ends every client: hung_up() and dead() come from the loop (no
+ * dead() of those that are fenced: nothing may be given to others any more); then, when
+ * every hold has been released, `closed`, and the memory is gone. */
 void kvn_local_close(kvn_local_t *local, void (*closed)(void *arg), void *arg);
 
 /* May be called from inside request(), hung_up() and dead(). A client that is gone is
  * ignored. */
 void kvn_local_answer(kvn_local_t *local, const struct kvo_answer *answer);
+
+/* The page of a client's table lies elsewhere now: kvo_out.switched. May be called from
+ * inside request(). */
+void kvn_local_switched(
+    kvn_local_t *local, struct kvo_client_id client, struct kvp_seq_id seq,
+    uint32_t page);
 
 /* Address of `len` bytes of client `index`'s memory, as its request named them
  * (kvo_part.buffer), held until kvn_local_release(hold): a client that is gone keeps

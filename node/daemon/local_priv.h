@@ -1,15 +1,19 @@
 /* What the files of local share: local.c (socket, packets, lives), local_ring.c
- * (requests and answers), local_map.c (memory of clients), local_ask.c (who is told
- * what).
+ * (requests and answers), local_seq.c (block tables), local_map.c (memory of clients),
+ * local_ask.c (who is told what).
  *
- *   GREETED ── ATTACH ──► ATTACHED ──► ENDED ── handles closed ──► freed
- *      └── late, refused, malformed, told ─┘
+ *   GREETED ── ATTACH ──► ATTACHED ────────────────► ENDED ── handles closed ──► freed
+ *      │                     └─ sequences ─► FENCED ───┤ dead, or we close
+ *      └── late, refused, malformed, told ─────────────┘
  *
  * (1) A connection is found by the core's client index from attach() to conn_end(), so
  * no callback runs for a client that was said to be dead. (2) A buffer's slot is free
  * when it is not registered and no request in flight names it; a mapping is unmapped
  * when its slot has let go of it and no hold is left. (3) Whatever a client can fill
- * (its answer ring, its socket, its descriptors) stands in nobody else's way.
+ * (its answer ring, its socket, its descriptors) stands in nobody else's way. (4) A
+ * sequence's `told` is a version whose table the client has been told whole: nothing
+ * is owed (first >= end) and no APPEND of it is in flight when it rises. Only that one
+ * is given to clients to confirm, since confirming lets go of frames of older tables.
  *
  * Threading: the loop thread.
  */
@@ -46,6 +50,19 @@ struct local_map {
     bool kept; /* a slot of a living client has it */
 };
 
+/* A sequence of a client of the pager level, by its index in the pager. */
+struct local_seq {
+    struct local_conn *conn; /* NULL: none */
+    uint64_t name;           /* the client's */
+    uint64_t told;           /* (4) */
+    uint32_t gen;
+    uint32_t pages, tokens; /* as told: without those of an APPEND in flight */
+    uint32_t first, end;    /* pages that a notice is owed for */
+    uint32_t nr_appends;    /* in flight */
+    uint32_t prev, next;    /* in conn's list of owed ones */
+    bool owed;
+};
+
 struct local_buffer {
     uint32_t map;   /* LOCAL_NONE: the slot is free */
     uint32_t users; /* requests in flight that name it */
@@ -56,15 +73,18 @@ struct local_buffer {
 /* A request in flight. */
 struct local_entry {
     uint64_t tag;
-    uint64_t buffers; /* slots that it names */
-    uint32_t room;    /* promised in the answer ring */
+    uint64_t buffers;  /* slots that it names */
+    uint64_t name;     /* SEQ_OPEN, SEQ_FORK */
+    uint32_t room;     /* promised in the answer ring */
+    uint32_t nr_pages; /* of a table, that fit there */
     uint16_t next_free;
     uint16_t gen;
     uint16_t op;
+    bool appends; /* counted in its sequence's nr_appends */
     bool used;
 };
 
-enum conn_state { CONN_GREETED, CONN_ATTACHED, CONN_ENDED };
+enum conn_state { CONN_GREETED, CONN_ATTACHED, CONN_FENCED, CONN_ENDED };
 
 struct local_conn {
     kvn_local_t *local;
@@ -81,6 +101,7 @@ struct local_conn {
     /* from ATTACHED */
     struct kvo_client_id id;
     uint16_t tenant;
+    uint16_t level;
     bool broken;  /* to be ended by the next turn */
     bool stalled; /* no room for another answer, or too many in flight */
     struct kvn_rings *rings;
@@ -90,6 +111,9 @@ struct local_conn {
     struct local_entry *entries; /* KVN_RING_REQUESTS_MAX */
     uint32_t nr_entries;
     uint16_t free_entry;
+    uint32_t answer_max; /* bytes of the longest answer at its level */
+    uint32_t nr_seqs;
+    uint32_t owed; /* first sequence that a notice is owed for; LOCAL_NONE */
     struct local_buffer buffers[KVN_LOCAL_BUFFERS_MAX];
     uint64_t buffer_bytes;
 };
@@ -118,6 +142,12 @@ struct kvn_local {
     struct local_space spaces[KVN_PACKET_SPACES_MAX];
     uint32_t nr_spaces;
     uint32_t variant_bytes[KVP_VARIANTS_MAX]; /* of a page; 0: of no space */
+    uint32_t variant_tokens[KVP_VARIANTS_MAX];
+    struct kvn_local_arena arenas[KVN_PACKET_ARENAS_MAX];
+    uint32_t nr_arenas;
+    uint16_t arena_of[KVP_POOLS_MAX]; /* number among its tenant's, by pool */
+    struct local_seq *seqs;           /* NULL: no arenas */
+    uint32_t nr_seqs;
     uint32_t nr_clients;
     uint64_t buffer_bytes, poll_us, attach_us;
 
@@ -145,13 +175,14 @@ struct kvn_local {
     void *closed_arg;
 
     uint8_t scratch[(KVN_REQUEST_BYTES_MAX + 63) / 64 * 64]
-        __attribute__((aligned(64))); /* the record being judged */
+        __attribute__((aligned(64)));           /* the record being judged */
+    struct kvo_page pages[KVN_SEQ_ENTRIES_MAX]; /* being told */
 };
 
 /* ------------------------------------------------------------------ local.c */
 void kvn_local_note(kvn_local_t *local, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
-/* Ends it now; from the loop alone. */
+/* Ends it now, as if it had hung up; from the loop alone. */
 void kvn_local_conn_end(struct local_conn *conn);
 void kvn_local_conn_malformed(struct local_conn *conn, const struct kv_detail *detail);
 
@@ -161,6 +192,41 @@ kvn_local_conn_rings(struct local_conn *conn, uint32_t ring_bytes, int *fd_p);
 void kvn_local_conn_rings_drop(struct local_conn *conn);
 void kvn_local_wake(kvn_local_t *local);
 void kvn_local_turn(kvn_local_t *local);
+/* Is there room for whatever one more request may be answered with? (4) of ring.h */
+bool kvn_local_room(struct local_conn *conn);
+/* A packet of one byte, if it sleeps. */
+void kvn_local_wake_client(struct local_conn *conn);
+
+/* ------------------------------------------------------------------ local_seq.c */
+kv_status_t kvn_seqs_init(kvn_local_t *local, const struct kvn_local_config *config);
+/* The conn has none any more: those that it had are the core's to end. */
+void kvn_seqs_drop(struct local_conn *conn);
+/* Pages of tables that the request's answer may tell, at most. */
+uint32_t kvn_seq_pages_max(const kvn_local_t *local, const struct kvn_request *request);
+kv_status_t kvn_seq_check(
+    const kvn_local_t *local, const struct kvn_request *request,
+    struct kv_detail *detail);
+/* The request goes to the core: its entry. */
+void kvn_seq_begin(
+    struct local_conn *conn, struct local_entry *entry,
+    const struct kvn_request *request);
+/* It was refused before the core had it. */
+void kvn_seq_cancel(
+    struct local_conn *conn, struct local_entry *entry,
+    const struct kvn_request *request);
+/* What an answer of the core says of a table, and what its client is owed after it;
+ * pages go to local->pages. */
+void kvn_seq_look(
+    struct local_conn *conn, struct local_entry *entry, const struct kvo_answer *answer,
+    struct kvn_answer_seq *seq);
+/* Behind the head of an answer: seq, pages, tails. Returns where it ended. */
+uint8_t *kvn_seq_write(
+    const kvn_local_t *local, uint8_t *to, const struct kvn_answer_seq *seq,
+    const struct kvo_answer *answer);
+/* Writes what is owed, as far as there is room. */
+void kvn_seq_notices(struct local_conn *conn);
+/* Is anything owed that kvn_seq_notices() would write, given room? */
+bool kvn_seq_due(const struct local_conn *conn);
 
 /* ------------------------------------------------------------------ local_ask.c */
 /* What the sender of `ask` is told: DENIED for who is neither operator nor tenant. */

@@ -70,8 +70,9 @@ void kvn_local_conn_rings_drop(struct local_conn *conn)
 /* ------------------------------------------------------------------ answers */
 
 static struct local_entry *
-entry_take(struct local_conn *conn, const struct kvn_request_head *head)
+entry_take(struct local_conn *conn, const struct kvn_request *request)
 {
+    const struct kvn_request_head *head = &request->head;
     KV_ASSERT(conn->free_entry < KVN_RING_REQUESTS_MAX);
     struct local_entry *entry = &conn->entries[conn->free_entry];
     KV_ASSERT(!entry->used);
@@ -81,7 +82,15 @@ entry_take(struct local_conn *conn, const struct kvn_request_head *head)
     entry->tag = head->tag;
     entry->op = head->op;
     entry->buffers = 0;
+    entry->appends = false;
+    entry->nr_pages = 0;
     entry->room = kvn_answer_bytes(head->nr_keys);
+    if (kvn_op_seq(head->op)) {
+        uint32_t tails = head->op == KVN_OP_SEQ_FETCH ? KVN_SEQ_TAILS_MAX : 0;
+        entry->nr_pages = kvn_seq_pages_max(conn->local, request);
+        entry->room = kvn_seq_answer_bytes(head->nr_keys, entry->nr_pages, tails);
+    }
+    KV_ASSERT(entry->room <= conn->answer_max);
     conn->promised += entry->room;
     return entry;
 }
@@ -99,19 +108,25 @@ static void entry_give(struct local_conn *conn, struct local_entry *entry)
 }
 
 /* A packet of one byte. A full socket has others before it that wake as well. */
-static void client_wake(struct local_conn *conn)
+void kvn_local_wake_client(struct local_conn *conn)
 {
     const char wake = KVN_PACKET_WAKE;
+    if (!kvn_ring_must_wake(&conn->rings->client_sleeps, KVN_ASLEEP)) {
+        return;
+    }
     conn->local->counts.woken++;
     (void)!send(conn->fd, &wake, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+/* `seq`: NULL at the object level. */
 static void answer_write(
-    uint8_t *to, const struct local_entry *entry, const struct kvo_answer *answer)
+    const kvn_local_t *local, uint8_t *to, uint32_t bytes,
+    const struct local_entry *entry, const struct kvo_answer *answer,
+    const struct kvn_answer_seq *seq)
 {
     uint32_t n = answer->statuses != NULL ? answer->nr_keys : 0;
     struct kvn_answer_head head = {
-        .bytes = kvn_answer_bytes(n),
+        .bytes = bytes,
         .type = KVN_RECORD_ANSWER,
         .op = entry->op,
         .tag = entry->tag,
@@ -125,8 +140,11 @@ static void answer_write(
     }
     _Static_assert(sizeof(kv_status_t) == sizeof(int32_t), "copied as they are");
     memcpy(to, &head, sizeof(head));
+    to += sizeof(head);
+    if (seq != NULL) {
+        to = kvn_seq_write(local, to, seq, answer);
+    }
     if (n > 0) {
-        to += sizeof(head);
         memcpy(to, answer->statuses, n * sizeof(int32_t));
         memcpy(to + n * sizeof(int32_t), answer->reasons, n);
         memcpy(to + n * (sizeof(int32_t) + 1), answer->places, n);
@@ -134,25 +152,32 @@ static void answer_write(
 }
 
 static void entry_answer(
-    struct local_conn *conn, struct local_entry *entry, const struct kvo_answer *answer)
+    struct local_conn *conn, struct local_entry *entry, const struct kvo_answer *answer,
+    bool of_core)
 {
     uint32_t n = answer->statuses != NULL ? answer->nr_keys : 0;
+    uint32_t bytes = kvn_answer_bytes(n);
+    struct kvn_answer_seq seq = {0};
     uint8_t *to;
     struct kv_detail detail = {0};
-    KV_ASSERT(kvn_answer_bytes(n) <= entry->room);
-    kv_status_t status =
-        kvn_ring_room(&conn->answers, kvn_answer_bytes(n), &to, &detail);
+    bool of_seq = kvn_op_seq(entry->op);
+    if (of_seq) {
+        if (of_core) {
+            kvn_seq_look(conn, entry, answer, &seq);
+        }
+        bytes = kvn_seq_answer_bytes(n, seq.nr_entries, seq.nr_tails);
+    }
+    KV_ASSERT(bytes <= entry->room);
+    kv_status_t status = kvn_ring_room(&conn->answers, bytes, &to, &detail);
     KV_ASSERT(status != KV_ERR_AGAIN); /* (4) of ring.h */
     if (status != KV_OK) {
         kvn_local_conn_malformed(conn, &detail);
         return; /* its end gives the entry back */
     }
-    answer_write(to, entry, answer);
+    answer_write(conn->local, to, bytes, entry, answer, of_seq ? &seq : NULL);
     entry_give(conn, entry);
     kvn_ring_put(&conn->answers);
-    if (kvn_ring_must_wake(&conn->rings->client_sleeps, KVN_ASLEEP)) {
-        client_wake(conn);
-    }
+    kvn_local_wake_client(conn);
     if (conn->stalled) {
         kvn_local_wake(conn->local);
     }
@@ -171,7 +196,7 @@ void kvn_local_answer(kvn_local_t *local, const struct kvo_answer *answer)
     struct local_entry *entry = &conn->entries[index];
     /* The core answers once, and what it was asked. */
     KV_ASSERT(entry->used && entry->gen == (uint16_t)(answer->tag >> 16));
-    entry_answer(conn, entry, answer);
+    entry_answer(conn, entry, answer, true);
 }
 
 /* ------------------------------------------------------------------ requests */
@@ -194,6 +219,9 @@ static kv_status_t request_check(
             detail, KV_ERR_INVALID, "request.timeout", KVN_RING_TIMEOUT_MAX_US,
             h->timeout_us);
     }
+    if (kvn_op_seq(h->op)) {
+        return kvn_seq_check(local, in, detail);
+    }
     if (in->addresses != NULL) {
         return kvn_buffer_addresses(
             conn, in->addresses, h->nr_keys, bytes, mask_p, detail);
@@ -206,7 +234,7 @@ static void request_do(struct local_conn *conn, const struct kvn_request *in)
 {
     kvn_local_t *local = conn->local;
     const struct kvn_request_head *h = &in->head;
-    struct local_entry *entry = entry_take(conn, h);
+    struct local_entry *entry = entry_take(conn, in);
     struct kv_detail detail = {0};
     uint64_t mask = 0;
     kv_status_t status = request_check(conn, in, &mask, &detail);
@@ -227,18 +255,25 @@ static void request_do(struct local_conn *conn, const struct kvn_request *in)
             .buffers = in->addresses,
             .n_tokens = in->n_tokens,
             .prev = h->prev,
+            .seq = {(uint32_t)in->seq.seq, (uint32_t)(in->seq.seq >> 32)},
+            .page = in->seq.page,
+            .tokens = in->seq.tokens,
+            .version = in->seq.version,
         };
+        if (kvn_op_seq(h->op)) {
+            kvn_seq_begin(conn, entry, in);
+        }
         status = local->events.request(local->events.arg, conn->id, &request);
         if (status == KV_OK) {
             return;
         }
+        kvn_seq_cancel(conn, entry, in);
     }
     const struct kvo_answer answer = {.status = status, .detail = detail};
-    entry_answer(conn, entry, &answer);
+    entry_answer(conn, entry, &answer, false);
 }
 
-/* Is there room for whatever one more request may be answered with? (4) of ring.h */
-static bool has_room(struct local_conn *conn)
+bool kvn_local_room(struct local_conn *conn)
 {
     struct kv_detail detail = {0};
     uint32_t used;
@@ -247,7 +282,7 @@ static bool has_room(struct local_conn *conn)
         return false;
     }
     return conn->nr_entries < KVN_RING_REQUESTS_MAX
-           && used + conn->promised + 2 * KVN_ANSWER_BYTES_MAX <= conn->ring_bytes;
+           && used + conn->promised + 2 * conn->answer_max <= conn->ring_bytes;
 }
 
 /* Some requests of one client; true when there was any. */
@@ -255,11 +290,12 @@ static bool conn_serve(struct local_conn *conn)
 {
     kvn_local_t *local = conn->local;
     bool any = false;
+    kvn_seq_notices(conn);
     for (unsigned i = 0; i < LOCAL_TURN_REQUESTS && !conn->broken; i++) {
         struct kv_detail detail = {0};
         struct kvn_request request;
         uint32_t len;
-        conn->stalled = !has_room(conn);
+        conn->stalled = !kvn_local_room(conn);
         if (conn->stalled) {
             break;
         }
@@ -272,6 +308,12 @@ static bool conn_serve(struct local_conn *conn)
         if (status == KV_OK) {
             kvn_ring_take(&conn->requests); /* copied: the client may write there */
             status = kvn_request_read(local->scratch, len, &request, &detail);
+        }
+        if (status == KV_OK && kvn_op_seq(request.head.op)
+            && conn->level == KVN_PACKET_LEVEL_OBJECT) {
+            status = kv_fail(
+                &detail, KV_ERR_INVALID, "request.op", KVN_RING_OPS - 1,
+                request.head.op);
         }
         if (status != KV_OK) {
             kvn_local_conn_malformed(conn, &detail);
@@ -321,7 +363,9 @@ static void sleep_try(kvn_local_t *local)
          * comes back by answers, and kvn_local_answer() wakes us then. */
         bool more = kvn_ring_any(c->stalled ? &c->answers : &c->requests);
         if (c->stalled) {
-            more = has_room(c);
+            more = kvn_local_room(c);
+        } else if (kvn_seq_due(c)) {
+            more = true;
         }
         if (more || c->broken) {
             flags_set(local, false);

@@ -55,7 +55,8 @@ struct arena {
     uint8_t *base;
     uint64_t bytes; /* of frames; the mapping is rounded up to whole pages */
     uint32_t frame_bytes, nr_frames;
-    int fd;
+    enum kvn_memory_mode mode;
+    int fd; /* -1: SERVED */
 };
 
 struct kvn_memory {
@@ -271,7 +272,7 @@ static void arena_close(struct arena *arena, uint64_t bytes)
 static kv_status_t arena_fill(const struct build *build, struct arena *arena)
 {
     kv_status_t status = KV_OK;
-    if (build->mode == KVN_MEMORY_READ) {
+    if (build->mode != KVN_MEMORY_SERVED) {
         status = file_open(build, arena);
     }
     if (status == KV_OK && arena->fd >= 0) {
@@ -289,10 +290,12 @@ static kv_status_t arena_fill(const struct build *build, struct arena *arena)
     }
     /* After our own mapping, which stays writable; and then no seal more, so that who
      * has the descriptor cannot add one that hurts us. */
-    if (status == KV_OK && arena->fd >= 0) {
+    if (status == KV_OK && build->mode == KVN_MEMORY_READ) {
         status = seal(
             build, arena->fd, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL,
             "sealing it against writers (F_SEAL_FUTURE_WRITE, Linux 5.1)");
+    } else if (status == KV_OK && build->mode == KVN_MEMORY_FILL) {
+        status = seal(build, arena->fd, F_SEAL_SEAL, "sealing it against more seals");
     }
     return status;
 }
@@ -303,6 +306,7 @@ static kv_status_t arena_open(const struct build *build, struct arena *arena)
         .bytes = (uint64_t)build->pool->frame_bytes * build->pool->nr_frames,
         .frame_bytes = build->pool->frame_bytes,
         .nr_frames = build->pool->nr_frames,
+        .mode = build->mode,
         .fd = -1,
     };
     const kv_status_t status = arena_fill(build, arena);
@@ -327,6 +331,7 @@ static struct build build_of(
     const struct kvp_pool_config *pool = &config->pools[number];
     struct build build = {
         .pool = pool, .number = number, .mode = mode, .populate = populate_now};
+    KV_ASSERT(KV_IMPLIES(mode == KVN_MEMORY_FILL, pool->domain != 0));
     build.bytes = whole_pages((uint64_t)pool->frame_bytes * pool->nr_frames);
     snprintf(build.name, sizeof(build.name), "kvrail-pool-%u", number);
     return build;
@@ -365,8 +370,8 @@ void kvn_memory_destroy(kvn_memory_t *memory)
 }
 
 kv_status_t kvn_memory_create(
-    const struct kvp_config *config, enum kvn_memory_mode mode, bool populate_now,
-    kvn_memory_t **memory_p, char *line, size_t cap)
+    const struct kvp_config *config, const enum kvn_memory_mode *modes,
+    bool populate_now, kvn_memory_t **memory_p, char *line, size_t cap)
 {
     kv_status_t status = KV_OK;
     struct kvn_room room;
@@ -380,13 +385,13 @@ kv_status_t kvn_memory_create(
     }
     kvn_room_read("", &room);
     for (uint32_t i = 0; i < config->nr_pools && status == KV_OK; i++) {
-        struct build build = build_of(config, i, mode, populate_now);
+        struct build build = build_of(config, i, modes[i], populate_now);
         build.line = line;
         build.cap = cap;
         status = check_room(&build, &room, &wanted);
     }
     for (uint32_t i = 0; i < config->nr_pools && status == KV_OK; i++) {
-        struct build build = build_of(config, i, mode, populate_now);
+        struct build build = build_of(config, i, modes[i], populate_now);
         build.line = line;
         build.cap = cap;
         status = arena_open(&build, &memory->arenas[i]);
@@ -420,5 +425,21 @@ struct kvt_region kvn_memory_region(const kvn_memory_t *memory, uint32_t i)
     KV_ASSERT(i < memory->nr);
     const struct arena *arena = &memory->arenas[i];
     return (struct kvt_region){
-        .base = arena->base, .bytes = arena->bytes, .fd = arena->fd};
+        .base = arena->base,
+        .bytes = arena->bytes,
+        .fd = arena->mode == KVN_MEMORY_READ ? arena->fd : -1,
+    };
+}
+
+enum kvn_memory_mode kvn_memory_mode(const kvn_memory_t *memory, uint32_t i)
+{
+    KV_ASSERT(i < memory->nr);
+    return memory->arenas[i].mode;
+}
+
+int kvn_memory_fill_fd(const kvn_memory_t *memory, uint32_t i, uint64_t *bytes_p)
+{
+    KV_ASSERT(i < memory->nr && memory->arenas[i].mode == KVN_MEMORY_FILL);
+    *bytes_p = whole_pages(memory->arenas[i].bytes);
+    return memory->arenas[i].fd;
 }

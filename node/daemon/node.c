@@ -115,8 +115,11 @@ static void on_switched(
     void *arg, struct kvo_client_id client, struct kvp_seq_id seq, uint32_t page,
     struct kvp_ref was, struct kvp_ref now)
 {
-    (void)arg, (void)client, (void)seq, (void)page, (void)was, (void)now;
-    KV_UNREACHABLE("clients have no sequences: the pager level is not served");
+    struct kvn_node *node = arg;
+    (void)was, (void)now; /* both are in the table, or retired until its confirm */
+    if (node->local != NULL) { /* (3) */
+        kvn_local_switched(node->local, client, seq, page);
+    }
 }
 
 static void on_random(void *arg, uint8_t *bytes, size_t len)
@@ -197,6 +200,14 @@ static kv_status_t client_request(
 {
     struct kvn_node *node = arg;
     return kvo_request(node->core, kvn_node_now(node), client, request);
+}
+
+static kv_status_t client_table(
+    void *arg, struct kvo_client_id client, struct kvp_seq_id seq, uint32_t first,
+    uint32_t *n_p, struct kvo_page *pages, struct kvp_seq_info *info)
+{
+    struct kvn_node *node = arg;
+    return kvo_seq_table(node->core, client, seq, first, n_p, pages, info);
 }
 
 static void client_hung_up(void *arg, struct kvo_client_id client)
@@ -356,6 +367,20 @@ static kv_status_t start_core_config(struct kvn_node *node, char *line, size_t c
             node->first_frame[i] + node->core_config->pager.pools[i].nr_frames;
     }
     return KV_OK;
+}
+
+static kv_status_t start_memory(struct kvn_node *node, char *line, size_t cap)
+{
+    const struct kvp_config *pager = &node->core_config->pager;
+    enum kvn_memory_mode modes[KVP_POOLS_MAX];
+    for (uint32_t i = 0; i < pager->nr_pools; i++) {
+        const struct kvp_pool_config *pool = &pager->pools[i];
+        modes[i] = kvn_config_filler(node->config, pool->tier, pool->domain) != NULL
+                       ? KVN_MEMORY_FILL
+                       : KVN_MEMORY_SERVED;
+    }
+    return kvn_memory_create(
+        pager, modes, node->config->populate, &node->memory, line, cap);
 }
 
 static kv_status_t start_tables(struct kvn_node *node)
@@ -549,6 +574,29 @@ static void take_spaces(const struct kvn_node *node, struct kvn_local_space *to)
     }
 }
 
+/* Pools that the engines of one tenant fill, as that tenant's clients may map them. */
+static uint32_t take_arenas(const struct kvn_node *node, struct kvn_local_arena *to)
+{
+    const struct kvp_config *pager = &node->core_config->pager;
+    uint32_t nr = 0;
+    for (uint32_t i = 0; i < pager->nr_pools; i++) {
+        const struct kvp_pool_config *pool = &pager->pools[i];
+        const struct kvn_config_tenant *tenant =
+            kvn_config_filler(node->config, pool->tier, pool->domain);
+        if (tenant != NULL) {
+            to[nr] = (struct kvn_local_arena){
+                .tenant = (uint16_t)(tenant - node->config->tenants),
+                .pool = i,
+                .block_bytes = pool->frame_bytes,
+                .nr_blocks = pool->nr_frames,
+            };
+            to[nr].fd = kvn_memory_fill_fd(node->memory, i, &to[nr].bytes);
+            nr++;
+        }
+    }
+    return nr;
+}
+
 static kv_status_t start_local(struct kvn_node *node, char *line, size_t cap)
 {
     const struct kvn_config *config = node->config;
@@ -558,6 +606,7 @@ static kv_status_t start_local(struct kvn_node *node, char *line, size_t cap)
     struct {
         struct kvn_local_tenant tenants[KVP_TENANTS_MAX];
         struct kvn_local_space spaces[KVN_CONFIG_SPACES_MAX];
+        struct kvn_local_arena arenas[KVP_POOLS_MAX];
     } *lists = kv_calloc(1, sizeof(*lists));
     if (lists == NULL) {
         return fail(line, cap, KV_ERR_NOMEM, "clients");
@@ -570,6 +619,9 @@ static kv_status_t start_local(struct kvn_node *node, char *line, size_t cap)
         .nr_tenants = config->nr_tenants,
         .spaces = lists->spaces,
         .nr_spaces = config->nr_spaces,
+        .arenas = lists->arenas,
+        .nr_arenas = take_arenas(node, lists->arenas),
+        .nr_sequences = node->core_config->pager.nr_sequences,
         .nr_clients = (uint32_t)config->nr_clients,
         .buffer_bytes = config->client_buffer_bytes,
         .poll_us = config->client_poll_us,
@@ -580,6 +632,7 @@ static kv_status_t start_local(struct kvn_node *node, char *line, size_t cap)
         .ask = kvn_node_ask,
         .attach = client_attach,
         .request = client_request,
+        .table = client_table,
         .hung_up = client_hung_up,
         .dead = client_dead,
         .note = client_note,
@@ -717,9 +770,7 @@ static kv_status_t start(struct kvn_node *node, char *line, size_t cap)
     if (status != KV_OK) {
         return status;
     }
-    status = kvn_memory_create( /* first: it is what a wrong size shows at */
-        &node->core_config->pager, KVN_MEMORY_SERVED, node->config->populate,
-        &node->memory, line, cap);
+    status = start_memory(node, line, cap); /* it is what a wrong size shows at */
     if (status != KV_OK) {
         return status;
     }

@@ -60,11 +60,24 @@ static bool packet_send(kvr_client_t *client, const struct kvn_packet *packet, i
     return true;
 }
 
-/* A packet, or a wake (len 1). AGAIN: none. LINK_LOST. *fd_p: -1 or the caller's. */
-static kv_status_t packet_receive(
-    kvr_client_t *client, uint8_t *bytes, size_t cap, size_t *len_p, int *fd_p)
+/* Descriptors that came with a packet. */
+struct fds {
+    int fd[KVN_PACKET_FDS_MAX];
+    uint32_t nr;
+};
+
+static void fds_close(struct fds *fds)
 {
-    _Alignas(struct cmsghdr) char room[CMSG_SPACE(sizeof(int))];
+    while (fds->nr > 0) {
+        close(fds->fd[--fds->nr]);
+    }
+}
+
+/* A packet, or a wake (len 1). AGAIN: none. LINK_LOST. *fds: the caller's. */
+static kv_status_t packet_receive(
+    kvr_client_t *client, uint8_t *bytes, size_t cap, size_t *len_p, struct fds *fds)
+{
+    _Alignas(struct cmsghdr) char room[CMSG_SPACE(KVN_PACKET_FDS_MAX * sizeof(int))];
     struct iovec iov = {.iov_base = bytes, .iov_len = cap};
     struct msghdr msg = {
         .msg_iov = &iov,
@@ -76,7 +89,7 @@ static kv_status_t packet_receive(
     if (len < 0 && (errno == EAGAIN || errno == EINTR)) {
         return KV_ERR_AGAIN;
     }
-    *fd_p = -1;
+    fds->nr = 0;
     if (len <= 0) {
         return KV_ERR_LINK_LOST;
     }
@@ -86,10 +99,11 @@ static kv_status_t packet_receive(
             for (size_t i = 0; i < n; i++) {
                 int fd;
                 memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
-                if (*fd_p >= 0) {
-                    close(*fd_p);
+                if (fds->nr == KVN_PACKET_FDS_MAX) {
+                    close(fd);
+                } else {
+                    fds->fd[fds->nr++] = fd;
                 }
-                *fd_p = fd;
             }
         }
     }
@@ -125,10 +139,10 @@ void kvr_socket_drain(kvr_client_t *client)
 {
     uint8_t bytes[sizeof(struct kvn_packet) + 1];
     size_t len;
-    int fd;
+    struct fds fds;
     client->looked_us = kvr_now_us();
     while (!client->gone) {
-        kv_status_t status = packet_receive(client, bytes, sizeof(bytes), &len, &fd);
+        kv_status_t status = packet_receive(client, bytes, sizeof(bytes), &len, &fds);
         if (status == KV_ERR_AGAIN) {
             return;
         }
@@ -136,9 +150,7 @@ void kvr_socket_drain(kvr_client_t *client)
             (void)gone(client);
             return;
         }
-        if (fd >= 0) {
-            close(fd);
-        }
+        fds_close(&fds);
         packet_late(client, bytes, len);
     }
 }
@@ -150,18 +162,61 @@ void kvr_wake_node(kvr_client_t *client)
     (void)!send(client->fd, &wake, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+/* What a packet is, beside its descriptors. */
+struct told {
+    struct kvn_packet packet;
+    struct kvn_packet_space *spaces; /* room for them, or NULL: none are wanted */
+    struct kvn_packet_arena arenas[KVN_PACKET_ARENAS_MAX];
+};
+
+static kv_status_t
+told_read(const uint8_t *bytes, size_t len, struct told *told, struct kv_detail *detail)
+{
+    kv_status_t status =
+        kvn_packet_read(bytes, len, &told->packet, told->spaces, detail);
+    return status == KV_OK
+               ? kvn_packet_arenas(bytes, &told->packet, told->arenas, detail)
+               : status;
+}
+
+/* Why not, in words where the field alone does not tell what to do. */
+static kvr_status_t refused(kvr_client_t *client, const struct kvn_packet *packet)
+{
+    /* Of the static texts that a detail needs; the packet outlives the line. */
+    const struct kv_detail detail = {
+        .field = packet->field[0] != '\0' ? packet->field : NULL,
+        .limit = packet->limit,
+        .value = packet->value,
+    };
+    kv_status_t status =
+        packet->status < 0 ? (kv_status_t)packet->status : KV_ERR_INVALID;
+    if (strcmp(packet->field, "attach.level") == 0) {
+        return kvr_fail_text(
+            client, status,
+            "invalid: the pager level is not open to this tenant: its section of the "
+            "node's configuration needs domain = own and fill = yes");
+    }
+    if (strcmp(packet->field, "attach.pidfd") == 0) {
+        return kvr_fail_text(
+            client, status,
+            "invalid: the pager level is for processes that the node can see die: run "
+            "both in one pid namespace");
+    }
+    return kvr_fail(client, status, &detail);
+}
+
 /* Waits for the answer to `req`: of this type, or REFUSED, whose status it is. */
 static kvr_status_t packet_wait(
-    kvr_client_t *client, enum kvn_packet_type type, uint64_t req,
-    struct kvn_packet *packet, struct kvn_packet_space *spaces, int *fd_p)
+    kvr_client_t *client, enum kvn_packet_type type, uint64_t req, struct told *told,
+    struct fds *fds)
 {
     uint8_t bytes[KVN_PACKET_BYTES_MAX];
+    struct kvn_packet *packet = &told->packet;
     uint64_t until = kvr_now_us() + client->timeout_us;
     struct kv_detail detail = {0};
     for (;;) {
         size_t len;
-        int fd = -1;
-        kv_status_t status = packet_receive(client, bytes, sizeof(bytes), &len, &fd);
+        kv_status_t status = packet_receive(client, bytes, sizeof(bytes), &len, fds);
         if (status == KV_ERR_LINK_LOST) {
             return gone(client);
         }
@@ -178,37 +233,21 @@ static kvr_status_t packet_wait(
             continue;
         }
         if (len > 1) {
-            status = kvn_packet_read(bytes, len, packet, spaces, &detail);
+            status = told_read(bytes, len, told, &detail);
         }
         if (len > 1 && status != KV_OK) {
-            if (fd >= 0) {
-                close(fd);
-            }
+            fds_close(fds);
             client->gone = true;
             return kvr_fail(client, status, &detail); /* (2) */
         }
         if (len > 1 && packet->req == req
             && (packet->type == type || packet->type == KVN_PACKET_REFUSED)) {
-            *fd_p = fd;
             break;
         }
-        if (fd >= 0) {
-            close(fd);
-        }
+        fds_close(fds);
         packet_late(client, bytes, len);
     }
-    if (packet->type == KVN_PACKET_REFUSED) {
-        /* Of the static texts that a detail needs; the packet outlives the line. */
-        detail = (struct kv_detail){
-            .field = packet->field[0] != '\0' ? packet->field : NULL,
-            .limit = packet->limit,
-            .value = packet->value,
-        };
-        kv_status_t status =
-            packet->status < 0 ? (kv_status_t)packet->status : KV_ERR_INVALID;
-        return kvr_fail(client, status, &detail);
-    }
-    return KVR_OK;
+    return packet->type == KVN_PACKET_REFUSED ? refused(client, packet) : KVR_OK;
 }
 
 /* ------------------------------------------------------------------ opening */
@@ -251,6 +290,13 @@ static kvr_status_t config_check(kvr_client_t *client, const struct kvr_config *
             client->timeout_us);
         return kvr_fail(client, KV_ERR_CONFIG, &detail);
     }
+    if ((unsigned)config->level > KVR_LEVEL_PAGER) {
+        kv_fail(
+            &detail, KV_ERR_CONFIG, "config.level", KVR_LEVEL_PAGER,
+            (uint64_t)config->level);
+        return kvr_fail(client, KV_ERR_CONFIG, &detail);
+    }
+    client->level = config->level;
     client->spin_us = config->spin_us != 0 ? config->spin_us : KVR_SPIN_US_DEFAULT;
     return KVR_OK;
 }
@@ -314,35 +360,80 @@ static kvr_status_t rings_map(kvr_client_t *client, int fd)
     return KVR_OK;
 }
 
+/* One descriptor an arena, behind that of the rings. */
+static kvr_status_t
+arenas_map(kvr_client_t *client, const struct told *told, const struct fds *fds)
+{
+    uint32_t nr = told->packet.nr_arenas;
+    if (fds->nr != 1 + nr || (nr > 0) != (client->level == KVR_LEVEL_PAGER)) {
+        client->gone = true;
+        return kvr_fail_text(
+            client, KV_ERR_VERSION, "version: %u descriptors came with %u arenas",
+            fds->nr, nr);
+    }
+    for (uint32_t i = 0; i < nr; i++) {
+        const struct kvn_packet_arena *arena = &told->arenas[i];
+        struct stat st;
+        if (fstat(fds->fd[1 + i], &st) != 0 || (uint64_t)st.st_size != arena->bytes) {
+            client->gone = true;
+            return kvr_fail_text(
+                client, KV_ERR_VERSION, "version: arena %u is not %llu bytes", i,
+                (unsigned long long)arena->bytes);
+        }
+        void *base = KV_FAULT() ? MAP_FAILED
+                                : mmap(
+                                    NULL, arena->bytes, PROT_READ | PROT_WRITE,
+                                    MAP_SHARED, fds->fd[1 + i], 0);
+        if (base == MAP_FAILED) {
+            return kvr_fail_text(
+                client, KV_ERR_NOMEM, "nomem: cannot map an arena of %llu bytes",
+                (unsigned long long)arena->bytes);
+        }
+        client->arenas[client->nr_arenas++] = (struct kvr_arena){
+            .base = base,
+            .bytes = arena->bytes,
+            .block_bytes = arena->block_bytes,
+            .nr_blocks = arena->nr_blocks,
+        };
+        /* The node waits for our death alone, not for that of a child of fork(). */
+        if (madvise(base, arena->bytes, MADV_DONTFORK) != 0) {
+            return kvr_fail_text(
+                client, KV_ERR_IO, "io: keeping an arena from children: %s",
+                strerror(errno));
+        }
+        (void)madvise(base, arena->bytes, MADV_DONTDUMP);
+    }
+    return KVR_OK;
+}
+
 static kvr_status_t attach(kvr_client_t *client, const struct kvr_config *config)
 {
-    struct kvn_packet packet;
-    int fd = -1;
-    kvr_status_t status =
-        packet_wait(client, KVN_PACKET_GREETING, 0, &packet, NULL, &fd);
-    if (fd >= 0) {
-        close(fd);
-    }
+    struct told told = {0};
+    struct fds fds = {.nr = 0};
+    kvr_status_t status = packet_wait(client, KVN_PACKET_GREETING, 0, &told, &fds);
+    fds_close(&fds);
     if (status != KVR_OK) {
         return status;
     }
     struct kvn_packet ask;
     kvn_packet_init(&ask, KVN_PACKET_ATTACH);
-    ask.nonce = packet.nonce;
+    ask.nonce = told.packet.nonce;
     ask.tenant = config->tenant;
     ask.ring_bytes = client->ring_bytes;
+    ask.level = (uint16_t)client->level;
     if (!packet_send(client, &ask, -1)) {
         return gone(client);
     }
-    fd = -1;
-    status = packet_wait(client, KVN_PACKET_ATTACHED, 0, &packet, client->spaces, &fd);
+    told.spaces = client->spaces;
+    status = packet_wait(client, KVN_PACKET_ATTACHED, 0, &told, &fds);
     if (status == KVR_OK) {
-        client->nr_spaces = packet.nr_spaces;
-        status = rings_map(client, fd);
+        client->nr_spaces = told.packet.nr_spaces;
+        status = rings_map(client, fds.nr > 0 ? fds.fd[0] : -1);
     }
-    if (fd >= 0) {
-        close(fd);
+    if (status == KVR_OK) {
+        status = arenas_map(client, &told, &fds);
     }
+    fds_close(&fds);
     return status;
 }
 
@@ -389,6 +480,10 @@ void kvr_close(kvr_client_t *client)
             KV_ASSERT(munmap(client->buffers[i].base, client->buffers[i].bytes) == 0);
         }
     }
+    for (uint32_t i = 0; i < client->nr_arenas; i++) {
+        KV_ASSERT(munmap(client->arenas[i].base, client->arenas[i].bytes) == 0);
+    }
+    kvr_seqs_free(client);
     if (client->rings != NULL) {
         (void)munmap(client->rings, kvn_rings_bytes(client->ring_bytes));
     }
@@ -436,8 +531,9 @@ kvr_space_find(kvr_client_t *client, const char *name, struct kvr_space *space_p
 static kvr_status_t buffer_register(
     kvr_client_t *client, int fd, size_t bytes, void *base, struct kvr_buffer *buffer_p)
 {
-    struct kvn_packet ask, answer;
-    int got = -1;
+    struct kvn_packet ask;
+    struct told told = {0};
+    struct fds got = {.nr = 0};
     if (client->gone) {
         return gone(client);
     }
@@ -452,13 +548,12 @@ static kvr_status_t buffer_register(
                                 client, KV_ERR_IO, "io: sendmsg: %s", strerror(error));
     }
     kvr_status_t status =
-        packet_wait(client, KVN_PACKET_BUFFERED, ask.req, &answer, NULL, &got);
-    if (got >= 0) {
-        close(got);
-    }
+        packet_wait(client, KVN_PACKET_BUFFERED, ask.req, &told, &got);
+    fds_close(&got);
     if (status != KVR_OK) {
         return status;
     }
+    const struct kvn_packet answer = told.packet;
     struct kvr_memory *memory = &client->buffers[answer.buffer % KVR_BUFFERS_MAX];
     if (answer.buffer > UINT16_MAX || memory->used) { /* (2) */
         return gone(client);

@@ -11,8 +11,8 @@ _Static_assert((int)KVR_OP_DROP == (int)KVN_OP_DROP, "one number");
 
 /* ------------------------------------------------------------------ submit */
 
-static const struct kvn_packet_space *
-space_of(const kvr_client_t *client, uint16_t variant)
+const struct kvn_packet_space *
+kvr_space_of(const kvr_client_t *client, uint16_t variant)
 {
     for (uint32_t i = 0; i < client->nr_spaces; i++) {
         const struct kvn_packet_space *s = &client->spaces[i];
@@ -61,7 +61,7 @@ static kv_status_t batch_check(
         return kv_fail(
             detail, KV_ERR_INVALID, "batch.nr_keys", KVR_BATCH_MAX, batch->nr_keys);
     }
-    const struct kvn_packet_space *space = space_of(client, batch->variant);
+    const struct kvn_packet_space *space = kvr_space_of(client, batch->variant);
     if (space == NULL) {
         return kv_fail(
             detail, KV_ERR_INVALID, "batch.variant", client->nr_spaces, batch->variant);
@@ -121,26 +121,17 @@ request_write(uint8_t *to, const struct kvr_batch *batch, uint64_t tag, uint32_t
     }
 }
 
-kvr_status_t kvr_submit(kvr_client_t *client, const struct kvr_batch *batch)
+kvr_status_t kvr_request_begin(
+    kvr_client_t *client, uint32_t bytes, uint8_t **to_p, struct kvr_flight **flight_p)
 {
     struct kv_detail detail = {0};
-    if (client->gone) {
-        return kvr_fail(client, KV_ERR_LINK_LOST, NULL);
-    }
-    kv_status_t status = batch_check(client, batch, &detail);
-    if (status != KV_OK) {
-        return kvr_fail(client, status, &detail);
-    }
     if (client->nr_flights == KVR_FLIGHT_MAX) {
         kv_fail(
             &detail, KV_ERR_AGAIN, "client.flights", KVR_FLIGHT_MAX,
             KVR_FLIGHT_MAX + 1);
         return kvr_fail(client, KV_ERR_AGAIN, &detail);
     }
-    uint32_t bytes =
-        kvn_request_bytes(batch->op, batch->nr_keys, batch->n_tokens != NULL);
-    uint8_t *to;
-    status = kvn_ring_room(&client->requests, bytes, &to, &detail);
+    kv_status_t status = kvn_ring_room(&client->requests, bytes, to_p, &detail);
     if (status == KV_ERR_AGAIN) {
         kv_fail(&detail, KV_ERR_AGAIN, "ring.bytes", client->ring_bytes, bytes);
         return kvr_fail(client, KV_ERR_AGAIN, &detail);
@@ -155,14 +146,46 @@ kvr_status_t kvr_submit(kvr_client_t *client, const struct kvr_batch *batch)
     client->free_flight = flight->next_free;
     client->nr_flights++;
     flight->used = true;
-    flight->tag = batch->tag;
-    flight->op = (uint8_t)batch->op;
-    flight->nr_keys = batch->nr_keys;
-    request_write(to, batch, (uint64_t)flight->gen << 16 | index, bytes);
+    *flight_p = flight;
+    return KVR_OK;
+}
+
+uint64_t kvr_flight_tag(const kvr_client_t *client, const struct kvr_flight *flight)
+{
+    return (uint64_t)flight->gen << 16 | (uint64_t)(flight - client->flights);
+}
+
+void kvr_request_send(kvr_client_t *client)
+{
     kvn_ring_put(&client->requests);
     if (kvn_ring_must_wake(&client->rings->node_sleeps, KVN_ASLEEP)) {
         kvr_wake_node(client);
     }
+}
+
+kvr_status_t kvr_submit(kvr_client_t *client, const struct kvr_batch *batch)
+{
+    struct kv_detail detail = {0};
+    struct kvr_flight *flight;
+    uint8_t *to;
+    if (client->gone) {
+        return kvr_fail(client, KV_ERR_LINK_LOST, NULL);
+    }
+    kv_status_t status = batch_check(client, batch, &detail);
+    if (status != KV_OK) {
+        return kvr_fail(client, status, &detail);
+    }
+    uint32_t bytes =
+        kvn_request_bytes(batch->op, batch->nr_keys, batch->n_tokens != NULL);
+    status = kvr_request_begin(client, bytes, &to, &flight);
+    if (status != KV_OK) {
+        return status;
+    }
+    flight->tag = batch->tag;
+    flight->op = (uint8_t)batch->op;
+    flight->nr_keys = batch->nr_keys;
+    request_write(to, batch, kvr_flight_tag(client, flight), bytes);
+    kvr_request_send(client);
     return KVR_OK;
 }
 
@@ -178,26 +201,44 @@ static void flight_give(kvr_client_t *client, struct kvr_flight *flight)
     client->nr_flights--;
 }
 
-/* A result whose keys all have the status of the whole. */
-static void result_whole(
+static void statuses_whole(
     kvr_client_t *client, const struct kvr_flight *flight, kvr_status_t status,
     struct kvr_result *result)
 {
     for (uint32_t i = 0; i < flight->nr_keys; i++) {
         client->statuses[i] = status;
     }
+    result->nr_keys = flight->nr_keys;
+    result->statuses = client->statuses;
+    result->reasons = result->places = client->zeros;
+}
+
+/* A result whose keys all have the status of the whole. */
+static void result_whole(
+    kvr_client_t *client, const struct kvr_flight *flight, kvr_status_t status,
+    struct kvr_result *result)
+{
     *result = (struct kvr_result){
         .tag = flight->tag,
         .op = (enum kvr_op)flight->op,
         .status = status,
-        .nr_keys = flight->nr_keys,
-        .statuses = client->statuses,
-        .reasons = client->zeros,
-        .places = client->zeros,
     };
+    statuses_whole(client, flight, status, result);
 }
 
-/* (1) The node's answer to one of our batches, or LINK_LOST when it is not. */
+/* Of a refusal of the whole, and of what a sequence's operation came to. */
+static void error_take(kvr_client_t *client, const struct kvn_answer *answer)
+{
+    const struct kv_detail detail = {
+        .field = answer->head.field[0] != '\0' ? answer->head.field : NULL,
+        .limit = answer->head.limit,
+        .value = answer->head.value,
+    };
+    (void)kvr_fail(client, (kv_status_t)answer->head.status, &detail);
+}
+
+/* (1) The node's answer to one of our batches, or LINK_LOST when it is not. A notice
+ * that the caller is not told is AGAIN. */
 static kv_status_t
 answer_take(kvr_client_t *client, uint32_t len, struct kvr_result *result)
 {
@@ -208,22 +249,31 @@ answer_take(kvr_client_t *client, uint32_t len, struct kvr_result *result)
         (void)kvr_fail(client, status, &detail);
         return KV_ERR_LINK_LOST;
     }
+    if (answer.head.type == KVN_RECORD_NOTICE) {
+        return kvr_seq_take(client, &answer, NULL, result);
+    }
     uint64_t index = answer.head.tag & 0xffff;
     struct kvr_flight *flight = index < KVR_FLIGHT_MAX ? &client->flights[index] : NULL;
+    bool of_seq = flight != NULL && flight->used && kvn_op_seq(flight->op);
     if (flight == NULL || !flight->used || answer.head.tag >> 16 != flight->gen
+        || answer.head.op != flight->op
         || (answer.head.nr_keys != 0 && answer.head.nr_keys != flight->nr_keys)
-        || (answer.head.nr_keys == 0 && answer.head.status == KV_OK)) {
+        || (answer.head.nr_keys == 0 && flight->nr_keys != 0
+            && answer.head.status == KV_OK)) {
         (void)kvr_fail_text(
             client, KV_ERR_LINK_LOST, "link_lost: an answer to no batch of ours");
         return KV_ERR_LINK_LOST;
     }
-    if (answer.head.nr_keys == 0) {
-        detail = (struct kv_detail){
-            .field = answer.head.field[0] != '\0' ? answer.head.field : NULL,
-            .limit = answer.head.limit,
-            .value = answer.head.value,
-        };
-        (void)kvr_fail(client, (kv_status_t)answer.head.status, &detail);
+    if (of_seq) {
+        if (answer.head.status < 0) {
+            error_take(client, &answer);
+        }
+        status = kvr_seq_take(client, &answer, flight, result);
+        if (status == KV_OK && answer.head.nr_keys < flight->nr_keys) {
+            statuses_whole(client, flight, answer.head.status, result);
+        }
+    } else if (answer.head.nr_keys == 0) {
+        error_take(client, &answer);
         result_whole(client, flight, answer.head.status, result);
     } else {
         *result = (struct kvr_result){
@@ -236,31 +286,33 @@ answer_take(kvr_client_t *client, uint32_t len, struct kvr_result *result)
             .places = answer.places,
         };
     }
-    flight_give(client, flight);
-    return KV_OK;
+    if (status == KV_OK) {
+        flight_give(client, flight);
+    }
+    return status;
 }
 
 /* OK; AGAIN: nothing there. LINK_LOST: a node that has written nonsense is gone. */
 static kv_status_t ring_next(kvr_client_t *client, struct kvr_result *result)
 {
-    struct kv_detail detail = {0};
-    uint32_t len;
-    if (client->nonsense) {
-        return KV_ERR_LINK_LOST;
-    }
-    kv_status_t status = kvn_ring_peek(
-        &client->answers, client->copy, KVN_ANSWER_BYTES_MAX, &len, &detail);
-    if (status == KV_ERR_AGAIN) {
-        return status;
-    }
-    if (status == KV_OK) {
+    kv_status_t status = client->nonsense ? KV_ERR_LINK_LOST : KV_ERR_AGAIN;
+    while (status == KV_ERR_AGAIN) {
+        struct kv_detail detail = {0};
+        uint32_t len;
+        status = kvn_ring_peek(
+            &client->answers, client->copy, KVN_SEQ_ANSWER_BYTES_MAX, &len, &detail);
+        if (status == KV_ERR_AGAIN) {
+            return status;
+        }
+        if (status != KV_OK) {
+            (void)kvr_fail(client, KV_ERR_LINK_LOST, &detail);
+            break;
+        }
         kvn_ring_take(&client->answers);
         if (kvn_ring_must_wake(&client->rings->node_sleeps, KVN_WANTS_ROOM)) {
             kvr_wake_node(client);
         }
         status = answer_take(client, len, result);
-    } else {
-        (void)kvr_fail(client, KV_ERR_LINK_LOST, &detail);
     }
     if (status != KV_OK) {
         client->gone = client->nonsense = true;
@@ -276,6 +328,9 @@ static kvr_status_t cancelled_next(kvr_client_t *client, struct kvr_result *resu
         struct kvr_flight *flight = &client->flights[i];
         if (flight->used) {
             result_whole(client, flight, KVR_CANCELLED, result);
+            if (kvn_op_seq(flight->op)) {
+                kvr_seq_cancelled(client, flight, result);
+            }
             flight_give(client, flight);
             return KVR_OK;
         }
@@ -357,13 +412,14 @@ kvr_next(kvr_client_t *client, uint64_t timeout_us, struct kvr_result *result_p)
         if (client->gone) {
             return cancelled_next(client, result_p);
         }
-        if (now - client->looked_us >= KVR_LOOK_US || client->nr_flights == 0) {
+        bool none = client->nr_flights == 0 && client->nr_open == 0;
+        if (now - client->looked_us >= KVR_LOOK_US || none) {
             kvr_socket_drain(client);
             if (client->gone) {
                 continue;
             }
         }
-        if (now >= until || client->nr_flights == 0) {
+        if (now >= until || none) {
             return KVR_AGAIN;
         }
         wait_for(client, until);

@@ -27,6 +27,7 @@ SAME(NOMEM);
 SAME(CONFIG);
 SAME(IO);
 _Static_assert((int)KVR_EXISTS == (int)KV_EXISTS, "one number");
+_Static_assert((int)KVR_SEALING == (int)KV_SEALING, "one number");
 
 #define STRING_(x) #x
 #define STRING(x) STRING_(x)

@@ -1,10 +1,12 @@
 /* What the files of libkvrail share: attach.c (opening, packets, buffers), batch.c
- * (rings), keys.c (names).
+ * (rings), seq.c (sequences and their tables), keys.c (names).
  *
  * (1) A batch that was submitted has one slot of `flights` until its result is given:
  * by an answer, or, once the node is gone and the ring is empty, as CANCELLED. (2) The
  * node is hostile to nobody here, but may be broken: what does not keep to the shape
- * counts as a node that is gone.
+ * counts as a node that is gone. (3) A table has room for every page that its requests
+ * in flight may add before they are sent, so that no answer needs memory. (4) The first
+ * `known` pages of a table are what the node has told; what lies behind is not shown.
  *
  * Threading: as kvrail.h.
  */
@@ -30,10 +32,33 @@ enum {
 struct kvr_flight {
     uint64_t tag;
     uint32_t nr_keys;
+    uint32_t seq;   /* slots: of the sequence, and of the one being made (OPEN, FORK) */
+    uint32_t pages; /* of `seq`, that this may add */
     uint16_t next_free;
     uint16_t gen;
     uint8_t op;
     bool used;
+};
+
+/* A slot: free, being made (id not known), or open. */
+struct kvr_sequence {
+    uint64_t id;  /* the node's */
+    uint32_t gen; /* of the handle */
+    uint32_t next_free;
+    bool used, open, ended; /* ended: END is on its way */
+    bool partial;           /* a fork whose table is not told whole yet */
+    uint16_t variant;
+    uint32_t page_tokens;
+    uint32_t nr_pages, n_tokens;
+    uint32_t known;      /* (4) */
+    uint32_t pending;    /* pages that requests in flight may add */
+    uint32_t cap;        /* (3) */
+    uint32_t first, end; /* changed, and the caller has not been told */
+    uint64_t version;
+    void *memory; /* of the three below */
+    uint64_t *gens;
+    int32_t *blocks;
+    uint8_t *arenas;
 };
 
 struct kvr_memory {
@@ -55,6 +80,11 @@ struct kvr_client {
     uint64_t req;       /* of packets */
     struct kvn_packet_space spaces[KVN_PACKET_SPACES_MAX];
     uint32_t nr_spaces;
+    uint32_t level;
+    struct kvr_arena arenas[KVN_PACKET_ARENAS_MAX];
+    uint32_t nr_arenas;
+    struct kvr_sequence *seqs;
+    uint32_t nr_seqs, free_seq, nr_open;
     struct kvr_memory buffers[KVR_BUFFERS_MAX]; /* by the low bits of their ids */
     struct kvr_flight flights[KVR_FLIGHT_MAX];
     uint32_t nr_flights;
@@ -62,7 +92,8 @@ struct kvr_client {
     char error[KVR_ERROR_MAX];
     int32_t statuses[KVR_BATCH_MAX]; /* of a result that no answer filled */
     uint8_t zeros[KVR_BATCH_MAX];
-    uint8_t copy[(KVN_ANSWER_BYTES_MAX + 63) / 64 * 64] __attribute__((aligned(64)));
+    uint8_t copy[(KVN_SEQ_ANSWER_BYTES_MAX + 63) / 64 * 64]
+        __attribute__((aligned(64)));
 };
 
 /* ------------------------------------------------------------------ attach.c */
@@ -76,5 +107,26 @@ kvr_fail_text(kvr_client_t *client, kv_status_t status, const char *format, ...)
 /* Reads the socket until it is empty: wakes are forgotten, a hang-up is noticed. */
 void kvr_socket_drain(kvr_client_t *client);
 void kvr_wake_node(kvr_client_t *client);
+
+/* ------------------------------------------------------------------ batch.c */
+const struct kvn_packet_space *
+kvr_space_of(const kvr_client_t *client, uint16_t variant);
+/* Room for a request of `bytes` and a flight for it: AGAIN, LINK_LOST. */
+kvr_status_t kvr_request_begin(
+    kvr_client_t *client, uint32_t bytes, uint8_t **to_p, struct kvr_flight **flight_p);
+/* The tag that the node gives back. */
+uint64_t kvr_flight_tag(const kvr_client_t *client, const struct kvr_flight *flight);
+void kvr_request_send(kvr_client_t *client);
+
+/* ------------------------------------------------------------------ seq.c */
+void kvr_seqs_free(kvr_client_t *client);
+/* The answer to `flight`, or (NULL) a notice. AGAIN: nothing that the caller is told;
+ * LINK_LOST: (2). */
+kv_status_t kvr_seq_take(
+    kvr_client_t *client, const struct kvn_answer *answer,
+    const struct kvr_flight *flight, struct kvr_result *result);
+/* No answer will come. */
+void kvr_seq_cancelled(
+    kvr_client_t *client, const struct kvr_flight *flight, struct kvr_result *result);
 
 #endif

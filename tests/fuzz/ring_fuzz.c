@@ -21,10 +21,13 @@ static void request_look(const uint8_t *copy, uint32_t len)
     memcpy(exact, copy, len);
     if (kvn_request_read(exact, len, &request, &detail) == KV_OK) {
         uint32_t n = request.head.nr_keys;
-        uint64_t sum = request.keys[n - 1].b[KV_KEY_BYTES - 1];
+        bool none = kvn_op_seq(request.head.op) && request.keys == NULL;
+        uint64_t sum = none ? 0 : request.keys[n - 1].b[KV_KEY_BYTES - 1];
+        sum += request.seq.seq + request.seq.tokens;
         sum += request.addresses != NULL ? request.addresses[n - 1] : 0;
         sum += request.n_tokens != NULL ? request.n_tokens[n - 1] : 0;
-        KV_ASSERT(n > 0 && n <= KVN_RING_KEYS_MAX && (sum | 1) != 0);
+        KV_ASSERT((n > 0 || none) && n <= KVN_RING_KEYS_MAX && (sum | 1) != 0);
+        KV_ASSERT(request.head.op < KVN_RING_SEQ_OPS);
     } else {
         KV_ASSERT(detail.field != NULL);
     }
@@ -37,11 +40,22 @@ static void answer_look(const uint8_t *copy, uint32_t len)
     struct kvn_answer answer;
     KV_ASSERT(exact != NULL);
     memcpy(exact, copy, len);
-    if (kvn_answer_read(exact, len, &answer, NULL) == KV_OK
-        && answer.head.nr_keys > 0) {
-        uint32_t last = answer.head.nr_keys - 1;
-        int64_t sum =
-            (int64_t)answer.statuses[last] + answer.reasons[last] + answer.places[last];
+    if (kvn_answer_read(exact, len, &answer, NULL) == KV_OK) {
+        const struct kvn_answer_seq *seq = &answer.seq;
+        uint32_t n = answer.head.nr_keys;
+        int64_t sum = 0;
+        if (n > 0) {
+            sum += (int64_t)answer.statuses[n - 1] + answer.reasons[n - 1]
+                   + answer.places[n - 1];
+        }
+        if (seq->nr_entries > 0) {
+            KV_ASSERT(seq->first_page + seq->nr_entries <= seq->nr_pages);
+            KV_ASSERT(seq->nr_pages <= KVN_SEQ_PAGES_MAX);
+            sum += answer.pages[seq->nr_entries - 1].block;
+        }
+        if (seq->nr_tails > 0) {
+            sum += answer.tails[seq->nr_tails - 1].n_tokens;
+        }
         KV_ASSERT((sum | 1) != 0 && strlen(answer.head.field) < KVN_RING_FIELD_MAX);
     }
     free(exact);

@@ -153,6 +153,12 @@ static const struct bad bads[] = {
     {"[tenant \"7\"]", "[tenant \"7\"]\nhost_bytes = 1MiB",
      "@:13: tenant.host_bytes: the common domain has its size in [pager]; or domain = "
      "own"},
+    {"[tenant \"7\"]", "[tenant \"7\"]\nfill = yes",
+     "@:13: tenant.fill: memory of the common domain is never mapped for writing: it "
+     "needs domain = own"},
+    {"[tenant \"7\"]", "[tenant \"7\"]\nfill = perhaps",
+     "@:13: tenant.fill: \"perhaps\" is not one of true, false, yes, no, on, "
+     "off"},
     {"[tenant \"7\"]", "[tenant \"7\"]\ndomain = mine",
      "@:13: tenant.domain: \"mine\" is not one of common|own"},
 
@@ -449,7 +455,8 @@ static void config_core_gets_pools_and_variants(void **state)
     snprintf(
         text, sizeof(text),
         "%s[space \"big\"]\nmodel = m\npage_bytes = 8KiB\nlayout = 1\n"
-        "[tenant \"8\"]\nsecret = " SECRET "\ndomain = own\ndevice_bytes = 64KiB\n",
+        "[tenant \"8\"]\nsecret = " SECRET "\ndomain = own\ndevice_bytes = 64KiB\n"
+        "host_bytes = 64KiB\nfill = yes\n",
         good);
     write_text(path, text, 0600);
     struct kvn_config *config = load_good(NULL, 0, NULL);
@@ -459,7 +466,15 @@ static void config_core_gets_pools_and_variants(void **state)
     assert_int_equal(kvn_config_core(config, 2, 99, 5, core, &detail), KV_OK);
     assert_int_equal(core->node, 2);
     assert_int_equal(core->incarnation, 99);
-    assert_int_equal(core->pager.nr_pools, 6);
+    assert_int_equal(core->pager.nr_pools, 8);
+    for (uint32_t i = 0; i < 8; i++) {
+        /* The device memory of tenant 8, and nothing else. */
+        const struct kvp_pool_config *pool = &core->pager.pools[i];
+        bool fill = pool->domain == 2 && pool->tier == KVP_DEVICE;
+        const struct kvn_config_tenant *filler =
+            kvn_config_filler(config, pool->tier, pool->domain);
+        assert_ptr_equal(filler, fill ? &config->tenants[1] : NULL);
+    }
     assert_int_equal(core->pager.pools[0].nr_frames, 128);
     assert_int_equal(core->pager.pools[1].nr_frames, 64);
     assert_int_equal(core->pager.pools[1].frame_bytes, 8192);

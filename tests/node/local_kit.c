@@ -52,26 +52,25 @@ static void on_switched(
     void *arg, struct kvo_client_id client, struct kvp_seq_id seq, uint32_t page,
     struct kvp_ref was, struct kvp_ref now)
 {
-    (void)arg;
-    (void)client;
-    (void)seq;
-    (void)page;
+    struct lk *lk = arg;
     (void)was;
     (void)now;
+    kvn_local_switched(lk->local, client, seq, page);
 }
 
-static uint8_t *frame_at(struct lk *lk, uint32_t pool, uint32_t number)
+static kv_status_t on_table(
+    void *arg, struct kvo_client_id client, struct kvp_seq_id seq, uint32_t first,
+    uint32_t *n_p, struct kvo_page *pages, struct kvp_seq_info *info)
 {
-    uint32_t frame = pool == 0 ? number : LK_DEVICE_FRAMES + number;
-    KV_ASSERT(frame < LK_FRAMES);
-    return &lk->frames[(size_t)frame * LK_PAGE_BYTES];
+    struct lk *lk = arg;
+    return kvo_seq_table(lk->node, client, seq, first, n_p, pages, info);
 }
 
 static uint8_t *frame_of(struct lk *lk, struct kvp_ref ref)
 {
     struct kvp_info info;
     KV_ASSERT(kvp_info(kvo_pager(lk->node), ref, &info) == KV_OK);
-    return frame_at(lk, info.pool, info.pool_frame);
+    return kvn_memory_frame(lk->memory, info.pool, info.pool_frame);
 }
 
 static void on_mover(uv_idle_t *handle);
@@ -91,7 +90,7 @@ static void on_order(void *arg, const struct kvo_order *order)
     *move = (struct lk_move){
         .kind = order->kind,
         .id = part->id,
-        .frame = frame_at(lk, part->pool, part->pool_frame),
+        .frame = kvn_memory_frame(lk->memory, part->pool, part->pool_frame),
         .len = part->len,
     };
     move->client =
@@ -163,21 +162,37 @@ static void move_do(struct lk *lk, const struct lk_move *move)
     kvo_complete(lk->node, lk_now(), move->id, &done);
 }
 
+/* The latest local order that may go; false: none. */
+static bool local_next(struct lk *lk, struct kvp_order *order)
+{
+    for (uint32_t i = lk->nr_locals; i-- > 0;) {
+        if ((lk->held >> lk->locals[i].kind & 1) == 0) {
+            *order = lk->locals[i];
+            lk->locals[i] = lk->locals[--lk->nr_locals];
+            return true;
+        }
+    }
+    return false;
+}
+
 /* A few orders a turn, so that they interleave with requests. */
 static void on_mover(uv_idle_t *handle)
 {
     struct lk *lk = handle->data;
-    for (unsigned i = 0; i < 64; i++) {
-        if (lk->nr_locals > 0) {
-            const struct kvp_order order = lk->locals[--lk->nr_locals];
+    bool any = true;
+    for (unsigned i = 0; i < 64 && any; i++) {
+        struct kvp_order order;
+        any = local_next(lk, &order);
+        if (any) {
             local_do(lk, &order);
         }
         if (lk->nr_moves > 0 && !lk->stuck) {
             const struct lk_move move = lk->moves[--lk->nr_moves];
             move_do(lk, &move);
+            any = true;
         }
     }
-    if (lk->nr_locals == 0 && (lk->nr_moves == 0 || lk->stuck)) {
+    if (!any) {
         (void)uv_idle_stop(handle);
     }
 }
@@ -302,6 +317,48 @@ void lk_init(struct lk *lk)
     };
 }
 
+void lk_init_fill(struct lk *lk)
+{
+    lk_init(lk);
+    struct kvp_config *pager = &lk->config.pager;
+    pager->pools[0].domain = pager->pools[1].domain = 1;
+    pager->pools[0].nr_frames = LK_FILL_FRAMES;
+    pager->pools[2] = (struct kvp_pool_config){
+        .tier = KVP_DEVICE,
+        .frame_bytes = LK_PAGE_BYTES,
+        .nr_frames = LK_DEVICE_FRAMES,
+    };
+    pager->nr_pools = 3;
+    pager->tenants[0].domain = 1;
+    pager->nr_sequences = 64;
+    pager->nr_leaves = 64;
+    pager->nr_retired = 256;
+    lk->tenants[1].uids[0] = getuid();
+    lk->modes[0] = KVN_MEMORY_FILL;
+}
+
+/* Pool of mode FILL and domain d: of tenant d - 1. */
+static void take_arenas(struct lk *lk)
+{
+    struct kvn_local_config *local = &lk->local_config;
+    local->arenas = lk->arenas;
+    local->nr_arenas = 0;
+    local->nr_sequences = lk->config.pager.nr_sequences;
+    for (uint32_t i = 0; i < lk->config.pager.nr_pools; i++) {
+        const struct kvp_pool_config *pool = &lk->config.pager.pools[i];
+        if (lk->modes[i] == KVN_MEMORY_FILL) {
+            struct kvn_local_arena *arena = &lk->arenas[local->nr_arenas++];
+            *arena = (struct kvn_local_arena){
+                .tenant = (uint16_t)(pool->domain - 1),
+                .pool = i,
+                .block_bytes = pool->frame_bytes,
+                .nr_blocks = pool->nr_frames,
+            };
+            arena->fd = kvn_memory_fill_fd(lk->memory, i, &arena->bytes);
+        }
+    }
+}
+
 void lk_start(struct lk *lk)
 {
     const struct kvo_out out = {
@@ -318,16 +375,20 @@ void lk_start(struct lk *lk)
         .arg = lk,
         .attach = on_attach,
         .request = on_request,
+        .table = on_table,
         .hung_up = on_hung_up,
         .dead = on_dead,
         .note = on_note,
     };
     char line[512];
     lk->config.view = &lk->view;
-    lk->frames = calloc(LK_FRAMES, LK_PAGE_BYTES);
+    KV_ASSERT(
+        kvn_memory_create(&lk->config.pager, lk->modes, false, &lk->memory, line, 512)
+        == KV_OK);
+    take_arenas(lk);
     lk->moves = calloc(LK_ORDERS, sizeof(*lk->moves));
     lk->locals = calloc(LK_ORDERS, sizeof(*lk->locals));
-    KV_ASSERT(lk->frames != NULL && lk->moves != NULL && lk->locals != NULL);
+    KV_ASSERT(lk->moves != NULL && lk->locals != NULL);
     KV_ASSERT(kvo_create(&lk->config, &out, lk_now(), &lk->node, NULL) == KV_OK);
     KV_ASSERT(uv_loop_init(&lk->loop) == 0);
     kv_status_t status =
@@ -357,6 +418,7 @@ static void close_do(struct lk *lk, void *arg)
     if (!lk->closing) {
         lk->closing = true;
         lk->stuck = false;
+        lk->held = 0;
         (void)uv_idle_start(&lk->mover, on_mover);
         kvn_local_close(lk->local, on_closed, lk);
     }
@@ -397,7 +459,7 @@ void lk_stop(struct lk *lk)
     KV_ASSERT(uv_loop_close(&lk->loop) == 0);
     KV_ASSERT(sem_destroy(&lk->done) == 0);
     kvo_destroy(lk->node);
-    free(lk->frames);
+    kvn_memory_destroy(lk->memory);
     free(lk->moves);
     free(lk->locals);
 }
@@ -413,6 +475,17 @@ static void stuck_do(struct lk *lk, void *arg)
 void lk_stuck(struct lk *lk, bool stuck)
 {
     lk_do(lk, stuck_do, &stuck);
+}
+
+static void hold_do(struct lk *lk, void *arg)
+{
+    lk->held = *(uint32_t *)arg;
+    (void)uv_idle_start(&lk->mover, on_mover);
+}
+
+void lk_hold(struct lk *lk, uint32_t kinds)
+{
+    lk_do(lk, hold_do, &kinds);
 }
 
 static void counts_do(struct lk *lk, void *arg)
@@ -436,7 +509,7 @@ static void frames_do(struct lk *lk, void *arg)
 {
     struct frames_ask *ask = arg;
     kvo_check(lk->node);
-    for (uint32_t pool = 0; pool < 2; pool++) {
+    for (uint32_t pool = 0; pool < lk->config.pager.nr_pools; pool++) {
         struct kvp_pool_stats stats;
         kvp_pool_stats(kvo_pager(lk->node), pool, &stats);
         ask->nr += stats.in_state[ask->state];
@@ -499,7 +572,8 @@ unsigned lk_maps(void)
 
 /* ------------------------------------------------------------------ clients */
 
-kvr_client_t *lk_client_at(const char *path, uint32_t ring_bytes)
+static kvr_client_t *
+client_open(const char *path, uint32_t ring_bytes, enum kvr_level level)
 {
     char target[128], error[256];
     kvr_client_t *client;
@@ -510,12 +584,23 @@ kvr_client_t *lk_client_at(const char *path, uint32_t ring_bytes)
         .tenant = LK_TENANT,
         .ring_bytes = ring_bytes,
         .timeout_us = LK_LATER_US,
+        .level = level,
     };
     if (kvr_open(&config, &client, error, sizeof(error)) != KVR_OK) {
         fprintf(stderr, "%s\n", error);
         return NULL;
     }
     return client;
+}
+
+kvr_client_t *lk_client_at(const char *path, uint32_t ring_bytes)
+{
+    return client_open(path, ring_bytes, KVR_LEVEL_OBJECT);
+}
+
+kvr_client_t *lk_engine_at(const char *path, uint32_t ring_bytes)
+{
+    return client_open(path, ring_bytes, KVR_LEVEL_PAGER);
 }
 
 kvr_client_t *lk_client(struct lk *lk)

@@ -12,6 +12,7 @@
 
 #include "include/kvrail/kvrail.h"
 #include "node/daemon/local.h"
+#include "node/daemon/memory.h"
 
 #include <pthread.h>
 #include <semaphore.h>
@@ -22,6 +23,7 @@ enum {
     LK_DEVICE_FRAMES = 16,
     LK_HOST_FRAMES = 2048,
     LK_FRAMES = LK_DEVICE_FRAMES + LK_HOST_FRAMES,
+    LK_FILL_FRAMES = 64, /* of the fill arena, see lk_init_fill() */
     LK_ORDERS = 32768,
     LK_TENANT = 10,  /* of this uid */
     LK_FOREIGN = 20, /* of another uid */
@@ -45,8 +47,11 @@ struct lk {
     struct kvn_local_tenant tenants[2];
     struct kvn_local_space spaces[2];
 
+    struct kvn_local_arena arenas[KVP_POOLS_MAX];
+    enum kvn_memory_mode modes[KVP_POOLS_MAX];
+
     struct kvc_view view;
-    uint8_t *frames;
+    kvn_memory_t *memory;
     uv_loop_t loop;
     uv_async_t call;
     uv_timer_t tick;
@@ -54,7 +59,8 @@ struct lk {
     pthread_t thread;
     kvo_node_t *node;
     kvn_local_t *local;
-    bool stuck; /* client copies wait */
+    bool stuck;    /* client copies wait */
+    uint32_t held; /* local orders of these kinds wait: bit enum kvp_order_kind */
     bool closing, closed;
     struct lk_move *moves;
     struct kvp_order *locals;
@@ -69,6 +75,9 @@ struct lk {
 /* A node of 8 clients, tenants LK_TENANT and LK_FOREIGN, spaces "chat" (two groups) and
  * "code"; loop polls for 200 µs. */
 void lk_init(struct lk *lk);
+/* … where LK_TENANT has a domain of its own, LK_FILL_FRAMES of whose device its clients
+ * fill in place, and LK_FOREIGN is of this uid too, without that. */
+void lk_init_fill(struct lk *lk);
 void lk_start(struct lk *lk);
 /* Ends the clients' side: hang-ups, and no socket any more. lk_stop() does it too. */
 void lk_close_local(struct lk *lk);
@@ -76,8 +85,9 @@ void lk_close_local(struct lk *lk);
 void lk_stop(struct lk *lk);
 void lk_do(struct lk *lk, void (*fn)(struct lk *lk, void *arg), void *arg);
 void lk_stuck(struct lk *lk, bool stuck);
+void lk_hold(struct lk *lk, uint32_t kinds);
 struct kvn_local_counts lk_counts(struct lk *lk);
-/* Frames in this state, both pools. */
+/* Frames in this state, all pools. */
 uint32_t lk_frames(struct lk *lk, enum kvp_frame_state state);
 /* Until `counts` says so many clients and mappings; at most some seconds. */
 void lk_await(struct lk *lk, uint32_t clients, uint32_t mapped);
@@ -89,6 +99,8 @@ unsigned lk_maps(void);
 
 kvr_client_t *lk_client(struct lk *lk);
 kvr_client_t *lk_client_at(const char *path, uint32_t ring_bytes);
+/* At the pager level. */
+kvr_client_t *lk_engine_at(const char *path, uint32_t ring_bytes);
 struct kvr_key lk_key(uint64_t number);
 /* Bytes that only this page has. */
 void lk_page(uint8_t *to, uint64_t number);

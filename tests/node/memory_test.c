@@ -37,13 +37,23 @@ enum { SANITIZED = 0 };
 static struct kvp_config config_of(uint32_t nr_pools)
 {
     static const struct kvp_pool_config pools[] = {
-        {.tier = KVP_DEVICE, .frame_bytes = 256, .nr_frames = 17},
-        {.tier = KVP_HOST, .frame_bytes = 65536, .nr_frames = 100},
+        {.tier = KVP_DEVICE, .domain = 1, .frame_bytes = 256, .nr_frames = 17},
+        {.tier = KVP_HOST, .domain = 1, .frame_bytes = 65536, .nr_frames = 100},
         {.tier = KVP_HOST, .domain = 1, .frame_bytes = 1024, .nr_frames = 3},
     };
     struct kvp_config config = {.nr_pools = nr_pools};
     memcpy(config.pools, pools, nr_pools * sizeof(pools[0]));
     return config;
+}
+
+/* Every pool in one mode. */
+static const enum kvn_memory_mode *all(enum kvn_memory_mode mode)
+{
+    static enum kvn_memory_mode modes[KVP_POOLS_MAX];
+    for (uint32_t i = 0; i < KVP_POOLS_MAX; i++) {
+        modes[i] = mode;
+    }
+    return modes;
 }
 
 static kvn_memory_t *
@@ -52,7 +62,8 @@ memory_of(const struct kvp_config *config, enum kvn_memory_mode mode, bool popul
     char line[KVN_MEMORY_LINE_BYTES] = "";
     kvn_memory_t *memory = NULL;
     assert_int_equal(
-        kvn_memory_create(config, mode, populate, &memory, line, sizeof(line)), KV_OK);
+        kvn_memory_create(config, all(mode), populate, &memory, line, sizeof(line)),
+        KV_OK);
     assert_non_null(memory);
     assert_string_equal(line, "");
     return memory;
@@ -143,6 +154,8 @@ static void frames__lie_where_their_numbers_say(void **state)
     frames_round(KVN_MEMORY_SERVED, true);
     frames_round(KVN_MEMORY_READ, false);
     frames_round(KVN_MEMORY_READ, true);
+    frames_round(KVN_MEMORY_FILL, false);
+    frames_round(KVN_MEMORY_FILL, true);
     kvn_memory_destroy(NULL);
 }
 
@@ -152,7 +165,7 @@ static void children__do_not_inherit(void **state)
 {
     (void)state;
     const struct kvp_config config = config_of(1);
-    for (unsigned mode = KVN_MEMORY_SERVED; mode <= KVN_MEMORY_READ; mode++) {
+    for (unsigned mode = KVN_MEMORY_SERVED; mode <= KVN_MEMORY_FILL; mode++) {
         kvn_memory_t *memory = memory_of(&config, (enum kvn_memory_mode)mode, true);
         volatile uint8_t *frame = kvn_memory_frame(memory, 0, 0);
         int status = 0;
@@ -220,6 +233,40 @@ static void readers__can_only_read(void **state)
 
 /* ---- refusals ------------------------------------------------------------------ */
 
+/* A fill arena: its engine's bytes are the node's, and nothing that the engine does to
+ * the descriptor takes a page from under the node or stops others from filling. */
+static void engines__fill_what_nobody_can_cut_or_seal(void **state)
+{
+    (void)state;
+    const struct traces before = traces_now();
+    const struct kvp_config config = config_of(2);
+    enum kvn_memory_mode modes[2] = {KVN_MEMORY_SERVED, KVN_MEMORY_FILL};
+    char line[KVN_MEMORY_LINE_BYTES] = "";
+    kvn_memory_t *memory = NULL;
+    uint64_t bytes = 0;
+    assert_int_equal(
+        kvn_memory_create(&config, modes, true, &memory, line, sizeof(line)), KV_OK);
+    assert_int_equal(kvn_memory_mode(memory, 0), KVN_MEMORY_SERVED);
+    assert_int_equal(kvn_memory_mode(memory, 1), KVN_MEMORY_FILL);
+    assert_int_equal(kvn_memory_region(memory, 1).fd, -1); /* no peer's */
+    int fd = kvn_memory_fill_fd(memory, 1, &bytes);
+    assert_int_equal(bytes, 100 * 65536);
+    uint8_t *engine = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    assert_ptr_not_equal(engine, MAP_FAILED);
+    engine[7 * 65536] = 77;
+    assert_int_equal(kvn_memory_frame(memory, 1, 7)[0], 77);
+    assert_int_equal(ftruncate(fd, 0), -1);
+    assert_int_equal(ftruncate(fd, (off_t)bytes * 2), -1);
+    assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), -1);
+    /* A hole is zeros again, and no fault. */
+    assert_int_equal(
+        fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 7 * 65536, 65536), 0);
+    assert_int_equal(kvn_memory_frame(memory, 1, 7)[0], 0);
+    munmap(engine, bytes);
+    kvn_memory_destroy(memory);
+    expect_traces(&before);
+}
+
 static void expect_refused(
     const struct kvp_config *config, enum kvn_memory_mode mode, bool populate,
     kv_status_t wanted, const char *part)
@@ -229,7 +276,8 @@ static void expect_refused(
     kvn_memory_t *memory = NULL;
 
     assert_int_equal(
-        kvn_memory_create(config, mode, populate, &memory, line, sizeof(line)), wanted);
+        kvn_memory_create(config, all(mode), populate, &memory, line, sizeof(line)),
+        wanted);
     assert_null(memory);
     print_message("%s\n", line);
     assert_non_null(strstr(line, part));
@@ -244,7 +292,7 @@ static void create__refuses_what_cannot_be_had(void **state)
     struct kvp_config config = config_of(2);
     config.pools[1].frame_bytes = 1 << 30;
     config.pools[1].nr_frames = 1 << 20; /* a petabyte */
-    for (unsigned mode = KVN_MEMORY_SERVED; mode <= KVN_MEMORY_READ; mode++) {
+    for (unsigned mode = KVN_MEMORY_SERVED; mode <= KVN_MEMORY_FILL; mode++) {
         for (unsigned populate = 0; populate < 2; populate++) {
             expect_refused(
                 &config, (enum kvn_memory_mode)mode, populate == 1, KV_ERR_NOMEM,
@@ -273,12 +321,12 @@ static void create__line_is_cut_at_its_cap(void **state)
     config.pools[0].nr_frames = 0;
     memset(line, '!', sizeof(line));
     assert_int_equal(
-        kvn_memory_create(&config, KVN_MEMORY_SERVED, false, &memory, line, 8),
+        kvn_memory_create(&config, all(KVN_MEMORY_SERVED), false, &memory, line, 8),
         KV_ERR_CONFIG);
     assert_string_equal(line, "pool 0 ");
     assert_int_equal(line[8], '!');
     assert_int_equal(
-        kvn_memory_create(&config, KVN_MEMORY_SERVED, false, &memory, NULL, 0),
+        kvn_memory_create(&config, all(KVN_MEMORY_SERVED), false, &memory, NULL, 0),
         KV_ERR_CONFIG);
 }
 
@@ -294,7 +342,7 @@ static void expect_limit(int resource, enum kvn_memory_mode mode, const char *pa
         kvn_memory_t *memory = NULL;
         setrlimit(resource, &limit);
         const bool nomem =
-            kvn_memory_create(&config, mode, true, &memory, line, sizeof(line))
+            kvn_memory_create(&config, all(mode), true, &memory, line, sizeof(line))
             == KV_ERR_NOMEM;
         (void)!write(STDOUT_FILENO, line, strlen(line));
         (void)!write(STDOUT_FILENO, "\n", 1);
@@ -343,7 +391,7 @@ static unsigned faults_round(enum kvn_memory_mode mode)
         kvn_memory_t *memory = NULL;
         kv_fault_after(n);
         const kv_status_t status =
-            kvn_memory_create(&config, mode, true, &memory, line, sizeof(line));
+            kvn_memory_create(&config, all(mode), true, &memory, line, sizeof(line));
         const bool left = fault_left();
         kv_fault_after(0);
         assert_int_equal(status == KV_OK, memory != NULL);
@@ -371,6 +419,7 @@ static void create__survives_every_fault(void **state)
     assert_int_equal(faults_round(KVN_MEMORY_SERVED), 1 + 2 * 4);
     /* … and memfd, its size, two seals */
     assert_int_equal(faults_round(KVN_MEMORY_READ), 1 + 2 * 8);
+    assert_int_equal(faults_round(KVN_MEMORY_FILL), 1 + 2 * 8);
 }
 
 int main(void)
@@ -379,6 +428,7 @@ int main(void)
         cmocka_unit_test(frames__lie_where_their_numbers_say),
         cmocka_unit_test(children__do_not_inherit),
         cmocka_unit_test(readers__can_only_read),
+        cmocka_unit_test(engines__fill_what_nobody_can_cut_or_seal),
         cmocka_unit_test(create__refuses_what_cannot_be_had),
         cmocka_unit_test(create__line_is_cut_at_its_cap),
         cmocka_unit_test(create__names_the_rlimit_in_the_way),

@@ -33,6 +33,12 @@ secret = file:t7.hex
 [log]
 level = info
 """
+# … where the engines of tenant 7 fill the node's memory in place.
+FILL_CONFIG = CONFIG.replace("secret = file:t7.hex\n", """secret = file:t7.hex
+domain = own
+fill = yes
+device_bytes = {bytes}
+""")
 START_S, STOP_S, DRIVE_S = 30, 20, 600
 
 

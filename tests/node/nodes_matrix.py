@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from nodes_kit import Cluster
+from nodes_kit import CONFIG, FILL_CONFIG, Cluster
 
 AT, LAST = 4000, 4000  # requests: when something happens, and what is compared
 COMPUTE_US = 5000
@@ -44,6 +44,8 @@ RUNS = {  # name: pages, balance, what happens to node 2
     "paused": (10000, "even", stop_and_continue),
 }
 UNDISTURBED = "even-10000"
+PAGER = "pager-"  # the same run at the pager level
+RUNS.update({PAGER + name: run for name, run in list(RUNS.items())})
 
 
 def simulated(bin, trace, pages, balance):
@@ -99,14 +101,15 @@ def check(r, disturbed, undisturbed):
 def run(bin, trace, name, folder):
     bin, folder = pathlib.Path(bin), pathlib.Path(folder)
     pages, balance, disturb = RUNS[name]
-    beside = folder / f"{UNDISTURBED}.json"
+    pager = name.startswith(PAGER)
+    beside = folder / f"{PAGER if pager else ''}{UNDISTURBED}.json"
     assert disturb is None or beside.exists(), f"run {UNDISTURBED} before {name}"
-    with Cluster(bin, pages) as c:
+    with Cluster(bin, pages, config=FILL_CONFIG if pager else CONFIG) as c:
         for i in range(3):
             c.start(i)
         c.wait_linked()
         r = drive(c, disturb, "--trace", trace, "--balance", balance, "--last", LAST,
-                  "--compute-us", COMPUTE_US)
+                  "--compute-us", COMPUTE_US, "--level", "pager" if pager else "object")
         c.wait_linked()
         for i in range(3):
             c.stop(i)
@@ -120,17 +123,19 @@ def table(folder):
     folder = pathlib.Path(folder)
     got = {n: json.loads((folder / f"{n}.json").read_text())
            for n in RUNS if (folder / f"{n}.json").exists()}
-    print("run         hit rate  pooled   ratio  simulated  points  wrong  unserved  seconds")
+    print("run               hit rate  pooled   ratio  simulated  points  wrong  unserved  "
+          "seconds")
     for name, r in got.items():
-        print(f"{name:10}  {r['hit_rate']:8.4f}  {r['hit_rate_pooled']:.4f}  "
+        print(f"{name:16}  {r['hit_rate']:8.4f}  {r['hit_rate_pooled']:.4f}  "
               f"{r['hit_rate'] / r['hit_rate_pooled']:.4f}     {r['hit_rate_sim']:.4f}  "
               f"{100 * (r['hit_rate'] - r['hit_rate_sim']):+6.2f}  {r['wrong_bytes']:5}  "
               f"{r['unserved']:8}  {r['seconds']:7.0f}")
     for name, r in got.items():
-        if RUNS[name][2] is not None and UNDISTURBED in got:
+        undisturbed = (PAGER if name.startswith(PAGER) else "") + UNDISTURBED
+        if RUNS[name][2] is not None and undisturbed in got:
             by_place = ", ".join(f"{p} {d:+.2f}" for p, d in
-                                 points(r, got[UNDISTURBED]).items())
-            print(f"{name}: last {LAST} requests, points against {UNDISTURBED}: {by_place}")
+                                 points(r, got[undisturbed]).items())
+            print(f"{name}: last {LAST} requests, points against {undisturbed}: {by_place}")
 
 
 if __name__ == "__main__":

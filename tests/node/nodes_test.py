@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-from nodes_kit import Cluster, free_ports
+from nodes_kit import FILL_CONFIG, Cluster, free_ports
 
 sys.path.insert(0, "integrations/python")
 NIGHTLY = "KVRAIL_NIGHTLY" in os.environ  # longer, and more of it
@@ -47,6 +47,58 @@ def test_chats(bin):
             for i in range(3):
                 c.stop(i)
     return f"hit rate {r['hit_rate']:.3f} of {r['hit_rate_pooled']:.3f} skewed"
+
+
+def unsettled(c, i):
+    """Frames of node i that somebody writes, or that wait for somebody."""
+    states = "filling|sealing|arriving|quarantine"
+    found = re.findall(rf'^kvrail_frames{{.*state="(?:{states})"}} (\S+)$',
+                       c.get(i, "/metrics"), re.M)
+    assert found, "no such series"
+    return sum(map(float, found))
+
+
+def test_pager_level(bin):
+    """Engines fill the nodes' memory in place and read it there: every byte of a hit is
+    right, with a node killed and started again meanwhile, and after the driver itself was
+    killed in the middle of its fills all frames come back."""
+    with Cluster(bin, config=FILL_CONFIG) as c:
+        for i in range(3):
+            c.start(i)
+        c.wait_linked()
+        r = c.drive("--workload", "chats", "--level", "pager")
+        healthy(r)
+        assert r["unserved"] == 0 and r["level"] == "pager", r
+        assert r["hits"]["peer"] > 1000 and r["hits"]["device"] > 1000, r
+        assert r["hit_rate"] > 0.85 * r["hit_rate_pooled"], r
+
+        def kill_and_start():
+            time.sleep(1.5)
+            c.kill(1)
+            time.sleep(1)
+            c.start(1)
+            c.wait_linked()
+
+        killed = drive_and_meanwhile(c, kill_and_start, "--workload", "chats", "--level",
+                                     "pager", "--compute-us", "1000")
+        healthy(killed)
+        assert killed["nodes_lost"] == 1 and killed["unserved"] > 0, killed
+
+        for _ in range(3):
+            driver = subprocess.Popen(
+                c.drive_args("--workload", "chats", "--level", "pager", "--compute-us",
+                             "2000"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(1.5)
+            driver.kill()
+            driver.wait()
+        end = time.monotonic() + 20
+        while any(unsettled(c, i) for i in range(3)):
+            assert time.monotonic() < end, [unsettled(c, i) for i in range(3)]
+            time.sleep(0.3)
+        healthy(c.drive("--workload", "chats", "--level", "pager"))
+        for i in range(3):
+            c.stop(i)
+    return f"hit rate {r['hit_rate']:.3f} of {r['hit_rate_pooled']:.3f}"
 
 
 def metric(text, name):

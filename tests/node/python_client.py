@@ -8,6 +8,7 @@ import os
 import select
 import struct
 import sys
+import time
 
 sys.path.insert(0, "integrations/python")
 import kvrail  # noqa: E402
@@ -93,4 +94,58 @@ def main(target):
     print("python client: ok")
 
 
-main(sys.argv[1])
+def await_hits(sequence, keys, hits):
+    """A page is found once its digest is known."""
+    for _ in range(1000):
+        if sequence.fetch(keys).nr_hits == hits:
+            return
+        sequence.truncate(0)
+        time.sleep(0.005)
+    raise SystemExit("sealed pages are not found")
+
+
+def pager(target):
+    line = expect_error(kvrail.INVALID, kvrail.Client, target, 20, level="pager")
+    expect("fill = yes" in line, True)
+    with kvrail.Client(target, tenant=10, level="pager") as client:
+        space = client.space("chat")
+        expect([(a.block_bytes, len(a.view)) for a in client.arenas], [(PAGE, 64 * PAGE)])
+        keys = space.keys(list(range(3 * TOKENS)))
+        pages = [os.urandom(PAGE) for _ in keys]
+        first = client.sequence(space)
+        result = first.fetch(keys)
+        expect((result.nr_hits, result.statuses), (0, [kvrail.MISS] * 3))
+        first.append(3 * TOKENS)
+        for i, page in enumerate(pages):
+            first.page(i)[:] = page
+            expect(first.seal(i, keys[i], anchor=keys[max(i - 1, 0)]), kvrail.SEALING)
+        first.confirm()
+
+        reader = client.sequence(space)
+        await_hits(reader, keys, 3)
+        expect([bytes(reader.page(i)) for i in range(3)], pages)
+        expect(reader.table().blocks, first.table().blocks)
+        reader.append(2)
+        child = reader.fork()
+        child.append(1)
+        expect((child.table().n_tokens, reader.table().n_tokens),
+               (3 * TOKENS + 3, 3 * TOKENS + 2))
+        expect(child.table().blocks[:3], reader.table().blocks[:3])
+        expect(child.table().blocks[3] != reader.table().blocks[3], True)
+        child.truncate(TOKENS)
+        expect(len(child.table().blocks), 1)
+        expect_error(kvrail.INVALID, child.truncate, TOKENS + 1)
+        expect_error(kvrail.INVALID, child.confirm, 10**6)
+        line = expect_error(kvrail.TOO_LARGE, child.append, 65 * TOKENS)
+        expect("device.pages" in line, True)
+        for sequence in (child, reader, first):
+            sequence.end()
+        expect_error(kvrail.STALE, first.end)
+        expect_error(kvrail.STALE, first.table)
+    with kvrail.Client(target, tenant=10) as client:
+        expect(client.arenas, [])
+        expect_error(kvrail.INVALID, client.sequence, client.space("chat"))
+    print("python engine: ok")
+
+
+{"object": main, "pager": pager}[sys.argv[2]](sys.argv[1])

@@ -288,7 +288,7 @@ static void request__is_refused_field_by_field(void **state)
             "request.flags", "request.bytes", "request.bytes", "request.zero"};
         struct kvn_request_head bad = good;
         bad.type = i == 0 ? KVN_RECORD_ANSWER : bad.type;
-        bad.op = i == 1 ? KVN_RING_OPS : bad.op;
+        bad.op = i == 1 ? KVN_RING_SEQ_OPS : bad.op;
         bad.nr_keys = i == 2 ? 0 : i == 3 ? KVN_RING_KEYS_MAX + 1 : bad.nr_keys;
         bad.flags = (uint16_t)(i == 4 ? bad.flags | 4 : bad.flags);
         bad.nr_keys = i == 5 ? 4 : bad.nr_keys;
@@ -300,6 +300,91 @@ static void request__is_refused_field_by_field(void **state)
         assert_string_equal(detail.field, fields[i]);
     }
     assert_int_equal(kvn_request_read(copy, 96, &request, &detail), KV_ERR_INVALID);
+}
+
+/* What a sequence's answer says fits its length, its table and its bounds. */
+static void answer__of_a_sequence_is_refused_field_by_field(void **state)
+{
+    static uint8_t copy[KVN_SEQ_ANSWER_BYTES_MAX] __attribute__((aligned(8)));
+    struct kvn_answer answer;
+    struct kv_detail detail;
+    const uint32_t len = kvn_seq_answer_bytes(3, 2, 1);
+    const struct kvn_answer_head good = {
+        .bytes = len,
+        .type = KVN_RECORD_ANSWER,
+        .op = KVN_OP_SEQ_FETCH,
+        .nr_keys = 3,
+    };
+    const struct kvn_answer_seq seq = {
+        .nr_pages = 9, .first_page = 7, .nr_entries = 2, .nr_tails = 1};
+    (void)state;
+    assert_int_equal(len, 72 + 48 + 2 * 16 + 40 + 24);
+    memcpy(copy, &good, sizeof(good));
+    memcpy(copy + 72, &seq, sizeof(seq));
+    assert_int_equal(kvn_answer_read(copy, len, &answer, &detail), KV_OK);
+    assert_ptr_equal(answer.pages, copy + 120);
+    assert_ptr_equal(answer.tails, copy + 120 + 32);
+    assert_ptr_equal(answer.statuses, copy + 120 + 32 + 40);
+    for (unsigned i = 0; i < 9; i++) {
+        static const char *const fields[] = {
+            "answer.pages", "answer.entries", "answer.entries",
+            "answer.tails", "answer.flags",   "answer.bytes",
+            "answer.keys",  "answer.op",      "answer.op"};
+        struct kvn_answer_head head = good;
+        struct kvn_answer_seq bad = seq;
+        bad.nr_pages = i == 0 ? KVN_SEQ_PAGES_MAX + 1 : bad.nr_pages;
+        bad.first_page = i == 1 ? 8 : i == 2 ? UINT32_MAX : bad.first_page;
+        bad.nr_tails = i == 3 ? KVN_SEQ_TAILS_MAX + 1 : bad.nr_tails;
+        bad.flags = i == 4 ? 4 : 0;
+        bad.nr_tails = i == 5 ? 2 : bad.nr_tails;
+        head.op = i == 6 ? KVN_OP_SEQ_END : head.op;
+        head.op = i == 7 ? KVN_OP_SEQ_CHANGED : head.op;
+        head.type = i == 8 ? KVN_RECORD_NOTICE : head.type; /* of no operation */
+        memcpy(copy, &head, sizeof(head));
+        memcpy(copy + 72, &bad, sizeof(bad));
+        assert_int_equal(kvn_answer_read(copy, len, &answer, &detail), KV_ERR_INVALID);
+        assert_string_equal(detail.field, fields[i]);
+    }
+    assert_int_equal(kvn_answer_read(copy, 112, &answer, &detail), KV_ERR_INVALID);
+}
+
+/* Of arenas the packet says what its descriptors can hold. */
+static void packet__arenas_are_what_their_bytes_hold(void **state)
+{
+    struct {
+        struct kvn_packet packet;
+        struct kvn_packet_arena arenas[2];
+    } sent;
+    struct kvn_packet read;
+    struct kvn_packet_space spaces[KVN_PACKET_SPACES_MAX];
+    struct kvn_packet_arena arenas[KVN_PACKET_ARENAS_MAX];
+    const uint8_t *bytes = (const uint8_t *)&sent;
+    (void)state;
+    memset(&sent, 0, sizeof(sent));
+    kvn_packet_init(&sent.packet, KVN_PACKET_ATTACHED);
+    sent.packet.nr_arenas = 2;
+    for (unsigned i = 0; i < 2; i++) {
+        sent.arenas[i] = (struct kvn_packet_arena){
+            .bytes = 8192, .block_bytes = 4096, .nr_blocks = 2};
+    }
+    assert_int_equal(kvn_packet_read(bytes, sizeof(sent), &read, spaces, NULL), KV_OK);
+    assert_int_equal(kvn_packet_arenas(bytes, &read, arenas, NULL), KV_OK);
+    assert_int_equal(arenas[1].nr_blocks, 2);
+    assert_int_equal(
+        kvn_packet_read(bytes, sizeof(sent) - 16, &read, spaces, NULL), KV_ERR_INVALID);
+    const struct kvn_packet_arena bad[] = {
+        {8192, 4096, 3}, {8192, 0, 2}, {8192, 4096, 0}, {UINT64_MAX, 1, UINT32_MAX}};
+    for (unsigned i = 0; i < 4; i++) {
+        sent.arenas[1] = bad[i];
+        assert_int_equal(kvn_packet_arenas(bytes, &read, arenas, NULL), KV_ERR_INVALID);
+    }
+    sent.packet.nr_arenas = KVN_PACKET_ARENAS_MAX + 1;
+    assert_int_equal(
+        kvn_packet_read(bytes, sizeof(sent), &read, spaces, NULL), KV_ERR_INVALID);
+    sent.packet.nr_arenas = 2;
+    sent.packet.type = KVN_PACKET_BUFFERED;
+    assert_int_equal(
+        kvn_packet_read(bytes, sizeof(sent), &read, spaces, NULL), KV_ERR_INVALID);
 }
 
 /* A field that a packet's type does not have must be zero; another version is said. */
@@ -420,6 +505,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             ring__refuses_what_cannot_be, rings_make, rings_free),
         cmocka_unit_test(request__is_refused_field_by_field),
+        cmocka_unit_test(answer__of_a_sequence_is_refused_field_by_field),
+        cmocka_unit_test(packet__arenas_are_what_their_bytes_hold),
         cmocka_unit_test(packet__is_refused_field_by_field),
         cmocka_unit_test(packet__ask_is_refused_field_by_field),
     };

@@ -22,7 +22,7 @@
 /* Who may touch what:
  *   log.lock     ring, counts, flags, every kv_log_site; held for a copy of one line,
  *                never over I/O, so that a caller waits for callers at most
- *   the writer   fd and torn, alone from start to stop
+ *   the writer   fd, torn and lost, alone from start to stop
  *   main thread  path and thread; start and stop come in turn
  */
 enum {
@@ -61,6 +61,7 @@ static struct log {
     int fd;
     bool own_fd;
     bool torn; /* the last write left a line without its end */
+    bool lost; /* the last write to the file failed: stderr was told */
 } log_ = {
     .lock = PTHREAD_MUTEX_INITIALIZER,
     .work = PTHREAD_COND_INITIALIZER,
@@ -234,6 +235,23 @@ static bool may_wait(void)
     return may;
 }
 
+/* Where the lines are not, for who looks at the other place: once until the file takes
+ * lines again. Only if stderr takes it at once: the writer must not be stuck there. */
+static void tell_stderr(int error)
+{
+    struct pollfd pollfd = {.fd = STDERR_FILENO, .events = POLLOUT};
+    if (log_.path[0] == '\0' || log_.lost) {
+        return;
+    }
+    log_.lost = true;
+    if (poll(&pollfd, 1, 0) == 1 && (pollfd.revents & POLLOUT) != 0) {
+        dprintf(
+            STDERR_FILENO,
+            "log: %.400s: %s: lines are lost until it takes them again\n", log_.path,
+            strerror(error));
+    }
+}
+
 static bool write_all(const char *bytes, size_t len)
 {
     const size_t whole = len;
@@ -249,9 +267,11 @@ static bool write_all(const char *bytes, size_t len)
             }
             (void)poll(&pollfd, 1, STALL_MS);
         } else if (ret == 0 || errno != EINTR) {
+            tell_stderr(ret == 0 ? ENOSPC : errno);
             break;
         }
     }
+    log_.lost = log_.lost && len > 0;
     if (len > 0 && len < whole) {
         log_.torn = true;
     }
@@ -517,6 +537,7 @@ static kv_status_t open_target(const char *path, struct kv_detail *detail)
     }
     memcpy(log_.path, len == 0 ? "" : path, len + 1);
     log_.torn = false;
+    log_.lost = false;
     if (len == 0) {
         open_stderr();
         return KV_OK;

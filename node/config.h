@@ -104,6 +104,7 @@ struct kvn_config_space {
     kv_key_t id;
 };
 
+enum kvn_unix_mode { KVN_UNIX_OWNER, KVN_UNIX_GROUP };
 enum kvn_transports {
     KVN_TRANSPORTS_BOTH,
     KVN_TRANSPORTS_NAMED,
@@ -130,6 +131,8 @@ struct kvn_config {
 
     char listen[KV_OPT_TEXT_BYTES]; /* host:port; "": the node's address */
     char unix_path[KV_OPT_TEXT_BYTES];
+    int unix_mode; /* enum kvn_unix_mode */
+    char unix_group[KV_OPT_TEXT_BYTES];
     char http[KV_OPT_TEXT_BYTES];
     uint64_t handshake_us, frame_us, queue_bytes;
     char tls_psk[KV_OPT_TEXT_BYTES];

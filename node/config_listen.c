@@ -53,6 +53,18 @@ static void check_listeners(
     }
 }
 
+/* A group that may not connect would be a mistake. */
+static void
+check_unix(const struct kvn_config *config, struct kvn_config_errors *errors)
+{
+    if (config->unix_group[0] != '\0' && config->unix_mode == KVN_UNIX_OWNER) {
+        kvn_config_fail_at(
+            config, NULL, "listen.unix_group", errors,
+            "\"%s\" may not connect: that takes listen.unix_mode = 0660",
+            config->unix_group);
+    }
+}
+
 /* Either kind of credential, whole, or none; clear text on loopback alone. */
 static void check_tls(const struct kvn_config *config, struct kvn_config_errors *errors)
 {
@@ -138,6 +150,7 @@ void kvn_config_check_listen(
     struct kvn_config *config, struct kvn_config_errors *errors)
 {
     check_listeners(config, errors);
+    check_unix(config, errors);
     check_tls(config, errors);
     for (uint32_t i = 0; i < config->nr_tenants; i++) {
         take_uids(config, &config->tenants[i], errors);

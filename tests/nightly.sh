@@ -1,9 +1,10 @@
 #!/bin/sh
 # What is too long for every change: many seeds, the same seeds twice and from two
-# compilers, the thread sanitizer, planted bugs that must be found, all replays of the
-# public traces, simulated and through real nodes, benchmarks. About two and a half hours
-# on four cores; the last line counts.
+# compilers, the thread sanitizer over all tests (of processes, too), planted bugs that
+# must be found, an hour's soak, all replays of the public traces, simulated and through
+# real nodes, benchmarks. About four hours on four cores; the last line counts.
 #
+#   KVRAIL_SOAK_SECONDS  of the soak (3600); its seed is the day's
 #   KVRAIL_TRACES=DIR  the public traces (default ../shared/traces, if it is there)
 #   KVRAIL_SEEDS       of the simulator (2000)
 set -eu
@@ -54,6 +55,12 @@ step "200 engines killed in their fills" \
     env KV_PAGER_KILLS=200 build-test/bin/node_pager_hostile_test
 step "build for the thread sanitizer" build tsan
 run_ctest tsan
+
+step "three real nodes, longer" \
+    env KVRAIL_NIGHTLY=1 python3 tests/node/nodes_test.py build-test/bin
+step "soak" python3 tests/node/soak.py build-test/bin \
+    --seconds "${KVRAIL_SOAK_SECONDS:-3600}" --seed "$(date +%Y%m%d)"
+cp "$step_log" "$logs/soak.log"
 
 conversation=$(trace_file mooncake/conversation_trace.jsonl)
 sessions=$(trace_file claude-code-sessions/sessions.jsonl.gz)

@@ -375,8 +375,8 @@ static kv_status_t listen_failed(struct opening *opening, int error)
             address);
     case EADDRNOTAVAIL:
         return wrong(
-            opening, KV_ERR_CONFIG, "listen '%.130s': is no address of this machine",
-            address);
+            opening, KV_ERR_IO, "listen '%.130s': is no address of this machine",
+            address); /* or not yet: interfaces come up beside us */
     case EACCES:
         return wrong(
             opening, KV_ERR_CONFIG, "listen '%.130s': a port that needs privileges",
@@ -429,7 +429,7 @@ static kv_status_t resolve_listen(
         KV_FAULT() ? EAI_MEMORY : getaddrinfo(address->host, NULL, &hints, &info);
     if (ret != 0) {
         return wrong(
-            opening, KV_ERR_CONFIG, "listen '%.130s': the name does not resolve: %s",
+            opening, KV_ERR_IO, "listen '%.130s': the name does not resolve: %s",
             opening->config->listen, gai_strerror(ret));
     }
     memcpy(&addr->storage, info->ai_addr, info->ai_addrlen);

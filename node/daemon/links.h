@@ -37,6 +37,10 @@ enum {
     KVN_LINKS_PEER_CONNS_MAX = 4, /* up with one node: past it the oldest goes */
     KVN_LINKS_LINGER_MAX = 64,    /* hung up, and sending what waits */
     KVN_LINKS_TIME_MIN_US = 1000, /* of handshake_us and frame_us */
+    /* Handshakes that one address may begin, 1 to 3 ms of the loop each: the start of a
+     * whole cluster behind one address, then one in so long. */
+    KVN_LINKS_SHAKES_BURST = 128,
+    KVN_LINKS_SHAKE_US = 31250,
 };
 
 struct kvn_links_peer {

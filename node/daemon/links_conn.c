@@ -502,7 +502,12 @@ static void sniff(struct kvn_conn *conn)
         hand_over(conn);
         break;
     case KVN_SNIFF_TLS:
-        if (tls) {
+        if (tls && !kvn_links_may_shake(conn->links, &conn->addr)) {
+            conn->links->counts.refused++;
+            kvn_conn_end(
+                conn, "begins more than %d handshakes a second",
+                1000000 / KVN_LINKS_SHAKE_US);
+        } else if (tls) {
             begin_tls(conn);
         } else {
             kvn_conn_end(conn, "speaks TLS, and we have no credentials");

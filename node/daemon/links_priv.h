@@ -4,6 +4,7 @@
  *   links_conn.c  a connection from its first byte to its last
  *   links_out.c   what waits to be sent
  *   links_dial.c  names, addresses, connect
+ *   links_rate.c  how many handshakes an address may begin
  *
  * accepted:         kvn_sniff             handshake done        hello fits
  *     ─────► SNIFF ───────────► SHAKE ───────────────────► HELLO ──────────► UP
@@ -46,6 +47,7 @@ enum {
     KVN_LINKS_REASON_MAX = 200,
     KVN_LINKS_SLOT_BITS = 16, /* of a number; the rest never repeats */
     KVN_LINKS_NO_PEER = UINT32_MAX,
+    KVN_LINKS_PARTIES_MAX = 64, /* whose rates are known; past it the idlest's is not */
 };
 
 enum kvn_conn_state {
@@ -114,6 +116,11 @@ struct kvn_links_target {
     char reason[KVN_LINKS_REASON_MAX]; /* of the last failed dial: is said once */
 };
 
+struct kvn_party {
+    union kvn_sockaddr addr;
+    uint64_t full_us; /* when its bucket is full again */
+};
+
 struct kvn_links {
     uv_loop_t *loop;
     const kvn_tls_t *tls;
@@ -137,6 +144,8 @@ struct kvn_links {
     struct kvn_conns turns;  /* in the order of the calls */
     struct kvn_conns hellos; /* accepted, not introduced: oldest first */
     uint32_t nr_lingers;
+    struct kvn_party parties[KVN_LINKS_PARTIES_MAX];
+    uint32_t nr_parties;
 
     bool closing, ending;
     void (*closed)(void *arg);
@@ -190,6 +199,10 @@ void kvn_conn_flush(struct kvn_conn *conn);
 /* The same without a look at what comes of it. False: errno says why. */
 bool kvn_conn_send_out(struct kvn_conn *conn);
 void kvn_conn_out_free(struct kvn_conn *conn);
+
+/* ---- links_rate.c */
+/* Takes one handshake out of the address's bucket; false when that is empty. */
+bool kvn_links_may_shake(struct kvn_links *links, const union kvn_sockaddr *addr);
 
 /* ---- links_dial.c */
 void kvn_dial_begin(struct kvn_conn *conn);

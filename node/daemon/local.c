@@ -388,6 +388,13 @@ static void attach(
         kvn_local_conn_end(conn);
         return;
     }
+    if (conn->pidfd < 0) {
+        kvn_local_note(
+            local,
+            "a client of uid %u is in a process namespace that this node does not see: "
+            "its death is known by its hang-up alone; run both in one (--pid=host)",
+            conn->uid);
+    }
     conn->state = CONN_ATTACHED;
     local->nr_greeted--;
     local->counts.attached++;
@@ -585,14 +592,35 @@ static void on_death(uv_poll_t *handle, int status, int events)
 
 /* ------------------------------------------------------------------ connections */
 
-static bool attaching_full(const kvn_local_t *local, uid_t uid)
+/* Room for one more who is not attached yet, within the bound of its uid and that of
+ * all. The oldest gives way: a flood of silent ones pushes out itself, and who attaches
+ * at once does not notice. */
+static void attaching_room(kvn_local_t *local, uid_t uid)
 {
+    struct local_conn *oldest = NULL, *of_uid = NULL;
     uint32_t same = 0;
-    for (const struct local_conn *c = local->conns; c != NULL; c = c->next) {
-        same += c->state == CONN_GREETED && c->uid == uid;
+    for (struct local_conn *c = local->conns; c != NULL; c = c->next) {
+        if (c->state != CONN_GREETED) {
+            continue;
+        }
+        if (oldest == NULL || c->since_us < oldest->since_us) {
+            oldest = c;
+        }
+        if (c->uid == uid) {
+            same++;
+            of_uid = of_uid == NULL || c->since_us < of_uid->since_us ? c : of_uid;
+        }
     }
-    return local->nr_greeted >= KVN_LOCAL_ATTACHING_MAX
-           || same >= KVN_LOCAL_ATTACHING_UID_MAX;
+    struct local_conn *out = same >= KVN_LOCAL_ATTACHING_UID_MAX            ? of_uid
+                             : local->nr_greeted >= KVN_LOCAL_ATTACHING_MAX ? oldest
+                                                                            : NULL;
+    if (out != NULL) {
+        local->counts.refused++;
+        kvn_local_note(
+            local, "client pid %d uid %u refused: silent, and %u connections attach",
+            (int)out->pid, out->uid, local->nr_greeted);
+        kvn_local_conn_end(out);
+    }
 }
 
 static int pidfd_open_of(pid_t pid)
@@ -643,12 +671,15 @@ static void conn_open(kvn_local_t *local, int fd)
     socklen_t len = sizeof(peer);
     bool known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0;
     struct local_conn *conn = NULL;
-    if (!known || attaching_full(local, peer.uid)
-        || (conn = kv_calloc(1, sizeof(*conn))) == NULL) {
+    if (known) {
+        attaching_room(local, peer.uid);
+        conn = kv_calloc(1, sizeof(*conn));
+    }
+    if (conn == NULL) {
         local->counts.refused++;
         kvn_local_note(
-            local, "client pid %d uid %u refused: too many are attaching, or no memory",
-            known ? (int)peer.pid : 0, known ? peer.uid : 0);
+            local, "client pid %d uid %u refused: no memory", known ? (int)peer.pid : 0,
+            known ? peer.uid : 0);
         close(fd);
         return;
     }
@@ -664,6 +695,9 @@ static void conn_open(kvn_local_t *local, int fd)
     conn->pidfd = peer.pid > 0 ? pidfd_open_of(peer.pid) : -1;
     if (peer.pid > 0 && conn->pidfd < 0) {
         local->counts.refused++; /* it is gone already, or we have no descriptor left */
+        kvn_local_note(
+            local, "client pid %d uid %u refused: no pidfd: %s", (int)peer.pid,
+            peer.uid, strerror(errno));
         close(fd);
         kv_free(conn);
         return;
@@ -691,13 +725,19 @@ static void on_listen(uv_poll_t *handle, int status, int events)
     for (unsigned i = 0; i < LOCAL_TURN_ACCEPTS; i++) {
         int fd = accept4(local->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0) {
+            local->pause_said = false;
             conn_open(local, fd);
         } else if (errno != EINTR && errno != ECONNABORTED) {
             if (errno != EAGAIN) {
                 /* No descriptor or memory left: asking again now would only spin. */
                 (void)uv_poll_stop(&local->listen_poll);
                 local->accept_paused = true;
-                kvn_local_note(local, "accept: %s", strerror(errno));
+                if (!local->pause_said) {
+                    local->pause_said = true;
+                    kvn_local_note(
+                        local, "accepting pauses: %s: raise ulimit -n (LimitNOFILE=)",
+                        strerror(errno));
+                }
                 clock_run(local);
             }
             return;
@@ -877,7 +917,7 @@ static kv_status_t path_clear(const struct sockaddr_un *address, char *line, siz
             line, cap,
             "%s: another node listens there: stop it, or choose another path",
             address->sun_path);
-        return KV_ERR_CONFIG;
+        return KV_ERR_IO;
     }
     if (unlink(address->sun_path) != 0) {
         (void)snprintf(
@@ -888,7 +928,8 @@ static kv_status_t path_clear(const struct sockaddr_un *address, char *line, siz
     return KV_OK;
 }
 
-static kv_status_t listen_open(kvn_local_t *local, char *line, size_t cap)
+static kv_status_t listen_open(
+    kvn_local_t *local, const struct kvn_local_config *config, char *line, size_t cap)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct stat st;
@@ -903,6 +944,7 @@ static kv_status_t listen_open(kvn_local_t *local, char *line, size_t cap)
                  : socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     /* The mode of the socket before bind() is that of the file: there is no moment at
      * which others may connect. Credentials with every packet: see same_process(). */
+    status = KV_ERR_IO;
     if (fd < 0 || fchmod(fd, 0600) != 0
         || setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) != 0
         || bind(fd, (const struct sockaddr *)&address, sizeof(address)) != 0) {
@@ -911,6 +953,11 @@ static kv_status_t listen_open(kvn_local_t *local, char *line, size_t cap)
             strerror(errno));
         goto err_close;
     }
+    status = kvn_local_group_give(config, line, cap);
+    if (status != KV_OK) {
+        goto err_unlink;
+    }
+    status = KV_ERR_IO;
     if (KV_FAULT() || lstat(local->path, &st) != 0 || listen(fd, LOCAL_BACKLOG) != 0) {
         (void)snprintf(line, cap, "%s: %s", local->path, strerror(errno));
         goto err_unlink;
@@ -926,7 +973,7 @@ err_close:
     if (fd >= 0) {
         close(fd);
     }
-    return KV_ERR_IO;
+    return status;
 }
 
 /* Ours alone: another node may have put its own there since. */
@@ -963,7 +1010,7 @@ kv_status_t kvn_local_open(
         || kvn_seqs_init(local, config) != KV_OK) {
         goto err_free;
     }
-    status = listen_open(local, line, cap);
+    status = listen_open(local, config, line, cap);
     if (status != KV_OK) {
         goto err_free;
     }

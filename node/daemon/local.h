@@ -9,7 +9,8 @@
  *   client ── hang-up, or its pidfd readable ──► hung_up(), dead()
  *   anybody ── ASK ──► what its uid covers ──► ask() ──► REPORT, and the end
  *
- * The socket is 0600; what the credentials do not cover is not there. A ring is hostile
+ * The socket is 0600, or 0660 for a group that the configuration names; what the
+ * credentials do not cover is not there. A ring is hostile
  * input: every record is copied to memory of ours before a byte of it is looked at;
  * head and tail are judged each time they are read; anything malformed ends that client
  * and no other. Room for a request's answer is kept when it is taken from the ring, so
@@ -48,7 +49,7 @@
 enum {
     KVN_LOCAL_BUFFERS_MAX = 64,       /* of a client */
     KVN_LOCAL_UIDS_MAX = 16,          /* of a tenant */
-    KVN_LOCAL_ATTACHING_MAX = 32,     /* connections that are not attached yet */
+    KVN_LOCAL_ATTACHING_MAX = 32, /* not attached yet: then the oldest gives way */
     KVN_LOCAL_ATTACHING_UID_MAX = 16, /* of them, of one uid */
     KVN_LOCAL_NOTE_MAX = 256,
 };
@@ -83,6 +84,8 @@ struct kvn_local_arena {
 
 struct kvn_local_config {
     const char *path; /* of the socket; a stale one is removed, a living one refused */
+    bool group_too; /* mode 0660 instead of 0600, of this group: */
+    const char *group; /* a name or a number; NULL or "": that of the process */
     const struct kvn_local_tenant *tenants; /* copied, secrets wiped at close */
     uint32_t nr_tenants;
     const struct kvn_local_space *spaces;
@@ -141,7 +144,8 @@ struct kvn_local_counts {
 typedef struct kvn_local kvn_local_t;
 
 /* KV_ERR_CONFIG or IO with `line` (cap >= 512): a path too long (limit 107), a
- * directory that is missing or not writable, a living node behind the socket. */
+ * directory that is missing or not writable, a living node behind the socket, a group
+ * that is not there or that this process cannot give the socket to. */
 kv_status_t kvn_local_open(
     uv_loop_t *loop, const struct kvn_local_config *config,
     const struct kvn_local_events *events, kvn_local_t **local_p, char *line,

@@ -1,6 +1,6 @@
 /* What the files of local share: local.c (socket, packets, lives), local_ring.c
  * (requests and answers), local_seq.c (block tables), local_map.c (memory of clients),
- * local_ask.c (who is told what).
+ * local_ask.c (who is told what), local_group.c (whose the socket is).
  *
  *   GREETED ── ATTACH ──► ATTACHED ────────────────► ENDED ── handles closed ──► freed
  *      │                     └─ sequences ─► FENCED ───┤ dead, or we close
@@ -155,7 +155,7 @@ struct kvn_local {
     dev_t path_dev;
     ino_t path_ino;
     int listen_fd;
-    bool accept_paused;
+    bool accept_paused, pause_said; /* said once until one is accepted again */
     unsigned nr_handles;
     uv_poll_t listen_poll;
     uv_idle_t turn;   /* active: the loop does not wait */
@@ -185,6 +185,13 @@ void kvn_local_note(kvn_local_t *local, const char *format, ...)
 /* Ends it now, as if it had hung up; from the loop alone. */
 void kvn_local_conn_end(struct local_conn *conn);
 void kvn_local_conn_malformed(struct local_conn *conn, const struct kv_detail *detail);
+
+/* ------------------------------------------------------------------ local_group.c */
+/* Lets config->group connect to the socket that is bound to config->path, if the config
+ * says so: the group first, then its right; before listen(), so that nobody has
+ * connected by then. */
+kv_status_t kvn_local_group_give(
+    const struct kvn_local_config *config, char *line, size_t cap);
 
 /* ------------------------------------------------------------------ local_ring.c */
 kv_status_t

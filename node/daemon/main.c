@@ -1,4 +1,9 @@
-/* kvraild: one node of a cluster, until SIGTERM or SIGINT. */
+/* kvraild: one node of a cluster, until SIGTERM or SIGINT.
+ *
+ * Exit status: 0 stopped when told to; 2 the configuration, an option or a credential
+ * is wrong, and a start with the same will end the same; 1 everything else, such as a
+ * busy port or too little memory, which may be right at another start.
+ */
 #include "base/assert.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -17,7 +22,12 @@
 extern char **environ;
 
 enum flag { FLAG_CONFIG, FLAG_SET, FLAG_CHECK, FLAG_PRINT, NR_FLAGS };
-enum { SETS_MAX = 64 };
+enum {
+    SETS_MAX = 64,
+    /* A name that the system is resolving cannot be cancelled, and a resolver may keep
+     * silent for minutes: the node does not wait for it. */
+    STOP_MS = 10000,
+};
 
 static const struct kvn_flag flags[NR_FLAGS] = {
     [FLAG_CONFIG] = {"config", "FILE", "the cluster's configuration"},
@@ -40,6 +50,7 @@ static const struct kvn_cli cli = {
 struct daemon {
     uv_loop_t loop;
     uv_signal_t term, intr, hup;
+    uv_timer_t overdue; /* of stopping */
     kvn_node_t *node;
 };
 
@@ -67,8 +78,22 @@ static void notify(const char *text)
     close(fd);
 }
 
-static void close_signals(struct daemon *daemon)
+/* Everything of ours that others see is gone by now; memory goes with the process. */
+static void on_overdue(uv_timer_t *timer)
 {
+    (void)timer;
+    kv_log(
+        KV_LOG_ERROR, "node",
+        "stop is not over after %d s and not waited for: does the resolver of nodes' "
+        "names answer?",
+        STOP_MS / 1000);
+    kv_log_stop();
+    _exit(KVN_EXIT_FAILED);
+}
+
+static void close_handles(struct daemon *daemon)
+{
+    uv_close((uv_handle_t *)&daemon->overdue, NULL);
     uv_close((uv_handle_t *)&daemon->term, NULL);
     uv_close((uv_handle_t *)&daemon->intr, NULL);
     uv_close((uv_handle_t *)&daemon->hup, NULL);
@@ -76,7 +101,7 @@ static void close_signals(struct daemon *daemon)
 
 static void on_stopped(void *arg)
 {
-    close_signals(arg);
+    close_handles(arg);
 }
 
 static void on_stop(uv_signal_t *handle, int number)
@@ -89,6 +114,7 @@ static void on_stop(uv_signal_t *handle, int number)
     daemon->node = NULL;
     kv_log(KV_LOG_INFO, "node", "stops on signal %d", number);
     notify("STOPPING=1");
+    KV_ASSERT(uv_timer_start(&daemon->overdue, on_overdue, STOP_MS, 0) == 0);
     kvn_node_stop(node, on_stopped, daemon);
 }
 
@@ -98,10 +124,11 @@ static void on_hup(uv_signal_t *handle, int number)
     kv_log_reopen();
 }
 
-/* All three first: close_signals() closes what is initialised. */
+/* All of them first: close_handles() closes what is initialised. */
 static bool watch(struct daemon *daemon)
 {
     daemon->term.data = daemon->intr.data = daemon;
+    KV_ASSERT(uv_timer_init(&daemon->loop, &daemon->overdue) == 0);
     KV_ASSERT(uv_signal_init(&daemon->loop, &daemon->term) == 0);
     KV_ASSERT(uv_signal_init(&daemon->loop, &daemon->intr) == 0);
     KV_ASSERT(uv_signal_init(&daemon->loop, &daemon->hup) == 0);
@@ -110,11 +137,20 @@ static bool watch(struct daemon *daemon)
            && uv_signal_start(&daemon->hup, on_hup, SIGHUP) == 0;
 }
 
+static int exit_code(kv_status_t status)
+{
+    if (status == KV_OK) {
+        return KVN_EXIT_OK;
+    }
+    return status == KV_ERR_CONFIG ? KVN_EXIT_USAGE : KVN_EXIT_FAILED;
+}
+
 static int run(const struct kvn_config *config)
 {
     struct daemon daemon = {0};
     char line[KVN_NODE_LINE_BYTES];
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* past RLIMIT_FSIZE calls fail with EFBIG, and we live */
     if (uv_loop_init(&daemon.loop) != 0) {
         fprintf(stderr, "kvraild: no event loop: too few file descriptors?\n");
         return KVN_EXIT_FAILED;
@@ -126,7 +162,7 @@ static int run(const struct kvn_config *config)
     if (status != KV_OK) {
         kv_log(
             KV_LOG_ERROR, "node", "%s", watched ? line : "no signals can be watched");
-        close_signals(&daemon);
+        close_handles(&daemon);
     } else {
         kv_log(
             KV_LOG_INFO, "node", "node %u is ready: links on port %u, http on port %u",
@@ -142,7 +178,7 @@ static int run(const struct kvn_config *config)
     if (status == KV_OK) {
         kv_log(KV_LOG_INFO, "node", "stopped");
     }
-    return status == KV_OK ? KVN_EXIT_OK : KVN_EXIT_USAGE;
+    return exit_code(status);
 }
 
 static struct kvn_config *load(const struct kvn_config_source *source)
@@ -174,7 +210,7 @@ static int log_and_run(const struct kvn_config *config)
         fprintf(
             stderr, "kvraild: log.file: %s: %s\n", path,
             detail.value != 0 ? strerror((int)detail.value) : kv_status_text(status));
-        return KVN_EXIT_USAGE;
+        return exit_code(status);
     }
     int code = run(config);
     kv_log_stop();

@@ -131,9 +131,7 @@ static void on_random(void *arg, uint8_t *bytes, size_t len)
 
 static void on_trace(void *arg, const char *line)
 {
-    (void)arg;
-    bool link = strncmp(line, "link ", 5) == 0;
-    kv_log(link ? KV_LOG_INFO : KV_LOG_DEBUG, "core", "%s", line);
+    kvn_node_say(arg, line);
 }
 
 /* ------------------------------------------------------------------ links */
@@ -615,6 +613,8 @@ static kv_status_t start_local(struct kvn_node *node, char *line, size_t cap)
     take_spaces(node, lists->spaces);
     const struct kvn_local_config local = {
         .path = config->unix_path,
+        .group_too = config->unix_mode == KVN_UNIX_GROUP,
+        .group = config->unix_group,
         .tenants = lists->tenants,
         .nr_tenants = config->nr_tenants,
         .spaces = lists->spaces,
@@ -767,6 +767,9 @@ void kvn_node_stop(kvn_node_t *node, void (*stopped)(void *arg), void *arg)
 static kv_status_t start(struct kvn_node *node, char *line, size_t cap)
 {
     kv_status_t status = start_core_config(node, line, cap);
+    if (status == KV_OK) {
+        status = kvn_node_files(node, line, cap);
+    }
     if (status != KV_OK) {
         return status;
     }

@@ -4,6 +4,7 @@
  *   node_move.c  orders for the movers: inside the node, and with clients' buffers
  *   node_data.c  orders for the transport: reads, serves, fences
  *   node_ask.c   what the node tells of itself
+ *   node_operator.c  what the operator is told of refused links and low limits
  *
  * Threading: the loop thread.
  */
@@ -30,6 +31,11 @@ enum {
     KVN_NODE_REOPEN_FIRST_US = 1000,
     KVN_NODE_REOPEN_LONGEST_US = 1000000,
     KVN_NODE_REOPEN_LOGGED_US = 16000, /* shorter pauses are not worth a line */
+    /* Of a refused link the log says what mends it, once in so long. */
+    KVN_NODE_ADVICES = 5,
+    KVN_NODE_ADVICE_US = 60000000,
+    KVN_NODE_FILES = 64, /* descriptors beside connections: loops, log, threads */
+    KVN_NODE_CLIENT_FILES = 2, /* its socket and its pidfd */
 };
 
 /* A data connection of the transport that node/core knows. */
@@ -110,6 +116,8 @@ struct kvn_node {
     uint8_t *wire; /* KV_MSG_BYTES_MAX: what is being sent */
     struct kv_arena arena;
 
+    uint64_t advised_us[KVN_NODE_ADVICES]; /* not again before */
+
     bool stopping;
     unsigned closing; /* modules that have not said closed yet */
     void (*stopped)(void *arg);
@@ -134,6 +142,13 @@ void kvn_node_lag(struct kvn_node *node);
 void kvn_move_local(struct kvn_node *node, const struct kvp_order *order);
 void kvn_move_client(struct kvn_node *node, const struct kvo_order *order);
 void kvn_move_done(struct kvn_node *node); /* takes what the movers have finished */
+
+/* ---- node_operator.c */
+/* A line of the core's trace, for the log; with its remedy if it has one. */
+void kvn_node_say(struct kvn_node *node, const char *line);
+/* IO with `line`: this process may not have as many descriptors as the config asks for;
+ * the soft limit is raised as far as the hard one lets it. */
+kv_status_t kvn_node_files(const struct kvn_node *node, char *line, size_t cap);
 
 /* ---- node_data.c */
 void kvn_data_open(struct kvn_node *node, uint32_t peer, const struct kv_msg *msg);

@@ -1,6 +1,7 @@
 #include "node/daemon/room.h"
 
 #include "base/assert.h"
+#include "base/fault.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -8,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 enum { PATH_BYTES = 1024, LINE_BYTES = 512 };
 
@@ -188,4 +190,27 @@ void kvn_room_read(const char *root, struct kvn_room *room)
     if (room->ever.bytes < room->now.bytes) {
         room->now = room->ever;
     }
+}
+
+kv_status_t kvn_room_files(uint64_t wanted, const char *what, char *line, size_t cap)
+{
+    struct rlimit limit;
+    if (KV_FAULT() || getrlimit(RLIMIT_NOFILE, &limit) != 0) {
+        snprintf(line, cap, "RLIMIT_NOFILE cannot be read");
+        return KV_ERR_IO;
+    }
+    if (limit.rlim_cur >= wanted) {
+        return KV_OK;
+    }
+    const struct rlimit raised = {.rlim_cur = wanted, .rlim_max = limit.rlim_max};
+    if (!KV_FAULT() && limit.rlim_max >= wanted
+        && setrlimit(RLIMIT_NOFILE, &raised) == 0) {
+        return KV_OK;
+    }
+    snprintf(
+        line, cap,
+        "file descriptors: %" PRIu64 " are wanted, the limit is %" PRIu64
+        ": raise it (ulimit -n; systemd: LimitNOFILE=), or lower %s",
+        wanted, (uint64_t)limit.rlim_max, what);
+    return KV_ERR_IO;
 }

@@ -1,5 +1,6 @@
 /* How much memory this process may still touch, and what bounds it: asked before memory
- * is populated, because past a cgroup's limit the kernel does not refuse, it kills.
+ * is populated, because past a cgroup's limit the kernel does not refuse, it kills. And
+ * how many descriptors it may have: asked at start, because later it costs connections.
  *
  *   /proc/meminfo, /proc/self/cgroup, the memory cgroups (v2 and v1) ──► kvn_room
  *
@@ -10,6 +11,9 @@
 #ifndef KVN_ROOM_H
 #define KVN_ROOM_H
 
+#include "base/status.h"
+
+#include <stddef.h>
 #include <stdint.h>
 
 enum { KVN_ROOM_NAME_BYTES = 192 };
@@ -29,5 +33,11 @@ struct kvn_room {
 /* `root` is "" or, in tests, a folder that holds a proc/ and a sys/. What cannot be
  * read bounds nothing. */
 void kvn_room_read(const char *root, struct kvn_room *room);
+
+/* So many descriptors are wanted: RLIMIT_NOFILE's soft limit is raised to that where it
+ * is lower and the hard one lets it. Else IO, and `line` says what to raise, or which
+ * options (`what`) to lower. Main thread. */
+kv_status_t
+kvn_room_files(uint64_t wanted, const char *what, char *line, size_t cap);
 
 #endif

@@ -74,7 +74,10 @@ static bool admit(struct kvn_tls_session *session, uint32_t node)
 {
     if (node == session->tls->node) {
         because(
-            session, "the peer says that it is node %" PRIu32 ", which we are", node);
+            session,
+            "the peer says that it is node %" PRIu32
+            ", which we are: give each node its own cluster.node",
+            node);
         return false;
     }
     if (session->expected != KVN_TLS_NO_NODE && node != session->expected) {
@@ -95,7 +98,11 @@ static bool admit_name(
     case KVN_TLS_NAME_OK:
         return admit(session, node);
     case KVN_TLS_NAME_CLUSTER:
-        because(session, "the peer's %s is of another cluster", what);
+        because(
+            session,
+            "the peer's %s is of another cluster: nodes of one have the same "
+            "cluster.name",
+            what);
         return false;
     case KVN_TLS_NAME_SEVERAL:
         because(session, "the peer's %s names several nodes", what);
@@ -226,10 +233,11 @@ static void because_of_errors(struct kvn_tls_session *session)
         because(session, "TLS failed without a reason");
     } else if (ERR_GET_LIB(error) == ERR_LIB_SSL && reason > SSL_AD_REASON_OFFSET) {
         because(
-            session, "the peer refused us: %s",
+            session, "the peer refused us, its log says why: %s",
             SSL_alert_desc_string_long(reason - SSL_AD_REASON_OFFSET));
     } else if (reason == SSL_R_BINDER_DOES_NOT_VERIFY || reason == SSL_R_BAD_PSK) {
-        because(session, "the peer has another pre-shared key");
+        because(
+            session, "the peer has another pre-shared key: all nodes have one file");
     } else if (
         reason == SSL_R_UNSUPPORTED_PROTOCOL || reason == SSL_R_VERSION_TOO_LOW
         || reason == SSL_R_WRONG_VERSION_NUMBER

@@ -235,6 +235,66 @@ static void grant_of_another_page(uint32_t len, uint32_t n_tokens)
     ck_close(&ck);
 }
 
+/* Our own process was stopped for longer than others wait: the owner may have fenced us
+ * and used the frame anew, so what lands under the grant counts for nothing, and the
+ * connection that it lands on is fenced; no grant is held any more. */
+static void pause__of_ours_drops_the_grants_that_we_read_under(void **state)
+{
+    (void)state;
+    const kv_key_t key = ck_key(1);
+    struct kv_grant grant = grant_of(500);
+    struct ck_wire read, fence;
+
+    grant.digest = ck_offer(&key).digest; /* of what lands: nothing else is wrong */
+    init_two();
+    ck.config.transports[0] = KVO_ONE_SIDED;
+    open_linked();
+    get(&key);
+    found(&grant);
+    assert_true(ck_wire(&ck, KVO_ORDER_READ_GRANT, &read));
+    assert_false(ck_wire(&ck, KVO_ORDER_FENCE_OUT, &fence));
+    ck_tick(&ck, ck.config.liveness.suspect_us + 1);
+    assert_int_equal(kvo_metrics(ck.node)->pauses, 1);
+    assert_true(ck_wire(&ck, KVO_ORDER_FENCE_OUT, &fence));
+    ck_landed(&ck, &read, KV_OK, CK_PAGE_TOKENS);
+    ck_pump(&ck);
+    assert_false(ck_here(&ck, &key));
+    expect_released(500);
+    ck_fenced(&ck, &fence);
+    ck_tick(&ck, CK_LATER_US); /* and the GET ends, in its time, without it */
+    ck_pump(&ck);
+    assert_int_equal(ck.nr_answers, 1);
+    assert_int_not_equal(ck.statuses[0], KV_OK);
+    ck_close(&ck);
+}
+
+/* The same gap in the messages of others alone is no pause of ours. */
+static void pause__of_the_peer_drops_nothing_of_ours(void **state)
+{
+    (void)state;
+    const kv_key_t key = ck_key(1);
+    struct kv_grant grant = grant_of(500);
+    struct ck_wire read, fence;
+
+    grant.digest = ck_offer(&key).digest; /* of what lands: nothing else is wrong */
+    init_two();
+    ck.config.transports[0] = KVO_ONE_SIDED;
+    ck.config.liveness.suspect_us = 400000; /* less than the GET has */
+    open_linked();
+    get(&key);
+    found(&grant);
+    assert_true(ck_wire(&ck, KVO_ORDER_READ_GRANT, &read));
+    for (unsigned i = 0; i < 5; i++) {
+        ck_tick(&ck, ck.config.liveness.suspect_us / 4);
+    }
+    assert_int_equal(kvo_metrics(ck.node)->pauses, 0);
+    assert_false(ck_wire(&ck, KVO_ORDER_FENCE_OUT, &fence));
+    ck_landed(&ck, &read, KV_OK, CK_PAGE_TOKENS);
+    ck_pump(&ck);
+    assert_true(ck_here(&ck, &key));
+    ck_close(&ck);
+}
+
 static void grant__of_another_length_or_other_tokens_is_given_back(void **state)
 {
     (void)state;
@@ -289,6 +349,8 @@ int main(void)
         cmocka_unit_test(drop__reaches_what_a_get_is_fetching),
         cmocka_unit_test(found_grant__on_a_link_by_name_is_given_back),
         cmocka_unit_test(grant__of_another_length_or_other_tokens_is_given_back),
+        cmocka_unit_test(pause__of_ours_drops_the_grants_that_we_read_under),
+        cmocka_unit_test(pause__of_the_peer_drops_nothing_of_ours),
         cmocka_unit_test(fetch__at_the_ceiling_waits_then_its_own_coldest_goes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

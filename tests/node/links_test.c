@@ -754,11 +754,11 @@ static void links__open_names_what_is_wrong(void **state)
         const char *text;
     } rows[] = {
         {busy, peer, NULL, KV_ERR_IO, "another process has the port"},
-        {"192.0.2.1:0", peer, tls, KV_ERR_CONFIG, "is no address of this machine"},
+        {"192.0.2.1:0", peer, tls, KV_ERR_IO, "is no address of this machine"},
         {"192.0.2.1:0", peer, NULL, KV_ERR_CONFIG, "not on loopback: credentials are"},
         {"0.0.0.0:0", peer, NULL, KV_ERR_CONFIG, "not on loopback: credentials are"},
         {"[::]:0", peer, NULL, KV_ERR_CONFIG, "not on loopback: credentials are"},
-        {"a..b:0", peer, tls, KV_ERR_CONFIG, "the name does not resolve"},
+        {"a..b:0", peer, tls, KV_ERR_IO, "the name does not resolve"},
         {"127.0.0.1", peer, tls, KV_ERR_CONFIG, "has no port"},
         {"127.0.0.1:65536", peer, tls, KV_ERR_CONFIG, "the limit is 65535"},
         {"127.0.0.1:http", peer, tls, KV_ERR_CONFIG, "has port 'http'"},

@@ -5,6 +5,7 @@
 #include "tests/node/local_kit.h"
 
 #include <errno.h>
+#include <grp.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -665,7 +666,7 @@ static void listen__takes_a_stale_path_and_no_other(void **state)
     assert_int_equal(uv_loop_init(&loop), 0);
     assert_int_equal(
         kvn_local_open(&loop, &lk.local_config, &events, &second, line, sizeof(line)),
-        KV_ERR_CONFIG);
+        KV_ERR_IO);
     assert_non_null(strstr(line, "another node listens there"));
     struct kvn_local_config bad = lk.local_config;
     bad.path = "/proc/self/status";
@@ -690,6 +691,11 @@ static void listen__takes_a_stale_path_and_no_other(void **state)
 
 /* ------------------------------------------------------------------ failing calls */
 
+static void nothing(struct lk *kit, void *arg)
+{
+    (void)kit, (void)arg;
+}
+
 /* Opening, a buffer and a batch with the n-th fallible call failing, for every n: on
  * either side. Nothing is left behind, and the node serves the next client. */
 static void open__survives_every_fault(void **state)
@@ -706,9 +712,8 @@ static void open__survives_every_fault(void **state)
     assert_int_equal(kvr_key_opaque(&space, "x", 1, &key), KVR_OK);
     kvr_close(warm);
     lk_await(&lk, 0, 0);
-    /* It is counted out before its handles are closed: two turns later they are. */
-    (void)lk_counts(&lk);
-    (void)lk_counts(&lk);
+    lk_do(&lk, nothing, NULL); /* of two turns the first has closed its handles */
+    lk_do(&lk, nothing, NULL);
     unsigned fds = lk_fds(), maps = lk_maps();
     int64_t live = kv_mem_live();
     unsigned n = 0;
@@ -751,13 +756,15 @@ static void ended(void *arg)
     *(bool *)arg = true;
 }
 
-/* The same for the node's side of opening: no socket, descriptor or memory stays. */
-static void listen__survives_every_fault(void **state)
+/* The n-th fallible call of the node's side of opening fails, for each n: no socket,
+ * descriptor or memory stays. Returns how many there are. */
+static unsigned fail_to_listen(const char *group)
 {
     const struct kvn_local_events events = {0};
     char line[512];
-    (void)state;
     lk_init(&lk);
+    lk.local_config.group_too = group != NULL;
+    lk.local_config.group = group;
     unsigned fds = lk_fds(), n = 0;
     int64_t live = kv_mem_live();
     for (kvn_local_t *local = NULL; local == NULL; n++) {
@@ -780,8 +787,22 @@ static void listen__survives_every_fault(void **state)
         assert_int_equal(kv_mem_live(), live);
         assert_int_not_equal(access(lk.path, F_OK), 0);
     }
-    assert_int_equal(n - 1, 5); /* three tables, the socket, listen */
     assert_int_equal(rmdir(lk.dir), 0);
+    return n - 1;
+}
+
+static void listen__survives_every_fault(void **state)
+{
+    const struct group *own = getgrgid(getgid());
+    char number[16];
+    (void)state;
+    snprintf(number, sizeof(number), "%u", getgid());
+    assert_int_equal(fail_to_listen(NULL), 5); /* three tables, the socket, listen */
+    assert_int_equal(fail_to_listen(""), 6);   /* and who may connect */
+    assert_int_equal(fail_to_listen(number), 6);
+    if (own != NULL) {
+        assert_int_equal(fail_to_listen(own->gr_name), 7); /* and its number */
+    }
 }
 
 int main(void)

@@ -7,12 +7,14 @@ system picks, credentials made on the spot, everything in a folder that goes awa
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+import traceback
 import urllib.request
 
 CONFIG = """[cluster]
@@ -40,6 +42,7 @@ fill = yes
 device_bytes = {bytes}
 """)
 START_S, STOP_S, DRIVE_S = 30, 20, 600
+SANITIZER = "Sanitizer: "  # "WARNING: ThreadSanitizer: data race …", "ERROR: …"
 
 
 def free_ports(n):
@@ -51,6 +54,18 @@ def free_ports(n):
     for s in held:
         s.close()
     return ports
+
+
+def metric(text, name):
+    """Of /metrics: the sum over all labels."""
+    return sum(float(m) for m in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M))
+
+
+def sanitizers(binaries):
+    """The runtimes that the programs were built with, for LD_PRELOAD of others."""
+    used = subprocess.run(["ldd", pathlib.Path(binaries) / "kvraild"], text=True,
+                          capture_output=True).stdout
+    return re.findall(r"=> (\S*/lib[at]san\.so\S*)", used)
 
 
 class Cluster:
@@ -75,12 +90,15 @@ class Cluster:
                 node.send_signal(signal.SIGCONT)
                 node.kill()
                 node.wait()
+        logs = [self.folder / f"n{i}.log" for i in range(self.nr)]
+        texts = [log.read_text() if log.exists() else "" for log in logs]
         if kind is not None:
-            for i in range(self.nr):
-                log = self.folder / f"n{i}.log"
-                if log.exists():
-                    print(f"--- node {i + 1}\n" + log.read_text()[-3000:])
+            for i, text in enumerate(texts):
+                print(f"--- node {i + 1}\n" + text[-3000:])
         shutil.rmtree(self.folder, ignore_errors=True)
+        for i, text in enumerate(texts):  # also of nodes that were killed later
+            found = text.find(SANITIZER)
+            assert found < 0, f"node {i + 1}:\n" + text[max(found - 80, 0):][:6000]
 
     def run(self, *args):
         return subprocess.run([self.bin / "kvrail", *map(str, args)], check=True,
@@ -89,14 +107,19 @@ class Cluster:
     def socket(self, i):
         return self.folder / f"n{i}.sock"
 
-    def start(self, i, *sets):
+    def start(self, i, *sets, prefix=(), env=None):
+        """`prefix`: words before the program's, such as those of unshare or prlimit."""
         log = open(self.folder / f"n{i}.log", "a")
-        args = [self.bin / "kvraild", "--config", self.config]
+        args = [*prefix, self.bin / "kvraild", "--config", self.config]
         for s in (f"cluster.node={i + 1}", f"listen.unix={self.socket(i)}",
                   f"listen.http=127.0.0.1:{self.http[i]}", *sets):
             args += ["--set", s]
-        self.nodes[i] = subprocess.Popen(args, stdout=log, stderr=log)
+        self.nodes[i] = subprocess.Popen(args, stdout=log, stderr=log, env=env)
         log.close()
+
+    def log(self, i, since=0):
+        path = self.folder / f"n{i}.log"
+        return path.read_text()[since:] if path.exists() else ""
 
     def get(self, i, path):
         url = f"http://127.0.0.1:{self.http[i]}{path}"
@@ -149,3 +172,40 @@ class Cluster:
         self.nodes[i].kill()
         self.nodes[i].wait()
         self.nodes[i] = None
+
+
+def same_descriptors(c, before):
+    """Connections that have ended are closed soon, not at once."""
+    end = time.monotonic() + 10
+    while any(c.fds(i) > n for i, n in enumerate(before)):
+        assert time.monotonic() < end, (before, [c.fds(i) for i in range(len(before))])
+        time.sleep(0.1)
+
+
+def refused(c, i, pattern, *sets, code=2, prefix=(), env=None):
+    """The start ends with that exit status, one line, and nothing left behind."""
+    before = len(c.log(i))
+    c.start(i, *sets, prefix=prefix, env=env)
+    ended = c.nodes[i].wait(START_S)
+    log = c.log(i, before)
+    assert log.count("\n") == 1, f"not one line:\n{log}"
+    assert ended == code, (ended, log)
+    assert re.search(pattern, log), f"{pattern!r} is not in:\n{log}"
+    assert not c.socket(i).exists(), "the socket is left behind"
+    c.nodes[i] = None
+
+
+def run_tests(names, binaries, only):
+    """Each function test_… of `names`, or those of `only`; 1 when one failed."""
+    failed = 0
+    for name, test in sorted(names.items()):
+        if not name.startswith("test_") or (only and name[5:] not in only):
+            continue
+        start = time.monotonic()
+        try:
+            result = test(binaries)
+        except Exception:  # pylint: disable=broad-except
+            traceback.print_exc()
+            result, failed = "FAILED", 1
+        print(f"{name}: {result} ({time.monotonic() - start:.1f} s)", flush=True)
+    return failed

@@ -16,7 +16,8 @@ import subprocess
 import sys
 import time
 
-from nodes_kit import FILL_CONFIG, Cluster, free_ports
+from nodes_kit import (FILL_CONFIG, Cluster, metric, refused, run_tests, same_descriptors,
+                       sanitizers)
 
 sys.path.insert(0, "integrations/python")
 NIGHTLY = "KVRAIL_NIGHTLY" in os.environ  # longer, and more of it
@@ -99,10 +100,6 @@ def test_pager_level(bin):
         for i in range(3):
             c.stop(i)
     return f"hit rate {r['hit_rate']:.3f} of {r['hit_rate_pooled']:.3f}"
-
-
-def metric(text, name):
-    return sum(float(m) for m in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M))
 
 
 def test_metrics(bin):
@@ -221,14 +218,6 @@ def test_slow_peer(bin):
     return f"{still_s} s still, {drives} drives, at most {max(grown):.1f} MiB more"
 
 
-def same_descriptors(c, before):
-    """Connections that have ended are closed soon, not at once."""
-    end = time.monotonic() + 10
-    while any(c.fds(i) > n for i, n in enumerate(before)):
-        assert time.monotonic() < end, (before, [c.fds(i) for i in range(len(before))])
-        time.sleep(0.1)
-
-
 def test_restart_under_load(bin):
     """A rolling restart: each node in turn ends by itself with 0 while requests go on."""
     with Cluster(bin) as c:
@@ -293,10 +282,7 @@ def library(bin):
     found = sorted(pathlib.Path(bin).resolve().parent.rglob("libkvrail.so*"))
     if found:
         os.environ["KVRAIL_LIBRARY"] = str(found[0])
-    runtime = subprocess.run(["ldd", pathlib.Path(bin) / "kvraild"], text=True,
-                             capture_output=True).stdout
-    sanitizers = re.findall(r"=> (\S*/lib[at]san\.so\S*)", runtime)
-    return dict(os.environ, LD_PRELOAD=":".join(sanitizers), ASAN_OPTIONS="detect_leaks=0",
+    return dict(os.environ, LD_PRELOAD=":".join(sanitizers(bin)), ASAN_OPTIONS="detect_leaks=0",
                 TSAN_OPTIONS="report_bugs=0") if found else None
 
 
@@ -306,6 +292,16 @@ def at_rest(c):
     frames = re.findall(r'^kvrail_frames{(.*state="(?!free|sealed).*)} (\S+)$', text, re.M)
     busy = sum(float(n) for _, n in frames)
     return metric(text, "kvrail_clients"), busy, c.fds(0)
+
+
+def settled(c):
+    """At rest, with as many descriptors as a second before."""
+    end, fds = time.monotonic() + 20, -1
+    while at_rest(c) != (0, 0, fds):
+        assert time.monotonic() < end, at_rest(c)
+        fds = c.fds(0)
+        time.sleep(1)
+    return 0, 0, fds
 
 
 def await_rest(c, wanted):
@@ -336,8 +332,7 @@ def test_client_kills(bin):
             child.wait()
             child.stdout.close()
             if i == 9:  # what stays for ever has come by now
-                await_rest(c, (0, 0, at_rest(c)[2]))
-                wanted, rss = at_rest(c), c.rss_mib(0)
+                wanted, rss = settled(c), c.rss_mib(0)
         await_rest(c, wanted)
         grown = c.rss_mib(0) - rss
         assert grown < GROWTH_MIB, grown
@@ -372,24 +367,13 @@ def witness(target):
         print(f"{hits} pages right")
 
 
-def refused(c, i, pattern, *sets):
-    path = c.folder / f"n{i}.log"
-    before = len(path.read_text()) if path.exists() else 0
-    c.start(i, *sets)
-    code = c.nodes[i].wait(30)
-    log = path.read_text()[before:]
-    assert log.count("\n") == 1, f"not one line:\n{log}"
-    assert code == 2, (code, log)
-    assert re.search(pattern, log), f"{pattern!r} is not in:\n{log}"
-    c.nodes[i] = None
-
-
 def test_bad_input(bin):
     """Each is refused at start with one line that says what to do, and leaves nothing."""
     with Cluster(bin) as c:
         c.start(0)
         c.wait_linked(0)
-        refused(c, 1, "another process has the port", f"listen.address=127.0.0.1:{c.ports[0]}")
+        refused(c, 1, "another process has the port",
+                f"listen.address=127.0.0.1:{c.ports[0]}", code=1)
         refused(c, 1, "listen.unix", "listen.unix=/tmp/" + "x" * 120)
         refused(c, 1, "psk", "tls.psk=missing.psk")
         (c.folder / "cluster.psk").chmod(0o644)
@@ -398,7 +382,7 @@ def test_bad_input(bin):
         refused(c, 1, r'no \[node "9"\]', "cluster.node=9")
         refused(c, 1, "no credentials", "tls.psk=")
         refused(c, 1, "loopback", "tls.psk=", "tls.clear=yes", "listen.address=0.0.0.0:7499")
-        refused(c, 1, "pager|pool|memory", "pager.device_bytes=60TiB")
+        refused(c, 1, "pager|pool|memory", "pager.device_bytes=60TiB", code=1)
         refused(c, 1, "log.file|errno", "log.file=/nowhere/at/all.log")
         refused(c, 1, "onesided", "link.transports=onesided")
         c.stop(0)
@@ -415,12 +399,14 @@ def test_stranger(bin):
         c.nodes[2] = other_node = None
         other.config.write_text(c.config.read_text())
         other.start(2, f"listen.http=127.0.0.1:{other.http[2]}")
+        other.wait_linked(0)
         time.sleep(1.5)
         health = json.loads(other.get(2, "/healthz"))
         assert health["links_up"] == 0, health
         assert json.loads(c.get(0, "/healthz"))["links_up"] == 1
         other.stop(2)
         c.start(2, "cluster.epoch=1", "node.1.weight=7")  # the same epoch, another view
+        c.wait_linked(0)
         time.sleep(1.5)
         assert json.loads(c.get(2, "/healthz"))["links_up"] == 0
         for i in range(3):
@@ -435,11 +421,8 @@ def main():
         victim(only[0], int(only[1]))
     if bin == "--witness":
         return witness(only[0])
-    for name, test in sorted(globals().items()):
-        if name.startswith("test_") and (not only or name[5:] in only):
-            start = time.monotonic()
-            print(f"{name}: {test(bin)} ({time.monotonic() - start:.1f} s)", flush=True)
+    return run_tests(globals(), bin, only)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,7 @@
 /* What bounds our memory is told from files: each kind of machine and container is a
  * folder with the files that it shows, and the narrowest bound must be found and named,
  * since the line that refuses a pool is all that an operator gets. */
+#include "base/fault.h"
 #include "node/daemon/room.h"
 
 #include <setjmp.h>
@@ -9,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -153,6 +155,37 @@ static void room__this_machine_can_be_read(void **state)
     print_message("%s\n%s\n", room.now.name, room.ever.name);
 }
 
+/* The soft limit is no obstacle, the hard one is: one line that says what to raise or
+ * to lower, and the limit as it was. */
+static void files__are_had_or_named(void **state)
+{
+    struct rlimit was, now;
+    char line[256] = "";
+    (void)state;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+    const struct rlimit low = {.rlim_cur = 64, .rlim_max = was.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+    assert_int_equal(kvn_room_files(64, "a.b", line, sizeof(line)), KV_OK);
+    assert_int_equal(kvn_room_files(65, "a.b", line, sizeof(line)), KV_OK);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &now), 0);
+    assert_int_equal(now.rlim_cur, 65);
+    assert_int_equal(now.rlim_max, was.rlim_max);
+    assert_string_equal(line, "");
+    assert_int_equal(
+        kvn_room_files((uint64_t)was.rlim_max + 1, "a.b", line, sizeof(line)),
+        KV_ERR_IO);
+    assert_non_null(strstr(line, "raise it (ulimit -n; systemd: LimitNOFILE=)"));
+    assert_non_null(strstr(line, "or lower a.b"));
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &now), 0);
+    assert_int_equal(now.rlim_cur, 65);
+    for (uint64_t n = 1; n <= 2; n++) { /* either call fails */
+        kv_fault_after(n);
+        assert_int_equal(kvn_room_files(66, "a.b", line, sizeof(line)), KV_ERR_IO);
+        kv_fault_after(0);
+    }
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -165,6 +198,7 @@ int main(void)
         TEST(room__version_1_is_read_at_the_mount),
         TEST(room__strict_commit_is_a_bound),
         TEST(room__this_machine_can_be_read),
+        TEST(files__are_had_or_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,7 +3,9 @@
 
 #include "base/option.h"
 #include "node/bench.h"
+#include "node/bench/cmd.h"
 #include "node/cli.h"
+#include "node/machine.h"
 #include "node/report.h"
 #include "node/verbs.h"
 
@@ -11,7 +13,6 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/utsname.h>
 
 enum flag { FLAG_RUNS, FLAG_ONLY, FLAG_CPU, FLAG_QUICK, FLAG_JSON, NR_FLAGS };
 
@@ -43,30 +44,12 @@ struct options {
 
 /* ------------------------------------------------------------------ the machine */
 
-/* As /proc/cpuinfo says it; "unknown" where that has no such line. */
-static void cpu_model(char *out, size_t cap)
-{
-    char line[256];
-    FILE *file = fopen("/proc/cpuinfo", "r");
-    snprintf(out, cap, "unknown");
-    while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
-        const char *colon = strchr(line, ':');
-        if (strncmp(line, "model name", strlen("model name")) == 0 && colon != NULL) {
-            snprintf(out, cap, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
-            break;
-        }
-    }
-    if (file != NULL) {
-        fclose(file);
-    }
-}
-
 static void print_machine(int cpu)
 {
     static const char *const levels[] = {"L1d", "L1i", "L2", "L3"};
-    char model[128];
-    struct utsname name;
-    cpu_model(model, sizeof(model));
+    char model[128], kernel[256];
+    kvn_machine_cpu(model, sizeof(model));
+    kvn_machine_kernel(kernel, sizeof(kernel));
     printf("machine   %s, core %d", model, cpu);
     for (unsigned i = 0; i < sizeof(levels) / sizeof(levels[0]); i++) {
         char path[96], size[32];
@@ -81,14 +64,7 @@ static void print_machine(int cpu)
             fclose(file);
         }
     }
-    if (uname(&name) == 0) {
-        printf("\nkernel    %s %s %s", name.sysname, name.release, name.machine);
-    }
-#if defined(__clang__)
-    printf("\ncompiler  %s\n\n", __VERSION__);
-#else
-    printf("\ncompiler  gcc %s\n\n", __VERSION__);
-#endif
+    printf("\nkernel    %s\ncompiler  %s\n\n", kernel, kvn_machine_compiler());
 }
 
 /* ------------------------------------------------------------------ printing */
@@ -267,23 +243,39 @@ static int parse(struct options *options, int argc, char **argv, bool *done_p)
     return flag == KVN_CLI_BAD ? KVN_EXIT_USAGE : KVN_EXIT_OK;
 }
 
-/* The first word names what is measured; "core" is all there is to measure so far. */
-int kvn_verb_bench(int argc, char **argv)
+static int bench_core(int argc, char **argv)
 {
     struct options options;
     bool done;
+    int exit_code = parse(&options, argc, argv, &done);
+    return exit_code != KVN_EXIT_OK || done ? exit_code : run(&options);
+}
+
+/* The first word names what is measured. */
+int kvn_verb_bench(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        int (*run)(int argc, char **argv);
+    } kinds[] = {{"core", bench_core}, {"node", kvn_bench_node_cmd}};
     if (argc < 2) {
         fprintf(
             stderr,
-            "kvrail bench: what is to be measured? 'core', as in kvrail bench core\n");
+            "kvrail bench: what is to be measured? 'core' or 'node', as in kvrail "
+            "bench core\n");
         return KVN_EXIT_USAGE;
     }
-    const bool core = strcmp(argv[1], "core") == 0;
-    if (!core && strcmp(argv[1], "--help") != 0) {
-        fprintf(
-            stderr, "kvrail bench: '%s' is nothing to measure, 'core' is\n", argv[1]);
-        return KVN_EXIT_USAGE;
+    for (unsigned i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        if (strcmp(argv[1], kinds[i].name) == 0) {
+            return kinds[i].run(argc - 1, argv + 1);
+        }
     }
-    int exit_code = parse(&options, argc - core, argv + core, &done);
-    return exit_code != KVN_EXIT_OK || done ? exit_code : run(&options);
+    if (strcmp(argv[1], "--help") == 0) {
+        printf("kvrail bench core --help, kvrail bench node --help: one page each\n");
+        return KVN_EXIT_OK;
+    }
+    fprintf(
+        stderr, "kvrail bench: '%s' is nothing to measure, 'core' and 'node' are\n",
+        argv[1]);
+    return KVN_EXIT_USAGE;
 }

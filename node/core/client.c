@@ -790,8 +790,10 @@ void kvo_op_copied(
 /* A re-check that acquires waited for has ended; a failed one took the references. */
 void kvo_op_verified(kvo_node_t *node, struct kvp_ref ref, kv_status_t status)
 {
-    for (uint32_t i = 0; i < node->ops.nr; i++) {
+    uint32_t left = node->ops.nr_taken; /* as in kvo_ops_work() */
+    for (uint32_t i = 0; left > 0 && i < node->ops.nr; i++) {
         struct kvo_op_obj *op = kvo_slots_at(&node->ops, i);
+        left -= op != NULL;
         if (op == NULL || op->nr_checks == 0) {
             continue;
         }
@@ -825,7 +827,9 @@ void kvo_op_verified(kvo_node_t *node, struct kvp_ref ref, kv_status_t status)
 
 void kvo_ops_work(kvo_node_t *node)
 {
-    for (uint32_t i = 0; i < node->ops.nr; i++) {
+    /* None is begun in here, and the first slots are taken first. */
+    uint32_t left = node->ops.nr_taken;
+    for (uint32_t i = 0; left > 0 && i < node->ops.nr; i++) {
         struct kvo_op_obj *op = kvo_slots_at(&node->ops, i);
         if (node->nr_events >= KVO_EVENTS_PAUSE) {
             node->local_ended = true; /* the step comes back when these are handled */
@@ -834,6 +838,7 @@ void kvo_ops_work(kvo_node_t *node)
         if (op == NULL) {
             continue;
         }
+        left--;
         if (op->state == OP_FILL) {
             for (uint32_t k = 0; k < op->nr_keys; k++) {
                 if (op->keys[k].phase == KEY_HERE &&

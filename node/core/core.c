@@ -248,6 +248,36 @@ static void step_end(kvo_node_t *node)
     node->in_step = false;
 }
 
+/* Of a completion among many: what it made possible is begun, and what it has for peers
+ * is sent, when the last has been handled. */
+static void step_end_one(kvo_node_t *node)
+{
+    if (!node->many) {
+        step_end(node);
+        return;
+    }
+    node->many_ended = true;
+    drain_events(node);
+    node->in_step = false;
+}
+
+void kvo_many_begin(kvo_node_t *node)
+{
+    KV_ASSERT(!node->in_step && !node->many);
+    node->many = true;
+    node->many_ended = false;
+}
+
+void kvo_many_end(kvo_node_t *node)
+{
+    KV_ASSERT(!node->in_step && node->many);
+    node->many = false;
+    if (node->many_ended) {
+        node->in_step = true;
+        step_end(node);
+    }
+}
+
 static void work(kvo_node_t *node)
 {
     kvo_sync_work(node);
@@ -567,7 +597,7 @@ void kvo_complete(
     } else {
         kvo_data_completed(node, data, done);
     }
-    step_end(node);
+    step_end_one(node);
 }
 
 void kvo_local_done(
@@ -579,7 +609,7 @@ void kvo_local_done(
         node->metrics.late_completions++;
     }
     node->local_ended = true;
-    step_end(node);
+    step_end_one(node);
 }
 
 /* ------------------------------------------------------------------ clients */

@@ -291,6 +291,12 @@ bool kvo_data_message(
 void kvo_data_broken(
     kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t link, uint32_t data_gen);
 
+/* Between these two, completions that follow each other are one step: what they make
+ * possible is begun, and what they have for peers (publishing, offers, releases) goes
+ * out, at the end. Else each page would be a message. Any other call in between is a
+ * step of its own, and does it at once. */
+void kvo_many_begin(kvo_node_t *node);
+void kvo_many_end(kvo_node_t *node);
 /* An order's part has ended. An id that is not out any more is counted and ignored. */
 void kvo_complete(
     kvo_node_t *node, uint64_t now_us, uint64_t id, const struct kvo_done *done);

@@ -511,6 +511,8 @@ struct kvo_node {
     uint64_t now;
     uint64_t last_tick;
     bool in_step;
+    bool many;       /* completions follow each other, and are one step */
+    bool many_ended; /* there was one */
     struct kv_rng rng;
     char cluster[KV_MSG_TEXT_MAX + 1];
 

@@ -262,6 +262,17 @@ static void item_exists(kvo_node_t *node, struct kvo_item *item, struct kvp_ref 
     }
 }
 
+/* A frame that leaves in order is waited for: its copy goes a tier lower, or to a peer.
+ * Where neither is done with copies nothing else makes room, so a demand drops the
+ * coldest at once. */
+static bool may_drop(const kvo_node_t *node, const struct kvo_item *item)
+{
+    bool lowest = item->arrival.tier == KVP_HOST || !node->has_host;
+    bool demand = item->kind != ITEM_SPILL_IN;
+    return item->waits >= KVO_PATIENCE_TICKS
+           || (demand && lowest && !node->config.spill);
+}
+
 static void item_run(kvo_node_t *node, struct kvo_item *item)
 {
     KV_ASSERT(item->state == ITEM_FRAME);
@@ -278,7 +289,7 @@ static void item_run(kvo_node_t *node, struct kvo_item *item)
     }
     if (!item->has_frame) {
         struct kvp_ref ref;
-        item->arrival.may_drop = item->waits >= KVO_PATIENCE_TICKS;
+        item->arrival.may_drop = may_drop(node, item);
         kv_status_t status = kvp_arrive_begin(node->pager, &item->arrival, &ref);
         if (status == KV_EXISTS) {
             item_exists(node, item, ref);

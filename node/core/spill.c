@@ -263,8 +263,8 @@ void kvo_spill_work(kvo_node_t *node, bool tick)
         }
         bool urgent;
         uint32_t n = to_leave(node, pool, &urgent);
-        if (lowest && !tick && n < KVO_SPILL_BATCH) {
-            continue; /* a few more make one message */
+        if (lowest && !tick && n < KVO_SPILL_BATCH && node->waiting.nr == 0) {
+            continue; /* a few more make one message, unless a fetch waits */
         }
         /* Where copies below are spilled before they go, a demotion waits for that,
          * unless a sequence has waited for it for a tick. */

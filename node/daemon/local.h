@@ -174,5 +174,7 @@ uint8_t *kvn_local_hold(
 /* Every hold is released once, by kvn_local_close() and after. */
 void kvn_local_release(kvn_local_t *local, uint64_t hold);
 const struct kvn_local_counts *kvn_local_counts(const kvn_local_t *local);
+/* It polls rings: the loop does not sleep. */
+bool kvn_local_awake(const kvn_local_t *local);
 
 #endif

@@ -350,6 +350,11 @@ void kvn_local_wake(kvn_local_t *local)
     }
 }
 
+bool kvn_local_awake(const kvn_local_t *local)
+{
+    return local->awake;
+}
+
 /* Flags up, then a second look: a client that wrote before it could see its flag is
  * seen here, one that wrote after sees the flag and wakes us. */
 static void sleep_try(kvn_local_t *local)

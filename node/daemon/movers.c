@@ -15,7 +15,9 @@
  *   (3) The semaphore's value never exceeds the jobs waiting, as long as nothing stops:
  *       who got through it finds a job.
  *   (4) Whenever something is done and not taken, `fd` is readable, or the worker that
- *       did it is about to make it so.
+ *       did it is about to make it so; or the loop polls.
+ *   (5) Who pushes looks at `polled` after it; who ends polling looks at the stack
+ *       after it. Both orders are sequentially consistent: one of the two rings.
  */
 #define _GNU_SOURCE /* pthread_setname_np */
 
@@ -79,7 +81,7 @@ struct kvn_movers {
     _Alignas(64) atomic_uint_fast64_t head;
     _Alignas(64) _Atomic uint32_t done; /* last one done */
     _Alignas(64) sem_t waiting;
-    atomic_bool stopping;
+    atomic_bool stopping, polled;
 };
 
 /* ---- workers ------------------------------------------------------------------- */
@@ -152,9 +154,11 @@ static void give_done(kvn_movers_t *movers, uint32_t number)
     do {
         movers->slots[number].next = last;
     } while (!atomic_compare_exchange_weak_explicit(
-        &movers->done, &last, number, memory_order_acq_rel, memory_order_relaxed));
-    if (last == NO_SLOT) {
-        ring_bell(movers->fd); /* (4): who found others there left it to them */
+        &movers->done, &last, number, memory_order_seq_cst, memory_order_relaxed));
+    /* (4): who found others there left it to them. (5) */
+    if (last == NO_SLOT
+        && !atomic_load_explicit(&movers->polled, memory_order_seq_cst)) {
+        ring_bell(movers->fd);
     }
 }
 
@@ -272,6 +276,7 @@ static void slots_init(kvn_movers_t *movers)
     atomic_init(&movers->done, NO_SLOT);
     atomic_init(&movers->head, 0);
     atomic_init(&movers->stopping, false);
+    atomic_init(&movers->polled, false);
 }
 
 kv_status_t kvn_movers_create(
@@ -409,6 +414,9 @@ static bool find_done(kvn_movers_t *movers)
     if (movers->taken != NO_SLOT) {
         return true;
     }
+    if (atomic_load_explicit(&movers->polled, memory_order_relaxed)) { /* ours */
+        return false;
+    }
     const ssize_t ret = read(movers->fd, &rung, sizeof(rung));
     KV_ASSERT(ret == sizeof(rung) || errno == EAGAIN || errno == EINTR);
     take_done(movers);
@@ -417,6 +425,16 @@ static bool find_done(kvn_movers_t *movers)
         return true;
     }
     return false;
+}
+
+void kvn_movers_polled(kvn_movers_t *movers, bool polled)
+{
+    atomic_store_explicit(&movers->polled, polled, memory_order_seq_cst);
+    if (!polled
+        && (movers->taken != NO_SLOT
+            || atomic_load_explicit(&movers->done, memory_order_seq_cst) != NO_SLOT)) {
+        ring_bell(movers->fd); /* (5) */
+    }
 }
 
 bool kvn_movers_next(kvn_movers_t *movers, struct kvn_job_done *done)

@@ -51,8 +51,13 @@ kv_status_t kvn_movers_create(
     struct kv_detail *detail);
 /* Jobs under way are finished, waiting ones are not begun. */
 void kvn_movers_destroy(kvn_movers_t *movers);
-/* Readable when kvn_movers_next() has something. */
+/* Readable when kvn_movers_next() has something; without reason, at times, after
+ * kvn_movers_polled(). */
 int kvn_movers_fd(const kvn_movers_t *movers);
+/* True: the loop asks kvn_movers_next() by itself, all the time, and the descriptor
+ * need not tell (it takes two system calls a job). False, as in the beginning: it tells
+ * again, also of what is done already. */
+void kvn_movers_polled(kvn_movers_t *movers, bool polled);
 /* AGAIN: nr_jobs. */
 kv_status_t kvn_movers_post(kvn_movers_t *movers, const struct kvn_job *job);
 bool kvn_movers_next(kvn_movers_t *movers, struct kvn_job_done *done);

@@ -249,12 +249,33 @@ static void say_deferred(struct kvn_node *node)
     }
 }
 
+static void on_movers(uv_poll_t *poll, int status, int events);
+
+/* While rings are polled, movers are too: neither side needs a system call a job. */
+static void poll_movers(struct kvn_node *node, bool polls)
+{
+    if (polls != node->polls_movers) {
+        node->polls_movers = polls;
+        kvn_movers_polled(node->movers, polls);
+        KV_ASSERT(
+            (polls ? uv_poll_stop(&node->movers_poll)
+                   : uv_poll_start(&node->movers_poll, UV_READABLE, on_movers))
+            == 0);
+    }
+    if (polls) {
+        on_movers(&node->movers_poll, 0, 0);
+    }
+}
+
+/* The last before the loop sleeps. */
 static void on_prepare(uv_prepare_t *prepare)
 {
     struct kvn_node *node = prepare->data;
     if (node->core == NULL) {
         return;
     }
+    poll_movers(
+        node, !node->stopping && node->local != NULL && kvn_local_awake(node->local));
     say_deferred(node);
     if (node->stopping) { /* nothing new is begun: no dials, no beats, no spills */
         KV_ASSERT(uv_idle_stop(&node->idle) == 0);
@@ -277,16 +298,24 @@ static void on_prepare(uv_prepare_t *prepare)
     }
 }
 
+/* What has ended since the last turn is one step of the core's: a page each would be a
+ * message each to the homes, and a look at all requests. */
 static void on_port(uv_poll_t *poll, int status, int events)
 {
+    struct kvn_node *node = poll->data;
     (void)status, (void)events;
-    kvn_data_events(poll->data);
+    kvo_many_begin(node->core);
+    kvn_data_events(node);
+    kvo_many_end(node->core);
 }
 
 static void on_movers(uv_poll_t *poll, int status, int events)
 {
+    struct kvn_node *node = poll->data;
     (void)status, (void)events;
-    kvn_move_done(poll->data);
+    kvo_many_begin(node->core);
+    kvn_move_done(node);
+    kvo_many_end(node->core);
 }
 
 static void on_publish(uv_timer_t *timer)

@@ -99,6 +99,7 @@ struct kvn_node {
     uv_idle_t idle; /* runs while something is deferred: the loop does not sleep */
     uv_timer_t tick, publish;
     uv_poll_t port_poll, movers_poll;
+    bool polls_movers; /* and movers_poll is stopped */
     unsigned nr_handles; /* of these, initialised and not yet closed */
 
     struct kvn_job *backlog; /* ring: jobs that the movers had no room for */

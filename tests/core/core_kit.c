@@ -266,20 +266,41 @@ move_do(struct ck *ck, enum kvo_order_kind kind, const struct kvo_part *part)
     kvo_complete(ck->node, ck->now_us, part->id, &done);
 }
 
+static bool many_at_once;
+
+void ck_complete_many(bool many)
+{
+    many_at_once = many;
+}
+
+static void order_do(struct ck *ck)
+{
+    if (ck->nr_moves > 0) {
+        const enum kvo_order_kind kind = ck->moves[0].kind;
+        const struct kvo_part part = ck->moves[0].part;
+        ck->nr_moves--;
+        memmove(ck->moves, ck->moves + 1, ck->nr_moves * sizeof(ck->moves[0]));
+        move_do(ck, kind, &part);
+    } else {
+        const struct kvp_order order = ck->locals[0];
+        ck->nr_locals--;
+        memmove(ck->locals, ck->locals + 1, ck->nr_locals * sizeof(ck->locals[0]));
+        local_do(ck, &order);
+    }
+}
+
 void ck_pump(struct ck *ck)
 {
     while (ck->nr_locals > 0 || ck->nr_moves > 0) {
-        if (ck->nr_moves > 0) {
-            const enum kvo_order_kind kind = ck->moves[0].kind;
-            const struct kvo_part part = ck->moves[0].part;
-            ck->nr_moves--;
-            memmove(ck->moves, ck->moves + 1, ck->nr_moves * sizeof(ck->moves[0]));
-            move_do(ck, kind, &part);
-        } else {
-            const struct kvp_order order = ck->locals[0];
-            ck->nr_locals--;
-            memmove(ck->locals, ck->locals + 1, ck->nr_locals * sizeof(ck->locals[0]));
-            local_do(ck, &order);
+        const uint32_t n = many_at_once ? ck->nr_locals + ck->nr_moves : 1;
+        if (many_at_once) {
+            kvo_many_begin(ck->node);
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            order_do(ck);
+        }
+        if (many_at_once) {
+            kvo_many_end(ck->node);
         }
         kvo_check_quick(ck->node);
     }

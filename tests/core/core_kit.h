@@ -92,6 +92,9 @@ struct kvo_client_id ck_client(struct ck *ck, uint64_t tenants);
 void ck_tick(struct ck *ck, uint64_t us);
 /* Carries out every order, and those that follow from them. */
 void ck_pump(struct ck *ck);
+/* From now on ck_pump() completes all orders that are out in one go, as the daemon
+ * does (kvo_many_begin()), not each in a step of its own. */
+void ck_complete_many(bool many);
 
 /* Hands the request in; it must be taken. Deadline as given. */
 void ck_send(

@@ -314,6 +314,7 @@ static void fetch__at_the_ceiling_waits_then_its_own_coldest_goes(void **state)
     struct ck_wire read;
 
     init_two();
+    ck.config.spill = true;
     ck.config.pager.tenants[0].ceiling[KVP_HOST] = 2;
     open_linked();
     assert_int_equal(ck_batch(&ck, client, KVO_PUT, 1, 2, 0), KV_OK);
@@ -341,6 +342,36 @@ static void fetch__at_the_ceiling_waits_then_its_own_coldest_goes(void **state)
     ck_close(&ck);
 }
 
+/* Where no copy leaves in order, a tick brings no frame: pages would come at its pace
+ * (measured through real nodes: 0.10 GB/s of 1 MiB pages, 1.6 without the wait). */
+static void fetch__into_a_full_node_that_does_not_spill_waits_for_nobody(void **state)
+{
+    (void)state;
+    enum { FRAMES = 8 };
+    const kv_key_t cold = ck_key(1), key = ck_key(FRAMES + 1);
+    struct ck_wire read;
+
+    init_two();
+    ck.config.spill = false;
+    ck.config.pager.pools[1].nr_frames = FRAMES;
+    open_linked();
+    for (unsigned i = 1; i <= FRAMES; i++) {
+        ck_tick(&ck, ck.config.tick_us);
+        assert_int_equal(ck_batch(&ck, client, KVO_PUT, i, 1, 0), KV_OK);
+        assert_int_equal(ck.statuses[0], KV_OK);
+    }
+    ck_lists(&ck, &key, 1);
+    get(&key);
+    assert_true(ck_wire(&ck, KVO_ORDER_READ_NAMED, &read));
+    assert_false(ck_here(&ck, &cold));
+    ck_landed(&ck, &read, KV_OK, CK_PAGE_TOKENS);
+    ck_pump(&ck);
+    assert_int_equal(ck.statuses[0], KV_OK);
+    assert_int_equal(ck.places[0], KVO_FROM_PEER);
+    assert_int_equal(ck_frames(&ck, 1, KVP_SEALED), FRAMES);
+    ck_close(&ck);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -352,6 +383,10 @@ int main(void)
         cmocka_unit_test(pause__of_ours_drops_the_grants_that_we_read_under),
         cmocka_unit_test(pause__of_the_peer_drops_nothing_of_ours),
         cmocka_unit_test(fetch__at_the_ceiling_waits_then_its_own_coldest_goes),
+        cmocka_unit_test(
+            fetch__into_a_full_node_that_does_not_spill_waits_for_nobody),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    ck_complete_many(true); /* and all of it again, completions in one go */
+    return failed + cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -103,10 +103,11 @@ static void bench_verb__wrong_words_are_refused(void **state)
     (void)state;
     usage(
         (const char *[]){"bench", NULL},
-        "kvrail bench: what is to be measured? 'core', as in kvrail bench core\n");
+        "kvrail bench: what is to be measured? 'core' or 'node', as in kvrail bench "
+        "core\n");
     usage(
         (const char *[]){"bench", "cores", NULL},
-        "kvrail bench: 'cores' is nothing to measure, 'core' is\n");
+        "kvrail bench: 'cores' is nothing to measure, 'core' and 'node' are\n");
     usage(
         (const char *[]){"bench", "core", "--runs", "0", NULL},
         "kvrail bench core: --runs: 0 is below the minimum 1\n");

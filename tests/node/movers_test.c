@@ -290,6 +290,42 @@ static void fd__is_readable_while_something_is_done(void **state)
     kvn_movers_destroy(movers);
 }
 
+/* Whoever polls is not rung for; when he stops, he is told of what came meanwhile, and
+ * of what is being finished in that very moment. */
+static void polled__is_silent_and_tells_when_it_ends(void **state)
+{
+    (void)state;
+    enum { N = 4, ROUNDS = 5000 };
+    uint8_t bytes[N][64];
+    kvn_movers_t *movers = movers_of(3, N);
+    struct kvn_job_done done;
+
+    kvn_movers_polled(movers, true);
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        unsigned taken = 0;
+        for (unsigned i = 0; i < N; i++) {
+            const struct kvn_job job = {
+                .id = i, .move = KVN_MOVE_ZERO, .to = bytes[i], .len = 64};
+            assert_int_equal(kvn_movers_post(movers, &job), KV_OK);
+        }
+        for (unsigned i = 0; i < round % 64; i++) { /* from a little to all of it */
+            taken += kvn_movers_next(movers, &done);
+        }
+        if (round == 0) {
+            assert_false(readable(movers, 50));
+        }
+        kvn_movers_polled(movers, false);
+        while (taken < N) {
+            assert_true(readable(movers, WAIT_MS));
+            taken += kvn_movers_next(movers, &done);
+        }
+        /* A worker may yet ring for what was taken: without reason, and harmless. */
+        assert_false(kvn_movers_next(movers, &done));
+        kvn_movers_polled(movers, true);
+    }
+    kvn_movers_destroy(movers);
+}
+
 /* Room for a completion is kept from post to next: what is done and not taken counts,
  * so workers never wait for the loop and the bound is a bound. */
 static void post__is_again_at_nr_jobs(void **state)
@@ -497,6 +533,7 @@ int main(void)
         cmocka_unit_test(jobs__complete_once_each),
         cmocka_unit_test(jobs__complete_once_each_in_a_tiny_ring),
         cmocka_unit_test(fd__is_readable_while_something_is_done),
+        cmocka_unit_test(polled__is_silent_and_tells_when_it_ends),
         cmocka_unit_test(post__is_again_at_nr_jobs),
         cmocka_unit_test(post__does_not_wait_for_a_busy_worker),
         cmocka_unit_test(destroy__leaves_waiting_jobs_unbegun),

@@ -14,6 +14,7 @@
  */
 #include "base/assert.h"
 #include "base/digest.h"
+#include "node/iperf3.h"
 #include "transport/tcp/frame.h"
 #include "transport/transport.h"
 
@@ -27,7 +28,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -362,50 +362,16 @@ static struct figure bench_pump(const struct bench *b, bool zero_copy)
 
 /* ---- iperf3 --------------------------------------------------------------------- */
 
-static double number_after(const char *text, const char *section, const char *name)
-{
-    const char *at = text == NULL ? NULL : strstr(text, section);
-
-    at = at == NULL ? NULL : strstr(at, name);
-    at = at == NULL ? NULL : strchr(at, ':');
-    return at == NULL ? 0 : strtod(at + 1, NULL);
-}
-
 /* 0 when it is not installed, or said nothing. */
 static struct figure bench_iperf3(uint32_t nr_streams)
 {
-    static char text[1 << 20];
-    struct sockaddr_in at;
-    char command[256];
-    struct figure figure = {0};
+    struct kvn_iperf3 run = {0};
 
-    if (!options.iperf3) {
-        return figure;
-    }
-    const int listener = listen_any(&at);
-    close(listener); /* the port is free, and was just ours */
-    (void)snprintf(
-        command, sizeof(command), "iperf3 -s -1 -D -B 127.0.0.1 -p %u >/dev/null 2>&1",
-        ntohs(at.sin_port));
-    if (system(command) != 0) {
+    if (options.iperf3
+        && kvn_iperf3_run(options.bytes, nr_streams, NULL, &run) != KV_OK) {
         options.iperf3 = false;
-        return figure;
     }
-    (void)snprintf(
-        command, sizeof(command),
-        "for i in 1 2 3 4 5 6 7 8 9; do sleep 0.1; iperf3 -J -c 127.0.0.1 -p %u "
-        "-n %llu -P %u && break; done 2>/dev/null",
-        ntohs(at.sin_port), (unsigned long long)options.bytes, nr_streams);
-    FILE *out = popen(command, "r");
-    KV_ASSERT(out != NULL);
-    text[fread(text, 1, sizeof(text) - 1, out)] = '\0';
-    pclose(out);
-    figure.gb_s = number_after(text, "\"sum_received\"", "\"bits_per_second\"") / 8e9;
-    const double percent =
-        number_after(text, "\"cpu_utilization_percent\"", "\"host_total\"")
-        + number_after(text, "\"cpu_utilization_percent\"", "\"remote_total\"");
-    figure.cpu_s_gb = figure.gb_s > 0 ? percent / 100 / figure.gb_s : 0;
-    return figure;
+    return (struct figure){.gb_s = run.gb_s, .cpu_s_gb = run.cpu_s_gb};
 }
 
 /* ---- rows ----------------------------------------------------------------------- */

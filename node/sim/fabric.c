@@ -137,6 +137,28 @@ void kvs_io_finish(kvs_world_t *world, struct kvs_io *io, kv_status_t status)
     }
 }
 
+/* The loop finds this completion, and takes what else comes meanwhile with it. */
+static void turn_begin(kvs_world_t *world, uint32_t index)
+{
+    struct kvs_node *node = &world->nodes[index];
+    if (world->config.turn_us == 0 || node->in_turn) {
+        return;
+    }
+    kvo_many_begin(node->core);
+    node->in_turn = true;
+    uint64_t us = 1 + kv_rng_below(&world->turn_rng, world->config.turn_us);
+    kvs_push_to(world, world->now + us, KVS_EV_TURN, index, 0, NULL);
+}
+
+static void turn_end(kvs_world_t *world, const struct kvs_event *event)
+{
+    kvo_node_t *core = kvs_enter(world, event->node);
+    KV_ASSERT(world->nodes[event->node].in_turn);
+    world->nodes[event->node].in_turn = false;
+    kvo_many_end(core);
+    kvs_leave(world, event->node);
+}
+
 static void done(kvs_world_t *world, const struct kvs_event *event)
 {
     const struct outcome *outcome = event->p;
@@ -146,6 +168,7 @@ static void done(kvs_world_t *world, const struct kvs_event *event)
     }
     kvo_node_t *core = kvs_enter(world, event->node);
     uint64_t now = kvs_node_now(world, event->node);
+    turn_begin(world, event->node);
     if (event->kind == KVS_EV_LOCAL_DONE) {
         kvo_local_done(
             core, now, outcome->id, outcome->done.status, outcome->done.computed);
@@ -738,6 +761,9 @@ void kvs_fabric_event(kvs_world_t *world, struct kvs_event *event)
         break;
     case KVS_EV_DATA_BROKEN:
         kvs_fence_told(world, event);
+        break;
+    case KVS_EV_TURN:
+        turn_end(world, event);
         break;
     default:
         done(world, event);

@@ -48,6 +48,7 @@ static void draw_memory(struct kv_rng *rng, struct kvs_config *world)
 static void draw_speeds(struct kv_rng *rng, struct kvs_config *world)
 {
     world->mix = (enum kvs_mix)kv_rng_below(rng, 3);
+    world->turn_us = PICK(rng, 0, 0, 50, 500);
     world->net_us = PICK(rng, 100, 500, 2000);
     world->net_jitter_us = PICK(rng, 0, 200, 3000);
     world->fabric_us = PICK(rng, 10, 50, 400);

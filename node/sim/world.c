@@ -270,6 +270,7 @@ node_create(kvs_world_t *world, uint32_t index, struct kv_detail *detail)
     node->freed_gen = kvs_take(node->nr_frames * sizeof(*node->freed_gen));
     node->heard_life = kvs_take(world->config.nr_nodes * sizeof(*node->heard_life));
     node->tick_at = UINT64_MAX;
+    node->in_turn = false;
     node->paused_until = 0;
     arm(world, index);
     return KV_OK;
@@ -478,6 +479,7 @@ static void seed_generators(kvs_world_t *world)
     world->fault_rng = kv_rng_seed(kv_rng_next(&rng));
     world->clock_rng = kv_rng_seed(kv_rng_next(&rng));
     world->nonce_rng = kv_rng_seed(kv_rng_next(&rng));
+    world->turn_rng = kv_rng_seed(kv_rng_next(&rng));
 }
 
 static void place_nodes(kvs_world_t *world)
@@ -665,6 +667,7 @@ static void dispatch(kvs_world_t *world, struct kvs_event *event)
     case KVS_EV_DATA:
     case KVS_EV_DONE:
     case KVS_EV_LOCAL_DONE:
+    case KVS_EV_TURN:
     case KVS_EV_DATA_BROKEN:
         kvs_fabric_event(world, event);
         break;

@@ -95,6 +95,9 @@ struct kvs_config {
     uint64_t fabric_us;     /* until a read's first byte */
     uint32_t fabric_bytes_us; /* bytes a microsecond of one read; also local copies */
     uint64_t engine_us;     /* an answer reaches its client */
+    /* Completions that come within so long of the first are one turn of a node's loop:
+     * kvo_many_begin() and _end(). 0: each by itself. */
+    uint64_t turn_us;
 
     uint32_t faults;        /* KVS_FAULT_BIT()s that may happen */
     uint64_t fault_gap_us;  /* mean time between faults of a whole node or link */

@@ -49,6 +49,7 @@ enum kvs_event_kind {
     KVS_EV_READ_MESSAGE, /* DATA_OPEN, READ at the owner */
     KVS_EV_DONE,
     KVS_EV_LOCAL_DONE,
+    KVS_EV_TURN, /* the completions of a turn have been taken */
     KVS_EV_DATA_BROKEN,
     KVS_EV_SUBMIT,
     KVS_EV_HUNG_UP,
@@ -92,6 +93,7 @@ struct kvs_node {
     uint32_t fabric_times;
     uint64_t fabric_until;
     uint64_t tick_at;     /* of the earliest tick event; UINT64_MAX: none */
+    bool in_turn;         /* its completions are taken together until KVS_EV_TURN */
     int64_t allocations;  /* of its core, since its start */
     struct kvs_mem *mem;
     uint32_t nr_frames;
@@ -204,7 +206,7 @@ struct kvs_world {
     bool in_core; /* a call into a node is running */
     bool stale;   /* … with a message of a link that has ended */
 
-    struct kv_rng net_rng, fabric_rng, fault_rng, clock_rng, nonce_rng;
+    struct kv_rng net_rng, fabric_rng, fault_rng, clock_rng, nonce_rng, turn_rng;
     uint32_t faults; /* that may happen now */
     uint64_t fault_serial;
 

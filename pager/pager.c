@@ -101,6 +101,15 @@ kvp_info(const kvp_pager_t *pager, struct kvp_ref ref, struct kvp_info *info)
     return KV_OK;
 }
 
+void kvp_where(
+    const kvp_pager_t *pager, uint32_t frame, uint32_t *pool_p, uint32_t *pool_frame_p)
+{
+    KV_ASSERT(frame < pager->nr_frames);
+    const uint32_t pool = pager->frames[frame].pool;
+    *pool_p = pool;
+    *pool_frame_p = frame - pager->pools[pool].base;
+}
+
 void kvp_frame_at(const kvp_pager_t *pager, uint32_t frame, struct kvp_info *info)
 {
     KV_ASSERT(frame < pager->nr_frames);

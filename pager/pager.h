@@ -192,6 +192,10 @@ struct kvp_info {
 kv_status_t
 kvp_info(const kvp_pager_t *pager, struct kvp_ref ref, struct kvp_info *info);
 
+/* Where a frame's bytes lie, without the rest of its info. */
+void kvp_where(
+    const kvp_pager_t *pager, uint32_t frame, uint32_t *pool_p, uint32_t *pool_frame_p);
+
 /* Looks the pages up without taking anything. refs[i].frame is KVP_NO_FRAME for a miss.
  * Prefers the device's copy. Returns how many were found. */
 uint32_t kvp_lookup(

@@ -268,7 +268,8 @@ typedef uint64_t kvr_seq_t;
  * makes room for `tokens` more, at most KVR_BATCH_MAX pages of them: after its result
  * the bytes of these tokens may be written, and of no others. Behind a sealed tail, or
  * in a page that a FORK shares, the page becomes a block of its own, with what was in
- * it: both sides of a FORK go on with an APPEND. SEAL: page `page` is complete (or the
+ * it: both sides of a FORK go on with an APPEND, and what was given before it has been
+ * written by then. SEAL: page `page` is complete (or the
  * last, a tail), and is named by keys[0]. CONFIRM: the engine's queued work uses table
  * `version` or a newer one; until then blocks that left the table keep their bytes.
  * END: no queued work uses the sequence any more. */
@@ -308,8 +309,9 @@ struct kvr_table {
     uint32_t n_tokens;
     uint64_t version; /* to confirm, once queued work uses this table */
 };
-/* STALE. AGAIN: of a fork of more than KVR_BATCH_MAX pages the rest is still on its
- * way: kvr_next() gives KVR_OP_SEQ_CHANGED when it is whole. */
+/* Leaves the arrays of a result as they are. STALE. AGAIN: of a fork of more than
+ * KVR_BATCH_MAX pages the rest is still on its way: kvr_next() gives KVR_OP_SEQ_CHANGED
+ * when it is whole. */
 KVR_API kvr_status_t
 kvr_seq_table(kvr_client_t *client, kvr_seq_t seq, struct kvr_table *table_p);
 

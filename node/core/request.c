@@ -343,13 +343,15 @@ kv_status_t kvo_seq_table(
     }
     uint32_t behind = first < info->nr_pages ? info->nr_pages - first : 0;
     uint32_t n = *n_p < behind ? *n_p : behind;
-    for (uint32_t i = 0; i < n; i++) {
-        struct kvp_ref ref;
-        struct kvp_info frame;
-        KV_ASSERT(kvp_seq_table(node->pager, seq, first + i, 1, &ref) == KV_OK);
-        KV_ASSERT(kvp_info(node->pager, ref, &frame) == KV_OK); /* the table holds it */
-        pages[i] = (struct kvo_page){
-            .gen = ref.gen, .pool = frame.pool, .pool_frame = frame.pool_frame};
+    struct kvp_ref refs[KVP_SEQ_LEAF_PAGES];
+    for (uint32_t at = 0; at < n; at += KVP_SEQ_LEAF_PAGES) {
+        uint32_t some = n - at < KVP_SEQ_LEAF_PAGES ? n - at : KVP_SEQ_LEAF_PAGES;
+        KV_ASSERT(kvp_seq_table(node->pager, seq, first + at, some, refs) == KV_OK);
+        for (uint32_t i = 0; i < some; i++) {
+            struct kvo_page *page = &pages[at + i];
+            page->gen = refs[i].gen;
+            kvp_where(node->pager, refs[i].frame, &page->pool, &page->pool_frame);
+        }
     }
     *n_p = n;
     return KV_OK;

@@ -62,6 +62,7 @@ struct kvn_http_snapshot {
     uint64_t epoch; /* of the view */
     bool cold;      /* the directory, see kvc_dir_cold() */
     uint32_t nr_clients;
+    uint32_t nr_clients_fenced; /* hung up with sequences open, and not dead */
     struct kv_log_counts logs;
 
     struct kvo_metrics core;
@@ -73,7 +74,7 @@ struct kvn_http_snapshot {
     struct kvn_http_peer peers[KVC_NODES_MAX];
 };
 
-/* Everything that node/core can be asked; nr_clients and logs stay as they are. */
+/* Everything that node/core can be asked; clients and logs stay as they are. */
 void kvn_http_collect(
     kvo_node_t *core, const struct kvo_config *config, uint64_t now_us,
     struct kvn_http_snapshot *snapshot);

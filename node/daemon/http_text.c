@@ -193,6 +193,10 @@ put_node(struct kv_metric_text *text, const struct kvn_http_snapshot *snapshot)
     put_peers(text, snapshot);
     put_gauge(text, "kvrail_clients", "clients attached", snapshot->nr_clients);
     put_gauge(
+        text, "kvrail_clients_fenced",
+        "clients that hung up with sequences open, and whose process lives",
+        snapshot->nr_clients_fenced);
+    put_gauge(
         text, "kvrail_directory_cold",
         "1 while an absence in this directory proves nothing", snapshot->cold);
     put_gauge(text, "kvrail_directory_entries", "copies listed here", dir->nr_entries);

@@ -107,7 +107,8 @@ static void conn_end(struct local_conn *conn, bool dead)
         pidfd_close(conn);
         return;
     }
-    bool writes = conn->nr_seqs > 0 && !dead; /* it could still */
+    uint32_t nr_seqs = conn->nr_seqs;
+    bool writes = nr_seqs > 0 && !dead; /* it could still */
     local->counts.hung_up += !conn->broken;
     local->counts.clients--;
     local->by_index[conn->id.index] = NULL; /* (1) */
@@ -122,6 +123,11 @@ static void conn_end(struct local_conn *conn, bool dead)
     if (writes && !local->closing) {
         conn->state = CONN_FENCED;
         local->counts.fenced++;
+        kvn_local_note(
+            local,
+            "client pid %d uid %u is gone with %u sequences open: their pages are kept "
+            "until the process has died",
+            (int)conn->pid, conn->uid, nr_seqs);
         return;
     }
     pidfd_close(conn);

@@ -276,8 +276,8 @@ void kvn_seq_look(
         != KV_OK) {
         return;
     }
-    if (n < answer->nr_changed) { /* the rest by notices */
-        seq_owe(seq, answer->first_page + n, answer->first_page + answer->nr_changed);
+    if (answer->nr_changed > 0) { /* what does not fit, or is not shown yet: notices */
+        seq_owe(seq, answer->first_page, answer->first_page + answer->nr_changed);
     }
     head->first_page = answer->first_page;
     head->nr_entries = n;

@@ -328,8 +328,11 @@ static void on_publish(uv_timer_t *timer)
     kvn_http_collect(
         node->core, node->core_config, kvn_node_now(node), node->snapshot);
     node->snapshot->logs = kv_log_counts();
-    node->snapshot->nr_clients =
-        node->local != NULL ? kvn_local_counts(node->local)->clients : 0;
+    const struct kvn_local_counts none = {0};
+    const struct kvn_local_counts *clients =
+        node->local != NULL ? kvn_local_counts(node->local) : &none;
+    node->snapshot->nr_clients = clients->clients;
+    node->snapshot->nr_clients_fenced = clients->fenced;
     kvn_http_publish(node->http, node->snapshot);
 }
 

@@ -6,7 +6,8 @@
  * node is hostile to nobody here, but may be broken: what does not keep to the shape
  * counts as a node that is gone. (3) A table has room for every page that its requests
  * in flight may add before they are sent, so that no answer needs memory. (4) The first
- * `known` pages of a table are what the node has told; what lies behind is not shown.
+ * `known` pages of a table are what the node has told; what lies behind is not shown
+ * before all of it was told (an answer without MORE).
  *
  * Threading: as kvrail.h.
  */

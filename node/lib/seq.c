@@ -101,10 +101,10 @@ static bool table_grow(struct kvr_sequence *seq, uint32_t pages)
     uint64_t *gens = memory;
     int32_t *blocks = (int32_t *)(void *)(gens + cap);
     uint8_t *arenas = (uint8_t *)(blocks + cap);
-    if (seq->known > 0) {
-        memcpy(gens, seq->gens, seq->known * sizeof(*gens));
-        memcpy(blocks, seq->blocks, seq->known * sizeof(*blocks));
-        memcpy(arenas, seq->arenas, seq->known * sizeof(*arenas));
+    if (seq->cap > 0) {
+        memcpy(gens, seq->gens, seq->cap * sizeof(*gens));
+        memcpy(blocks, seq->blocks, seq->cap * sizeof(*blocks));
+        memcpy(arenas, seq->arenas, seq->cap * sizeof(*arenas));
     }
     kv_free(seq->memory);
     seq->memory = memory;
@@ -339,6 +339,9 @@ static kv_status_t table_take(
     if (told->first_page <= seq->known && end > seq->known) {
         seq->known = end;
     }
+    if ((told->flags & KVN_SEQ_MORE) == 0) {
+        seq->known = seq->nr_pages;
+    }
     if (told->nr_entries > 0) {
         bool none = seq->first >= seq->end;
         seq->first =
@@ -382,7 +385,7 @@ static bool made_take(
     kvr_client_t *client, const struct kvn_answer *answer,
     const struct kvr_flight *flight)
 {
-    if (answer->head.status != KV_OK || (answer->seq.flags & KVN_SEQ_TABLE) == 0) {
+    if (answer->head.status != KV_OK) {
         slot_give(client, flight->seq);
         return false;
     }
@@ -402,6 +405,10 @@ kv_status_t kvr_seq_take(
         return notice_take(client, answer, result);
     }
     bool makes = flight->op == KVR_OP_SEQ_OPEN || flight->op == KVR_OP_SEQ_FORK;
+    bool told = (answer->seq.flags & KVN_SEQ_TABLE) != 0;
+    if (makes && answer->head.status == KV_OK && !told) {
+        return broken(client, "of a sequence without a table");
+    }
     bool there = !makes || made_take(client, answer, flight);
     struct kvr_sequence *seq = &client->seqs[flight->seq];
     *result = (struct kvr_result){
@@ -424,7 +431,7 @@ kv_status_t kvr_seq_take(
     if (answer->seq.nr_hits > answer->head.nr_keys) {
         return broken(client, "of more hits than keys");
     }
-    if ((answer->seq.flags & KVN_SEQ_TABLE) != 0) {
+    if (told) {
         kv_status_t status = table_take(client, seq, answer);
         if (status != KV_OK) {
             return status;

@@ -190,17 +190,20 @@ class ThreeNodes:
 
 def test_three_nodes(bin):
     """A table, JSON, 0; and it refuses what it does not know with 2."""
-    three = ThreeNodes(bin, "--page-bytes", "4KiB")
-    code, out, err = three.end()
-    assert code == 0, err
-    r = json.loads(pathlib.Path(three.json).read_text())
-    os.unlink(three.json)
-    assert re.search(r"wrong bytes +0\n", out) and r["page_bytes"] == 4096, out
-    assert r["wrong_bytes"] == 0 and r["unserved"] == 0 and r["hits"]["peer"] > 0, r
-    assert r["hit_rate"] > 0.8 * r["hit_rate_pooled"], r
+    for level in ("object", "pager"):
+        three = ThreeNodes(bin, "--page-bytes", "4KiB", "--level", level)
+        code, out, err = three.end()
+        assert code == 0, err
+        r = json.loads(pathlib.Path(three.json).read_text())
+        os.unlink(three.json)
+        assert re.search(r"wrong bytes +0\n", out) and r["page_bytes"] == 4096, out
+        assert r["level"] == level and r["hits"]["peer"] > 0, r
+        assert r["wrong_bytes"] == 0 and r["unserved"] == 0, r
+        assert r["hit_rate"] > 0.8 * r["hit_rate_pooled"], r
     for wrong in (["--no-such-option"], ["--pages", "many"], ["--pages", "2"], ["--pages"],
                   ["--page-bytes", "100"], ["--page-bytes", "1GiB"], ["--balance", "odd"],
-                  ["--trace", "/nowhere/at/all"], ["--compute-us", "-1"]):
+                  ["--level", "deep"], ["--trace", "/nowhere/at/all"],
+                  ["--compute-us", "-1"]):
         code, out, err = ThreeNodes(bin, *wrong).end()
         assert code == 2 and "usage:" in err, (wrong, code, err)
     return f"hit rate {r['hit_rate']:.3f} of {r['hit_rate_pooled']:.3f}"

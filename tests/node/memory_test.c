@@ -257,7 +257,7 @@ static void engines__fill_what_nobody_can_cut_or_seal(void **state)
     assert_int_equal(kvn_memory_frame(memory, 1, 7)[0], 77);
     assert_int_equal(ftruncate(fd, 0), -1);
     assert_int_equal(ftruncate(fd, (off_t)bytes * 2), -1);
-    assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE), -1);
+    assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), -1);
     /* A hole is zeros again, and no fault. */
     assert_int_equal(
         fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 7 * 65536, 65536), 0);

@@ -86,7 +86,9 @@ static struct kvn_config *load(unsigned nr, unsigned self, const char *second)
     fprintf(
         file,
         "[cluster]\nname = test\n[tls]\nclear = yes\n[pager]\ndevice_bytes = 1MiB\n"
-        "host_bytes = 1MiB\n[tenant \"10\"]\nsecret = " SECRET "\n[space \"chat\"]\n"
+        "host_bytes = 1MiB\n[tenant \"10\"]\nsecret = " SECRET "\n"
+        "[tenant \"11\"]\nsecret = " SECRET "\ndomain = own\ndevice_bytes = 64KiB\n"
+        "fill = yes\n[space \"chat\"]\n"
         "model = m\npage_tokens = 8\npage_bytes = 1KiB\n[limits]\nclients = 8\n"
         "requests = 64\nfetching = 256\ncalls = 256\nreads = 256\ngrants = 256\n"
         "[directory]\nentries = 1024\n[data]\nconnections = 4\n");

@@ -234,7 +234,7 @@ static void expect_all_back(void)
 static void client__killed_in_its_fills_gives_everything_back(void **state)
 {
     struct kv_rng rng = kv_rng_seed(60);
-    unsigned kills = nr_kills();
+    unsigned kills = nr_kills(), busy = 0;
     char said;
     (void)state;
     lk_init_fill(&lk);
@@ -251,6 +251,7 @@ static void client__killed_in_its_fills_gives_everything_back(void **state)
             lk_hold(&lk, UINT32_MAX); /* digests and copies under way when it dies */
             usleep(500);
         }
+        busy += lk_frames(&lk, KVP_FILLING) > 0;
         kill_now(pid);
         if (other != 0) {
             kill_now(other);
@@ -279,7 +280,9 @@ static void client__killed_in_its_fills_gives_everything_back(void **state)
         assert_int_equal(ek_end(engine, seq), KVR_OK);
     }
     print_message(
-        "%u kills; %u pages were there, each as it was sealed\n", kills, hits);
+        "%u kills, %u with pages being filled; %u pages were there, each as sealed\n",
+        kills, busy, hits);
+    assert_true(busy > 0);
     kvr_close(engine);
     lk_await(&lk, 0, 0);
     lk_stop(&lk);
@@ -296,6 +299,9 @@ static void client__hung_up_keeps_its_frames_until_it_is_dead(void **state)
     pid_t pid = spawn("--hang", lk.path, &said);
     await_fenced(1);
     lk_await(&lk, 0, 0);
+    char line[KVN_LOCAL_NOTE_MAX];
+    lk_note(&lk, line);
+    assert_non_null(strstr(line, "1 sequences open: their pages are kept until"));
     assert_int_equal(lk_frames(&lk, KVP_FILLING), FILL_PAGES);
     kvr_client_t *engine = lk_engine_at(lk.path, 0);
     kvr_seq_t seq = ek_open(engine);

@@ -41,6 +41,16 @@ static int start_always(void **state)
     return engine == NULL;
 }
 
+static int start_large(void **state)
+{
+    (void)state;
+    lk_init_fill(&lk);
+    lk.config.pager.pools[0].nr_frames = 4096;
+    lk_start(&lk);
+    engine = lk_engine_at(lk.path, 0);
+    return engine == NULL;
+}
+
 static int stop(void **state)
 {
     (void)state;
@@ -148,6 +158,38 @@ static void table__forks_and_is_truncated(void **state)
     ek_await_frames(&lk, KVP_FILLING, 0);
 }
 
+/* A table longer than one answer: a fork of it is not shown before it is told whole. */
+static void table__of_many_pages_is_told_in_parts(void **state)
+{
+    enum { FIRST = 1024, MORE = 300, PAGES = FIRST + MORE };
+    struct kvr_table table;
+    (void)state;
+    kvr_seq_t seq = ek_open(engine);
+    assert_int_equal(ek_append(engine, seq, FIRST * LK_PAGE_TOKENS), KVR_OK);
+    assert_int_equal(ek_append(engine, seq, MORE * LK_PAGE_TOKENS), KVR_OK);
+    assert_int_equal(ek_table(engine, seq).nr_pages, PAGES);
+    unsigned told = ek_nr_changed;
+    kvr_seq_t child = ek_fork(engine, seq);
+    assert_int_not_equal(child, 0);
+    assert_int_equal(kvr_seq_table(engine, child, &table), KVR_AGAIN);
+    if (ek_nr_changed == told) {
+        assert_int_equal(ek_await_changed(engine), child);
+    }
+    static uint8_t seen[4096];
+    memset(seen, 0, sizeof(seen));
+    for (unsigned i = 0; i < 2; i++) {
+        table = ek_table(engine, i == 0 ? seq : child);
+        assert_int_equal(table.nr_pages, PAGES);
+        assert_int_equal(table.n_tokens, PAGES * LK_PAGE_TOKENS);
+        for (uint32_t page = 0; page < PAGES; page++) {
+            assert_int_equal(seen[table.blocks[page]]++, 0);
+        }
+    }
+    assert_int_equal(ek_confirm(engine, child, table.version), KVR_OK);
+    assert_int_equal(ek_end(engine, seq), KVR_OK);
+    assert_int_equal(ek_end(engine, child), KVR_OK);
+}
+
 /* An APPEND that waits for frames, and a TRUNCATE that overtakes it: what was appended
  * begins where the table ends then, and every page of it is told. */
 static void append__overtaken_by_a_truncate_tells_every_page(void **state)
@@ -192,6 +234,62 @@ static void append__overtaken_by_a_truncate_tells_every_page(void **state)
             assert_int_not_equal(table.blocks[page], table.blocks[other]);
         }
     }
+    assert_int_equal(ek_end(engine, seq), KVR_OK);
+}
+
+/* A FETCH that ends while an APPEND waits for frames: its pages are told, if not by its
+ * own answer then behind the APPEND's. */
+static void fetch__beside_an_append_tells_every_page(void **state)
+{
+    enum { IDLE = 60, OWN = 2, MORE = 8, HITS = 3 };
+    struct kvr_result result;
+    struct kvr_key keys[HITS];
+    (void)state;
+    kvr_seq_t idle = ek_open(engine), own = ek_open(engine), seq = ek_open(engine);
+    for (uint32_t page = 0; page < IDLE; page++) {
+        ek_grow(engine, idle, page, 300 + page);
+    }
+    ek_await_frames(&lk, KVP_SEALED, IDLE);
+    assert_int_equal(ek_end(engine, idle), KVR_OK);
+    assert_int_equal(ek_append(engine, own, OWN * LK_PAGE_TOKENS), KVR_OK);
+    struct kvr_seq_call call = {
+        .struct_size = sizeof(call),
+        .op = KVR_OP_SEQ_APPEND,
+        .timeout_us = LK_LATER_US,
+        .seq = seq,
+        .tokens = MORE * LK_PAGE_TOKENS,
+    };
+    assert_int_equal(kvr_seq_submit(engine, &call), KVR_OK);
+    call.op = KVR_OP_SEQ_FETCH;
+    call.keys = call.anchor = keys;
+    call.nr_keys = HITS;
+    for (uint32_t i = 0; i < HITS; i++) {
+        keys[i] = lk_key(300 + i);
+    }
+    assert_int_equal(kvr_seq_submit(engine, &call), KVR_OK);
+    assert_int_equal(kvr_next(engine, LK_LATER_US, &result), KVR_OK);
+    assert_int_equal(result.op, KVR_OP_SEQ_FETCH);
+    assert_int_equal(result.nr_hits, HITS);
+    uint64_t version = ek_table(engine, seq).version;
+    assert_int_equal(kvr_next(engine, LK_LATER_US, &result), KVR_OK);
+    assert_int_equal(result.op, KVR_OP_SEQ_APPEND);
+    assert_int_equal(result.status, KVR_OK);
+    while (ek_table(engine, seq).nr_pages < HITS + MORE) {
+        assert_int_equal(ek_await_changed(engine), seq);
+    }
+    struct kvr_table table = ek_table(engine, seq);
+    assert_int_equal(table.nr_pages, HITS + MORE);
+    assert_int_equal(table.n_tokens, (HITS + MORE) * LK_PAGE_TOKENS);
+    assert_true(table.version > version);
+    for (uint32_t page = 0; page < HITS; page++) {
+        assert_true(ek_holds(engine, seq, page, 300 + page));
+    }
+    for (uint32_t page = 1; page < HITS + MORE; page++) {
+        for (uint32_t other = 0; other < page; other++) {
+            assert_int_not_equal(table.blocks[page], table.blocks[other]);
+        }
+    }
+    assert_int_equal(ek_end(engine, own), KVR_OK);
     assert_int_equal(ek_end(engine, seq), KVR_OK);
 }
 
@@ -579,7 +677,10 @@ int main(void)
         TEST(engine__fills_in_place_and_finds_again),
         TEST(engine__fetches_what_was_put),
         TEST(table__forks_and_is_truncated),
+        cmocka_unit_test_setup_teardown(
+            table__of_many_pages_is_told_in_parts, start_large, stop),
         TEST(append__overtaken_by_a_truncate_tells_every_page),
+        TEST(fetch__beside_an_append_tells_every_page),
         TEST(table__switches_to_the_copy_that_was_first),
         TEST(table__gives_no_version_that_was_not_told),
         TEST(notices__wait_for_room_and_are_not_lost),

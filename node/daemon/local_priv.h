@@ -1,6 +1,7 @@
 /* What the files of local share: local.c (socket, packets, lives), local_ring.c
  * (requests and answers), local_seq.c (block tables), local_map.c (memory of clients),
- * local_ask.c (who is told what), local_group.c (whose the socket is).
+ * local_attach.c and local_ask.c (who is told what), local_group.c (whose the
+ * socket is).
  *
  *   GREETED ── ATTACH ──► ATTACHED ────────────────► ENDED ── handles closed ──► freed
  *      │                     └─ sequences ─► FENCED ───┤ dead, or we close
@@ -23,6 +24,8 @@
 #include "base/assert.h"
 #include "base/fault.h"
 #include "base/mem.h"
+struct ucred; /* <sys/socket.h>, with _GNU_SOURCE */
+
 #include "node/daemon/local.h"
 #include "node/ring.h"
 
@@ -235,12 +238,26 @@ void kvn_seq_notices(struct local_conn *conn);
 /* Is anything owed that kvn_seq_notices() would write, given room? */
 bool kvn_seq_due(const struct local_conn *conn);
 
-/* ------------------------------------------------------------------ local_ask.c */
-/* What the sender of `ask` is told: DENIED for who is neither operator nor tenant. */
-kv_status_t kvn_local_conn_ask(
+/* ------------------------------------------------------------------ local_attach.c */
+/* A packet, all or nothing, without waiting; false: it did not go out. */
+bool kvn_local_conn_say(struct local_conn *conn, const void *bytes, size_t len, int fd);
+bool kvn_local_conn_refuse(
+    struct local_conn *conn, uint64_t req, kv_status_t status,
+    const struct kv_detail *detail);
+/* The packet was sent by the process that the kernel named when it connected. */
+bool kvn_local_same_process(
+    const struct local_conn *conn, const struct kvn_packet *attach,
+    const struct ucred *sender);
+/* ATTACHED, or REFUSED and the end. */
+void kvn_local_conn_attach(
     struct local_conn *conn, const struct kvn_packet *packet,
-    const struct kvn_packet_ask *ask, int *fd_p, uint64_t *bytes_p,
-    struct kv_detail *detail);
+    const struct ucred *sender);
+
+/* ------------------------------------------------------------------ local_ask.c */
+/* REPORT or REFUSED, and the end. */
+void kvn_local_conn_asked(
+    struct local_conn *conn, const struct kvn_packet *packet,
+    const struct kvn_packet_ask *ask, const struct ucred *sender);
 
 /* ------------------------------------------------------------------ local_map.c */
 kv_status_t kvn_maps_init(kvn_local_t *local);

@@ -35,10 +35,12 @@
             .width = sizeof(((type *)0)->member), .optional = (optional_),             \
             .max = sizeof(((type *)0)->member)                                         \
     }
-#define TEXT(key_, name_, type, member)                                                \
+#define TEXT_OF(key_, name_, type, member, max_)                                       \
     {                                                                                  \
-        FIELD(key_, name_, KV_FIELD_TEXT, type, member), .max = KV_MSG_TEXT_MAX        \
+        FIELD(key_, name_, KV_FIELD_TEXT, type, member), .max = (max_)                 \
     }
+#define TEXT(key_, name_, type, member)                                                \
+    TEXT_OF(key_, name_, type, member, KV_MSG_TEXT_MAX)
 #define LIST(key_, name_, type, member, max_, record_)                                 \
     {                                                                                  \
         FIELD(key_, name_, KV_FIELD_LIST, type, member),                               \
@@ -81,10 +83,13 @@
 
 /* clang-format off */
 
-static const struct kv_field text_parts[] = {
-    {.name = "transports.name", .kind = KV_FIELD_TEXT, .max = KV_MSG_TEXT_MAX},
+static const struct kv_field transport_parts[] = {
+    TEXT(0, "transports.name", struct kv_msg_transport, name),
+    TEXT_OF(0, "transports.domain", struct kv_msg_transport, domain, KV_MSG_PLACE_MAX),
+    TEXT_OF(0, "transports.address", struct kv_msg_transport, address,
+            KV_MSG_PLACE_MAX),
 };
-BARE_OF(transport, struct kv_msg_text, text_parts);
+RECORD_OF(transport, struct kv_msg_transport, transport_parts);
 
 static const struct kv_field status_parts[] = {
     {.name = "statuses.status", .kind = KV_FIELD_STATUS, .width = sizeof(int32_t)},
@@ -307,8 +312,15 @@ static const struct kv_field granted_rows[] = {
          granted_item_record),
 };
 
+static const struct kv_field released_parts[] = {
+    ALL_OF(0, "release.items.id", struct kv_msg_released, id),
+    BOOL(0, "release.items.read", struct kv_msg_released, read),
+};
+RECORD_OF(released, struct kv_msg_released, released_parts);
+
 static const struct kv_field release_rows[] = {
-    LIST(16, "release.ids", struct kv_msg_ids, ids, KV_MSG_ITEMS_MAX, grant_id_record),
+    LIST(16, "release.items", struct kv_msg_release, items, KV_MSG_ITEMS_MAX,
+         released_record),
 };
 static const struct kv_field revoke_rows[] = {
     LIST(16, "revoke.ids", struct kv_msg_ids, ids, KV_MSG_ITEMS_MAX, grant_id_record),
@@ -320,6 +332,7 @@ static const struct kv_field revoked_rows[] = {
 static const struct kv_field data_open_rows[] = {
     ALL_OF(16, "data_open.data_gen", struct kv_msg_data_open, data_gen),
     BYTES(17, "data_open.proof", struct kv_msg_data_open, proof, false),
+    BOOL(18, "data_open.one_sided", struct kv_msg_data_open, one_sided),
 };
 
 static const struct kv_field read_rows[] = {

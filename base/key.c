@@ -15,6 +15,7 @@
 #include "base/mem.h"
 
 #include <limits.h>
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <openssl/sha.h>
@@ -242,6 +243,11 @@ kv_status_t kv_space_check(
 /* ---- secrets --------------------------------------------------------------------- */
 
 /* libcrypto refuses a NULL pointer even for an empty secret or message. */
+bool kv_key_equal_secret(const kv_key_t *a, const kv_key_t *b)
+{
+    return CRYPTO_memcmp(a->b, b->b, KV_KEY_BYTES) == 0;
+}
+
 kv_status_t kv_hmac(
     const void *secret, size_t secret_len, const void *msg, size_t len, kv_key_t *out)
 {

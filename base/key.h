@@ -43,6 +43,9 @@ static inline bool kv_key_equal(const kv_key_t *a, const kv_key_t *b)
     return memcmp(a->b, b->b, KV_KEY_BYTES) == 0;
 }
 
+/* The same in a time that does not depend on the bytes: for proofs. */
+bool kv_key_equal_secret(const kv_key_t *a, const kv_key_t *b);
+
 /* First eight bytes, little endian: keys are SHA-256, so any of their bits will do. */
 static inline uint64_t kv_key_word(const kv_key_t *key)
 {

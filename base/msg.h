@@ -33,6 +33,7 @@ enum {
     KV_MSG_READ_MAX = 64,        /* copies of one READ */
     KV_MSG_OFFERS_MAX = 64,
     KV_MSG_TEXT_MAX = 64,        /* cluster and transport names, refused fields */
+    KV_MSG_PLACE_MAX = 127,      /* a transport's domain, or its address */
     KV_NONCE_BYTES = 16,
 };
 
@@ -87,7 +88,15 @@ struct kv_copy {
 
 struct kv_msg_text {
     const char *text; /* not terminated */
-    uint32_t len;     /* <= KV_MSG_TEXT_MAX */
+    uint32_t len;     /* <= KV_MSG_TEXT_MAX, or the field's own bound */
+};
+
+/* A way to read the sender's pages, or for the sender to read others'. Two nodes have
+ * it in common when names and domains are equal. */
+struct kv_msg_transport {
+    struct kv_msg_text name;    /* "tcp" */
+    struct kv_msg_text domain;  /* who reaches whom: host and namespaces; or empty */
+    struct kv_msg_text address; /* where readers come in; empty: the view says where */
 };
 
 struct kv_msg_tenant {
@@ -102,7 +111,7 @@ struct kv_msg_hello {
     uint32_t node;
     uint64_t incarnation;
     uint64_t view_digest;
-    struct kv_msg_text *transports;
+    struct kv_msg_transport *transports;
     uint32_t nr_transports;
     struct kv_msg_tenant *tenants; /* that my credential covers */
     uint32_t nr_tenants;
@@ -115,7 +124,7 @@ struct kv_msg_hello_ok {
     uint64_t incarnation;
     uint64_t view_digest;
     uint8_t nonce[KV_NONCE_BYTES]; /* opens data connections */
-    struct kv_msg_text *transports;
+    struct kv_msg_transport *transports;
     uint32_t nr_transports;
     struct kv_msg_tenant *tenants;
     uint32_t nr_tenants;
@@ -276,17 +285,30 @@ struct kv_msg_granted {
     uint32_t nr_items;
 };
 
-/* RELEASE has no answer and may come twice. REVOKE is answered by REVOKED once the
- * reader's own reads under these grants have ended. */
+/* RELEASE has no answer and may come twice. */
+struct kv_msg_released {
+    uint64_t id;
+    bool read; /* the page was read under it, and verified: the reader has a copy */
+};
+struct kv_msg_release {
+    struct kv_msg_released *items;
+    uint32_t nr_items;
+};
+
+/* REVOKE is answered by REVOKED once the reader's own reads under these grants have
+ * ended. */
 struct kv_msg_ids {
     uint64_t *ids;
     uint32_t nr_ids;
 };
 
-/* First on a data connection. */
+/* First on a data connection. Those of one data_gen, at most one of each kind, are
+ * opened and fenced together. */
 struct kv_msg_data_open {
     uint32_t data_gen;
-    kv_key_t proof; /* HMAC(nonce of the link, link ‖ data_gen), u64 and u32 LE */
+    /* HMAC(nonce of the link, link ‖ data_gen ‖ one_sided): u64, u32 LE, u8 */
+    kv_key_t proof;
+    bool one_sided; /* for reads under grants; else by name */
 };
 
 /* Send me these copies, one DATA each. */
@@ -359,7 +381,7 @@ struct kv_msg {
         struct kv_msg_found found;
         struct kv_msg_grant grant;
         struct kv_msg_granted granted;
-        struct kv_msg_ids release;
+        struct kv_msg_release release;
         struct kv_msg_ids revoke;
         struct kv_msg_ids revoked;
         struct kv_msg_data_open data_open;

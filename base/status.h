@@ -36,6 +36,7 @@
     X(KV_ERR_QUOTA, -24, "quota", "the tenant is at its ceiling")                      \
     X(KV_ERR_DEADLINE, -25, "deadline", "the deadline has passed")                     \
     X(KV_ERR_CANCELLED, -26, "cancelled", "the client is gone")                        \
+    X(KV_ERR_BY_NAME, -27, "by_name", "no grant can name this copy: read it by name")  \
     /* the link */                                                                     \
     X(KV_ERR_LINK_LOST, -40, "link_lost", "the peer cannot be reached")                \
     X(KV_ERR_VERSION, -41, "version", "no protocol version in common")                 \

@@ -15,6 +15,7 @@ usage: sh deploy/three-nodes.sh [options]
   --level object|pager engines ask by batches of keys, or fill pages in place (object)
   --balance even|skew  requests go round the nodes, or 8 of 10 to one (default even)
   --spill on|off       evicted pages are offered to other nodes (default on)
+  --transport shm|tcp  nodes map each other's memory, or send pages (default shm)
   --compute-us N       that an engine takes for a page that is missing (default 0)
   --json FILE          write the result as JSON to FILE as well
   --help               this text
@@ -39,11 +40,13 @@ whole() {
     case $2 in '' | *[!0-9]* | ??????????*) refuse "$1 $2 is not a whole number" ;; esac
 }
 
-trace='' pages='' page_text=16KiB balance=even spill=on level=object compute_us=0 json=''
+trace='' pages='' page_text=16KiB balance=even spill=on level=object transport=shm
+compute_us=0 json=''
 while [ $# -gt 0 ]; do
     case $1 in
     --help | -h) usage && exit 0 ;;
-    --trace | --pages | --page-bytes | --level | --balance | --spill | --compute-us | --json)
+    --trace | --pages | --page-bytes | --level | --balance | --spill | --transport | \
+        --compute-us | --json)
         [ $# -ge 2 ] || refuse "$1 needs a value"
         case $1 in
         --trace) trace=$2 ;;
@@ -54,6 +57,7 @@ while [ $# -gt 0 ]; do
         --spill) spill=$2 ;;
         --compute-us) compute_us=$2 ;;
         --json) json=$2 ;;
+        --transport) transport=$2 ;;
         esac
         shift 2
         ;;
@@ -82,6 +86,11 @@ pager) domain="domain = own
 fill = yes
 device_bytes = $((node_pages * page_bytes))" ;;
 *) refuse "--level $level is not object or pager" ;;
+esac
+case $transport in
+shm) transports=both ;;
+tcp) transports=named ;;
+*) refuse "--transport $transport is not shm or tcp" ;;
 esac
 [ -z "$trace" ] || [ -r "$trace" ] || refuse "--trace $trace cannot be read"
 
@@ -201,6 +210,7 @@ TEXT
 start() {
     "$bin/kvraild" --config "$folder/kvrail.conf" --set "cluster.node=$1" \
         --set "listen.unix=$folder/node-$1.sock" --set "listen.http=127.0.0.1:$2" \
+        --set "link.transports=$transports" \
         >"$folder/node-$1.log" 2>&1 &
 }
 start 1 "$http_1" && node_1=$!

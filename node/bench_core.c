@@ -136,7 +136,7 @@ static kv_status_t node_create(struct core_bench *b)
             },
         .liveness = {.heartbeat_us = 250000, .suspect_us = 1000000, .lost_us = 3000000},
         .directory = {.nr_entries = nr_frames, .nr_holdings = nr_frames, .cold_us = 1},
-        .transports = {KVO_NAMED},
+        .transports = {{.kind = KVO_NAMED, .name = "tcp"}},
         .nr_transports = 1,
         .grant_us = 1000000,
         .call_us = 50000,

@@ -133,6 +133,7 @@ struct kvn_config {
     char unix_path[KV_OPT_TEXT_BYTES];
     int unix_mode; /* enum kvn_unix_mode */
     char unix_group[KV_OPT_TEXT_BYTES];
+    char peers_path[KV_OPT_TEXT_BYTES]; /* "": beside unix_path */
     char http[KV_OPT_TEXT_BYTES];
     uint64_t handshake_us, frame_us, queue_bytes;
     char tls_psk[KV_OPT_TEXT_BYTES];

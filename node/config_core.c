@@ -168,10 +168,12 @@ static void add_transports(const struct kvn_config *config, struct kvo_config *o
 {
     out->nr_transports = 0;
     if (config->transports != KVN_TRANSPORTS_NAMED) {
-        out->transports[out->nr_transports++] = KVO_ONE_SIDED;
+        out->transports[out->nr_transports++] =
+            (struct kvo_transport){.kind = KVO_ONE_SIDED, .name = "shm"};
     }
     if (config->transports != KVN_TRANSPORTS_ONESIDED) {
-        out->transports[out->nr_transports++] = KVO_NAMED;
+        out->transports[out->nr_transports++] =
+            (struct kvo_transport){.kind = KVO_NAMED, .name = "tcp"};
     }
 }
 

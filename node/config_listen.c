@@ -65,6 +65,25 @@ check_unix(const struct kvn_config *config, struct kvn_config_errors *errors)
     }
 }
 
+/* Pages of nodes of this host are read through a socket of their own. */
+static void
+check_transports(const struct kvn_config *config, struct kvn_config_errors *errors)
+{
+    bool alone = config->transports == KVN_TRANSPORTS_ONESIDED && config->nr_nodes > 1;
+    if (alone && config->unix_path[0] == '\0' && config->peers_path[0] == '\0') {
+        kvn_config_fail_at(
+            config, NULL, "link.transports", errors,
+            "onesided reads through a socket of this host: set listen.peers, or "
+            "listen.unix");
+    }
+    if (config->peers_path[0] != '\0'
+        && strcmp(config->peers_path, config->unix_path) == 0) {
+        kvn_config_fail_at(
+            config, NULL, "listen.peers", errors,
+            "\"%s\" is listen.unix already: choose another", config->peers_path);
+    }
+}
+
 /* Either kind of credential, whole, or none; clear text on loopback alone. */
 static void check_tls(const struct kvn_config *config, struct kvn_config_errors *errors)
 {
@@ -151,6 +170,7 @@ void kvn_config_check_listen(
 {
     check_listeners(config, errors);
     check_unix(config, errors);
+    check_transports(config, errors);
     check_tls(config, errors);
     for (uint32_t i = 0; i < config->nr_tenants; i++) {
         take_uids(config, &config->tenants[i], errors);

@@ -27,6 +27,8 @@ const struct kv_option kvn_config_globals[] = {
      "who may connect to it: this user alone, or listen.unix_group too"},
     {"listen.unix_group", KV_OPT_TEXT, AT(unix_group), "", 0, 64, NULL,
      "name or number of its group; empty: that of the process"},
+    {"listen.peers", KV_OPT_TEXT, AT(peers_path), "", 0, 107, NULL,
+     "socket by which nodes of this host map pages; empty: listen.unix and .peers"},
     {"listen.http", KV_OPT_TEXT, AT(http), "", 0, 120, NULL,
      "host:port of /metrics and /healthz; empty: none"},
     {"listen.handshake", KV_OPT_TIME, AT(handshake_us), "5s", 1000, MINUTE, NULL,
@@ -89,7 +91,8 @@ const struct kv_option kvn_config_globals[] = {
      "silent for so long: its link ends"},
 
     {"link.transports", KV_OPT_ENUM, AT(transports), "both", 0, 0,
-     "both|named|onesided", "how bytes come from peers; both prefers onesided"},
+     "both|named|onesided",
+     "how bytes come from peers: named (tcp), onesided (shm, of one host); or both"},
     {"link.grant", KV_OPT_TIME, AT(grant_us), "2s", 1000, MINUTE, NULL,
      "how long a reader may use a grant before it is revoked"},
     {"link.call", KV_OPT_TIME, AT(call_us), "500ms", 100, MINUTE, NULL,

@@ -8,7 +8,8 @@
 # build-dev/logs/nodes-matrix/table.txt.
 #
 #   sh tests/nodes_matrix.sh [RUN...]    even-50000 even-10000 skew-10000 killed paused,
-#                                        and each with pager- before its name
+#                                        with tcp- or shm- before it, and pager- between;
+#                                        all of them
 #   KVRAIL_TRACES=DIR                    the public traces (default ../shared/traces)
 set -eu
 cd "$(dirname "$0")/.."
@@ -26,8 +27,13 @@ fi
 results=$logs/nodes-matrix
 rm -rf "$results"
 mkdir -p "$results"
-[ $# -gt 0 ] || set -- even-50000 even-10000 skew-10000 killed paused \
-    pager-even-50000 pager-even-10000 pager-skew-10000 pager-killed pager-paused
+if [ $# -eq 0 ]; then
+    for before in tcp- shm- tcp-pager- shm-pager-; do
+        for run in even-50000 even-10000 skew-10000 killed paused; do
+            set -- "$@" "$before$run"
+        done
+    done
+fi
 step "build of the program" build release
 for run in "$@"; do
     step "three real nodes, conversation, $run" \

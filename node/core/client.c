@@ -124,14 +124,21 @@ static struct kvo_item *item_of_key(
     return NULL;
 }
 
+/* Of no use any more: it came with FOUND, and another holder was asked, or none. */
+static void key_drop_grant(kvo_node_t *node, struct kvo_key *key)
+{
+    if (key->grant.id != 0) {
+        kvo_release_queue(
+            node, key->grant_peer, key->grant_link, key->grant.id, false);
+        key->grant.id = 0;
+    }
+}
+
 /* (2) Ends what the key is in the middle of. References stay in key->ref. */
 static void key_stop(kvo_node_t *node, struct kvo_op_obj *op, uint32_t i)
 {
     struct kvo_key *key = &op->keys[i];
-    if (key->grant.id != 0) {
-        kvo_release_queue(node, key->grant_peer, key->grant_link, key->grant.id);
-        key->grant.id = 0;
-    }
+    key_drop_grant(node, key);
     switch ((enum kvo_key_phase)key->phase) {
     case KEY_QUEUED:
         op->nr_queued--;
@@ -316,6 +323,7 @@ static void op_close_keys(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t w
     for (uint32_t i = op->nr_keys; i-- > 0;) {
         struct kvo_key *key = &op->keys[i];
         if (key->phase == KEY_DONE) {
+            key_drop_grant(node, key);
             continue;
         }
         if (op->state == OP_FILL && key->ref.frame != KVP_NO_FRAME) {
@@ -721,6 +729,7 @@ void kvo_op_key_here(
     struct kvo_key *key = &op->keys[i];
     KV_ASSERT(key->phase == KEY_ITEM);
     op->nr_items--;
+    key_drop_grant(node, key);
     key->ref = ref;
     key->place = (uint8_t)place;
     key->phase = checking ? KEY_CHECK : KEY_HERE;
@@ -735,6 +744,7 @@ void kvo_op_key_failed(
     struct kvo_key *key = &op->keys[i];
     KV_ASSERT(key->phase == KEY_ITEM);
     op->nr_items--;
+    key_drop_grant(node, key);
     key->ref.frame = KVP_NO_FRAME; /* a promotion's source has been given back */
     key->reason = (uint8_t)reason;
     if (reason == KV_MISS_HOLDER_REFUSED && !key->again) {

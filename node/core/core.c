@@ -464,6 +464,8 @@ take_message(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
         kvo_grant_asked(node, peer, msg);
         break;
     case KV_MSG_RELEASE:
+        kvo_grant_released(node, peer, msg);
+        break;
     case KV_MSG_REVOKED:
         kvo_grant_ended(node, peer, msg);
         break;
@@ -576,6 +578,16 @@ void kvo_data_broken(
         kvo_fence_out(node, peer);
     }
     step_end(node);
+}
+
+bool kvo_one_sided_lost(
+    kvo_node_t *node, uint64_t now_us, uint32_t index, uint64_t link)
+{
+    KV_ASSERT(index < node->view.nr);
+    step_begin(node, now_us);
+    bool named = kvo_link_one_sided_lost(node, &node->peers[index], link);
+    step_end(node);
+    return named;
 }
 
 /* ------------------------------------------------------------------ completions */

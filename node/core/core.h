@@ -34,12 +34,22 @@ enum {
     KVO_COPIES_MAX = 16 * KVO_BATCH_KEYS_MAX, /* CLIENT_* orders out at once */
 };
 
-/* How bytes come from a peer. A node speaks one of them per peer: the first of its own
- * list that the peer offers too. */
-enum kvo_transport {
+/* How bytes come from a peer. */
+enum kvo_kind {
     KVO_NAMED = 0,     /* the reader names the copy, the owner sends ("tcp", "ucx") */
-    KVO_ONE_SIDED = 1, /* the reader reads the owner's frame under a grant ("verbs") */
-    KVO_NR_TRANSPORTS
+    KVO_ONE_SIDED = 1, /* the reader reads the owner's frame under a grant ("shm") */
+    KVO_NR_KINDS
+};
+
+/* A way to read pages. Two nodes have it in common when names and domains are equal. A
+ * reader reads a peer by the first of its own list that is common; if that is
+ * one-sided, it reads what no grant can name by the first common one that names. Each
+ * direction of a pair is its reader's choice. */
+struct kvo_transport {
+    enum kvo_kind kind;
+    char name[KV_MSG_TEXT_MAX + 1];     /* "tcp" */
+    char domain[KV_MSG_PLACE_MAX + 1];  /* who reaches whom; "": all */
+    char address[KV_MSG_PLACE_MAX + 1]; /* where readers of ours come in */
 };
 
 struct kvo_config {
@@ -51,8 +61,10 @@ struct kvo_config {
     uint64_t tenant_checks[KVP_TENANTS_MAX]; /* kv_secret_check() of pager.tenants[i] */
     struct kvc_liveness_config liveness;
     struct kvc_dir_config directory;         /* nr_nodes is filled in */
-    enum kvo_transport transports[KVO_NR_TRANSPORTS];
+    struct kvo_transport transports[KV_MSG_TRANSPORTS_MAX]; /* best first */
     uint32_t nr_transports;
+    /* Bit i: peers cannot map pool i (a `fill` arena). No grant names a copy there. */
+    uint32_t named_pools;
 
     uint64_t grant_us;   /* duration of the grants that we give; then REVOKE */
     uint64_t call_us;    /* an answer that takes longer is not coming */
@@ -123,6 +135,7 @@ struct kvo_done {
     /* OK; MISS, AGAIN, DENIED from the owner; LINK_LOST; IO. Never another status that
      * is no error: what DATA says is the mover's to check. */
     kv_status_t status;
+    bool unverified;     /* of a read: nobody has looked at its bytes */
     uint64_t computed;   /* digest of the landed bytes (reads) or of the frame */
     uint64_t expected;   /* READ_NAMED: digest, from the owner's DATA */
     uint64_t gen;        /* READ_NAMED: of the owner's frame; told along */
@@ -234,7 +247,8 @@ struct kvo_out {
     void (*dial)(void *arg, uint32_t peer);
     void (*hang_up)(void *arg, uint32_t peer, uint64_t conn);
     void (*send)(void *arg, uint32_t peer, uint64_t conn, const struct kv_msg *msg);
-    /* On the data connection that we open to the peer; DATA_OPEN. */
+    /* DATA_OPEN, first on a data connection that is to be opened to the peer by its
+     * transport of that kind. */
     void (*send_data)(void *arg, uint32_t peer, const struct kv_msg *msg);
     void (*order)(void *arg, const struct kvo_order *order);
     void (*answer)(void *arg, const struct kvo_answer *answer);
@@ -282,14 +296,19 @@ void kvo_message(
 void kvo_bad_message(
     kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t conn, kv_status_t status,
     const struct kv_detail *detail);
-/* DATA_OPEN or READ on the data connection that the peer opened to us. False: a
- * DATA_OPEN that is not believed (its proof, its generation, its link); the connection
- * is to be closed. */
+/* DATA_OPEN or READ on a data connection that the peer opened to us; DATA_OPEN on one
+ * of the kind that it says. False: a DATA_OPEN that is not believed (its proof, its
+ * generation, its link, a second one of its kind); the connection is to be closed. */
 bool kvo_data_message(
     kvo_node_t *node, uint64_t now_us, uint32_t peer, const struct kv_msg *msg);
-/* Our data connection to the peer broke by itself (the owner fenced it). */
+/* One of our data connections to the peer broke by itself (the owner fenced it): those
+ * of its generation are fenced, and opened anew. */
 void kvo_data_broken(
     kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t link, uint32_t data_gen);
+/* The one-sided connection to the peer cannot be had: until this link ends its pages
+ * are read by name. False: the link has ended, or nothing that names is common. */
+bool kvo_one_sided_lost(
+    kvo_node_t *node, uint64_t now_us, uint32_t peer, uint64_t link);
 
 /* Between these two, completions that follow each other are one step: what they make
  * possible is begun, and what they have for peers (publishing, offers, releases) goes
@@ -342,6 +361,11 @@ bool kvo_link_up(const kvo_node_t *node, uint32_t peer);
 /* The peer whose living link has this id, or KVC_NO_NODE: who opens a data
  * connection. */
 uint32_t kvo_link_peer(const kvo_node_t *node, uint64_t link);
+/* By which transport of ours we read this peer in this way, as the config has it; NULL:
+ * not in this way, or the link is down. The address is the peer's, "" for none. */
+const struct kvo_transport *
+kvo_peer_transport(const kvo_node_t *node, uint32_t peer, enum kvo_kind kind);
+const char *kvo_peer_address(const kvo_node_t *node, uint32_t peer, enum kvo_kind kind);
 /* Peers whose link is up. */
 uint32_t kvo_links_up(const kvo_node_t *node);
 
@@ -374,7 +398,7 @@ struct kvo_peer_info {
     uint64_t since_us;    /* up, or not up any more, for so long */
     enum kvc_life life;
     uint64_t silent_us;
-    enum kvo_transport transport;
+    const char *transport; /* by which we read it first: "shm"; "": none yet */
     const char *out, *in; /* data connections: "closed", "open", "fencing" */
     uint64_t tenants;     /* that it covers, a bit an index of ours */
     uint32_t listed_there, listed_here; /* our copies there, its copies here */
@@ -418,6 +442,8 @@ extern const unsigned kvo_nr_answer_statuses;
       "messages of an ended link, a former incarnation or an ended request")           \
     X(COUNTER, messages_bad, "kvrail_messages_bad_total", "messages refused")          \
     X(COUNTER, fetched_bytes, "kvrail_fetched_bytes_total", "bytes read from peers")   \
+    X(COUNTER, fetched_one_sided_bytes, "kvrail_fetched_one_sided_bytes_total",        \
+      "... of them one-sidedly, under grants")                                         \
     X(COUNTER, served_bytes, "kvrail_served_bytes_total", "bytes that peers read")     \
     X(COUNTER, not_verified, "kvrail_verify_failed_total",                             \
       "arrivals that did not match their digest")                                      \
@@ -425,6 +451,12 @@ extern const unsigned kvo_nr_answer_statuses;
     X(COUNTER, fences, "kvrail_fences_total", "data connections fenced")               \
     X(COUNTER, revokes, "kvrail_revokes_total", "grants revoked")                      \
     X(COUNTER, grants_given, "kvrail_grants_given_total", "grants given")              \
+    X(COUNTER, grants_ended, "kvrail_grants_ended_total",                              \
+      "grants released, revoked or fenced")                                            \
+    X(COUNTER, grants_read, "kvrail_grants_read_total", "grants that pages were read"  \
+      " under")                                                                        \
+    X(COUNTER, grants_by_name, "kvrail_grants_by_name_total",                          \
+      "grants refused for copies that can only be named")                              \
     X(COUNTER, pauses, "kvrail_pauses_total", "own pauses longer than suspect")        \
     X(COUNTER, syncs, "kvrail_syncs_total", "directory shares sent again")             \
     X(COUNTER, spills_offered, "kvrail_spills_offered_total", "copies offered")        \

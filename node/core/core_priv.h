@@ -50,6 +50,7 @@ enum {
     KVO_FORGOTTEN_BEATS = 8, /* heartbeats until what HAVE forgot must be withdrawn */
     KVO_GROW_TICKS = 4,      /* an append waits so long for demotions, then drops */
     KVO_STEP_ROUNDS = 64,    /* of step_end(): each must bring progress */
+    KVO_NO_WAY = UINT8_MAX,  /* a peer is not read in this way */
     /* Copies between clients' buffers and frames that are out at once: so many for each
      * request, and no more than keep any mover busy. What finds none free waits
      * (copy.c), so this bounds memory, never what may be asked. */
@@ -215,7 +216,9 @@ struct kvo_peer {
     uint8_t out;       /* our data connection to it: enum kvo_conn_state */
     uint8_t in;        /* its to us */
     uint32_t in_next;  /* proved while `in` was FENCING: opens after it; 0: none */
-    uint8_t transport;
+    uint8_t in_kinds, in_next_kinds; /* connections of in_gen, in_next: a bit a kind */
+    uint8_t ways[KVO_NR_KINDS]; /* by which transport of ours; KVO_NO_WAY */
+    char addresses[KVO_NR_KINDS][KV_MSG_PLACE_MAX + 1];
     bool dialled;
     bool in_lost;      /* its stream to us has a gap: wait for SYNC_BEGIN */
     bool in_sync;      /* between its SYNC_BEGIN and SYNC_END: counts cannot agree */
@@ -240,8 +243,13 @@ struct kvo_peer {
     uint32_t free_frames; /* as it last said */
     uint64_t out_fence, in_fence; /* data operations of the fences under way */
     uint32_t nr_releases;
-    uint64_t releases[KVO_RELEASES_MAX];
+    struct kv_msg_released releases[KVO_RELEASES_MAX];
 };
+
+static inline bool kvo_reads(const struct kvo_peer *peer, enum kvo_kind kind)
+{
+    return peer->ways[kind] != KVO_NO_WAY;
+}
 
 /* One key of a request and what is known of it. */
 enum kvo_key_phase {
@@ -348,6 +356,7 @@ struct kvo_item {
     uint8_t reason;    /* of the last holder's failure: enum kv_miss */
     uint8_t grant_tries;
     bool has_frame, has_grant;
+    bool by_name;      /* no grant can name the holder's copy: it is read by name */
     uint64_t op;       /* FETCH, PROMOTE */
     uint32_t key;
     uint32_t peer;     /* holder that is being tried */
@@ -601,6 +610,7 @@ void kvo_link_conn_down(kvo_node_t *node, uint32_t index, uint64_t conn);
 void kvo_link_dial_failed(kvo_node_t *node, uint32_t index);
 void kvo_link_end(kvo_node_t *node, struct kvo_peer *peer, kv_status_t why);
 void kvo_link_fenced(kvo_node_t *node, struct kvo_peer *peer);
+bool kvo_link_one_sided_lost(kvo_node_t *node, struct kvo_peer *peer, uint64_t link);
 void kvo_link_timer(kvo_node_t *node, struct kvo_peer *peer);
 void kvo_link_beat(kvo_node_t *node);
 void kvo_link_hello(
@@ -658,7 +668,8 @@ bool kvo_spill_in_start(
 void kvo_item_granted(
     kvo_node_t *node, struct kvo_call *call, const struct kv_msg *msg);
 void kvo_item_grant_failed(kvo_node_t *node, struct kvo_call *call);
-void kvo_item_read_done(
+/* True: the bytes are right, and here. */
+bool kvo_item_read_done(
     kvo_node_t *node, struct kvo_data_op *data, const struct kvo_done *done);
 void kvo_item_copied(
     kvo_node_t *node, struct kvp_ref ref, kv_status_t status, uint64_t computed);
@@ -674,7 +685,10 @@ kv_status_t kvo_grant_give(
     kvo_node_t *node, struct kvo_peer *peer, const struct kv_copy *copy, bool spill,
     struct kv_grant *grant);
 void kvo_grant_asked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
-void kvo_grant_ended(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
+void kvo_grant_released(
+    kvo_node_t *node, const struct kvo_peer *peer, const struct kv_msg *msg);
+void kvo_grant_ended(
+    kvo_node_t *node, const struct kvo_peer *peer, const struct kv_msg *msg);
 void kvo_grant_revoked(
     kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
 void kvo_granted_late(
@@ -683,7 +697,8 @@ void kvo_found_late(kvo_node_t *node, struct kvo_peer *peer, uint64_t grant);
 void kvo_given_timer(kvo_node_t *node, struct kvo_given *given);
 void kvo_givens_fencing(kvo_node_t *node, uint32_t peer);
 void kvo_givens_fenced(kvo_node_t *node, uint32_t peer, uint32_t data_gen);
-void kvo_release_queue(kvo_node_t *node, uint32_t peer, uint64_t link, uint64_t id);
+void kvo_release_queue(
+    kvo_node_t *node, uint32_t peer, uint64_t link, uint64_t id, bool read);
 void kvo_release_flush(kvo_node_t *node, struct kvo_peer *peer);
 
 /* ------------------------------------------------------------------ data.c */

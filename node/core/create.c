@@ -7,13 +7,61 @@ struct bound {
     uint64_t value, min, max;
 };
 
+/* HELLO must be able to say it. */
+static kv_status_t text_check(
+    const char *text, size_t size, size_t min, const char *field,
+    struct kv_detail *detail)
+{
+    size_t len = strnlen(text, size);
+    if (len < min) {
+        return kv_fail(detail, KV_ERR_CONFIG, field, min, len);
+    }
+    if (len == size) {
+        return kv_fail(detail, KV_ERR_CONFIG, field, size - 1, len);
+    }
+    for (size_t i = 0; i < len; i++) {
+        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f) {
+            return kv_fail(detail, KV_ERR_CONFIG, field, 0x20, (unsigned char)text[i]);
+        }
+    }
+    return KV_OK;
+}
+
+static kv_status_t
+transports_check(const struct kvo_config *config, struct kv_detail *detail)
+{
+    for (uint32_t i = 0; i < config->nr_transports; i++) {
+        const struct kvo_transport *t = &config->transports[i];
+        const struct {
+            const char *field, *text;
+            size_t size, min;
+        } texts[] = {
+            {"transports.name", t->name, sizeof(t->name), 1},
+            {"transports.domain", t->domain, sizeof(t->domain), 0},
+            {"transports.address", t->address, sizeof(t->address), 0},
+        };
+        for (unsigned k = 0; k < KV_COUNT_OF(texts); k++) {
+            kv_status_t status = text_check(
+                texts[k].text, texts[k].size, texts[k].min, texts[k].field, detail);
+            if (status != KV_OK) {
+                return status;
+            }
+        }
+        if ((unsigned)t->kind >= KVO_NR_KINDS) {
+            return kv_fail(
+                detail, KV_ERR_CONFIG, "transports.kind", KVO_NR_KINDS - 1, t->kind);
+        }
+    }
+    return KV_OK;
+}
+
 static kv_status_t
 config_check(const struct kvo_config *config, struct kv_detail *detail)
 {
     const struct bound bounds[] = {
         {"node.incarnation", config->incarnation, 1, UINT64_MAX},
         {"cluster.name", strlen(config->cluster), 1, KV_MSG_TEXT_MAX},
-        {"link.transports", config->nr_transports, 1, KVO_NR_TRANSPORTS},
+        {"link.transports", config->nr_transports, 1, KV_MSG_TRANSPORTS_MAX},
         {"limits.clients", config->nr_clients, 1, KVO_CLIENTS_MAX},
         {"limits.requests", config->nr_ops, 1, 65536},
         {"limits.fetching", config->nr_items, 1, 1 << 20},
@@ -46,7 +94,8 @@ config_check(const struct kvo_config *config, struct kv_detail *detail)
         return kv_fail(
             detail, KV_ERR_CONFIG, "cluster.node", config->view->nr, config->node);
     }
-    return kvc_liveness_check(&config->liveness, detail);
+    kv_status_t status = transports_check(config, detail);
+    return status == KV_OK ? kvc_liveness_check(&config->liveness, detail) : status;
 }
 
 static kv_status_t create_slots(kvo_node_t *node)
@@ -139,6 +188,7 @@ static void start_timers(kvo_node_t *node)
         peer->timer.index = i;
         peer->redial_us = node->config.redial_us;
         peer->since = now;
+        memset(peer->ways, KVO_NO_WAY, sizeof(peer->ways));
         if (i > node->self) { /* the lower index dials */
             kvo_timer_set(&node->timers, &peer->timer, now);
         }

@@ -6,7 +6,9 @@
  * (1) Every order that is out has one data operation, found by its id. (2) An operation
  * ends by its completion, or by the fence of its connection; never by time. (3) Nothing
  * new is posted on a connection that is not OPEN. (4) DATA_OPEN carries a proof of the
- * link's nonce and a number that only grows.
+ * link's nonce and a number that only grows. (5) A connection is one of each kind by
+ * which the peer is read: they have one number, are believed once each, and are fenced
+ * together.
  */
 #include "node/core/core_priv.h"
 
@@ -49,16 +51,17 @@ void kvo_data_give(kvo_node_t *node, struct kvo_data_op *data)
 
 /* ------------------------------------------------------------------ opening */
 
-static kv_status_t
-proof_of(const struct kvo_peer *peer, uint32_t data_gen, kv_key_t *proof)
+static kv_status_t proof_of(
+    const struct kvo_peer *peer, uint32_t data_gen, bool one_sided, kv_key_t *proof)
 {
-    uint8_t text[12];
+    uint8_t text[13];
     for (unsigned i = 0; i < 8; i++) {
         text[i] = (uint8_t)(peer->link >> (8 * i));
     }
     for (unsigned i = 0; i < 4; i++) {
         text[8 + i] = (uint8_t)(data_gen >> (8 * i));
     }
+    text[12] = one_sided;
     return kv_hmac(peer->nonce, KV_NONCE_BYTES, text, sizeof(text), proof);
 }
 
@@ -68,37 +71,75 @@ void kvo_data_open(kvo_node_t *node, struct kvo_peer *peer)
     if (peer->out != CONN_CLOSED) {
         return;
     }
-    struct kv_msg msg = {
-        .proto = KV_PROTO_MAX,
-        .type = KV_MSG_DATA_OPEN,
-        .link = peer->link,
-        .epoch = node->view.epoch,
-    };
-    if (proof_of(peer, peer->out_gen + 1, &msg.u.data_open.proof) != KV_OK) {
-        return; /* out of memory: the next tick tries again */
+    kv_key_t proofs[KVO_NR_KINDS];
+    for (unsigned kind = 0; kind < KVO_NR_KINDS; kind++) {
+        if (proof_of(peer, peer->out_gen + 1, kind == KVO_ONE_SIDED, &proofs[kind]) !=
+            KV_OK) {
+            return; /* out of memory: the next tick tries again */
+        }
     }
-    msg.u.data_open.data_gen = ++peer->out_gen; /* (4) */
+    peer->out_gen++; /* (4) */
     KVO_MOVE(node, peer, out, CONN, CLOSED, OPEN);
-    node->metrics.messages_out++;
-    node->metrics.sent[kv_msg_index(msg.type)]++;
-    node->out.send_data(node->out.arg, kvo_peer_index(node, peer), &msg);
+    for (unsigned kind = 0; kind < KVO_NR_KINDS; kind++) { /* (5) */
+        if (!kvo_reads(peer, (enum kvo_kind)kind)) {
+            continue;
+        }
+        struct kv_msg msg = {
+            .proto = KV_PROTO_MAX,
+            .type = KV_MSG_DATA_OPEN,
+            .link = peer->link,
+            .epoch = node->view.epoch,
+        };
+        msg.u.data_open = (struct kv_msg_data_open){
+            .data_gen = peer->out_gen,
+            .proof = proofs[kind],
+            .one_sided = kind == KVO_ONE_SIDED,
+        };
+        node->metrics.messages_out++;
+        node->metrics.sent[kv_msg_index(msg.type)]++;
+        node->out.send_data(node->out.arg, kvo_peer_index(node, peer), &msg);
+    }
+}
+
+/* Newer than all before, or the other kind of the newest. */
+static bool open_expected(
+    const struct kvo_peer *peer, const struct kv_msg_data_open *open, uint8_t bit)
+{
+    if (open->data_gen > peer->in_gen && open->data_gen > peer->in_next) {
+        return true;
+    }
+    if (peer->in == CONN_FENCING) {
+        return peer->in_next != 0 && open->data_gen == peer->in_next &&
+               (peer->in_next_kinds & bit) == 0;
+    }
+    return peer->in == CONN_OPEN && open->data_gen == peer->in_gen &&
+           (peer->in_kinds & bit) == 0;
 }
 
 bool kvo_data_opened(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
 {
     const struct kv_msg_data_open *open = &msg->u.data_open;
+    uint8_t bit = (uint8_t)(1 << (open->one_sided ? KVO_ONE_SIDED : KVO_NAMED));
     kv_key_t proof;
-    if (open->data_gen <= peer->in_gen || open->data_gen <= peer->in_next ||
-        proof_of(peer, open->data_gen, &proof) != KV_OK ||
-        !kv_key_equal(&proof, &open->proof)) {
+    if (!open_expected(peer, open, bit) ||
+        proof_of(peer, open->data_gen, open->one_sided, &proof) != KV_OK ||
+        !kv_key_equal_secret(&proof, &open->proof)) {
         node->metrics.messages_bad++;
         return false;
     }
-    if (peer->in == CONN_FENCING) {
-        peer->in_next = open->data_gen; /* the fence is of the one before */
+    if (peer->in == CONN_FENCING) { /* the fence is of the one before */
+        peer->in_next_kinds |= bit;
+        if (open->data_gen != peer->in_next) {
+            peer->in_next = open->data_gen;
+            peer->in_next_kinds = bit;
+        }
         return true;
     }
-    peer->in_gen = open->data_gen;
+    peer->in_kinds |= bit;
+    if (open->data_gen != peer->in_gen) {
+        peer->in_gen = open->data_gen;
+        peer->in_kinds = bit;
+    }
     if (peer->in == CONN_CLOSED) {
         KVO_MOVE(node, peer, in, CONN, CLOSED, OPEN);
     }
@@ -218,7 +259,7 @@ static void orphan_end(kvo_node_t *node, struct kvo_data_op *data)
 {
     kvp_io_end(node->pager, data->ref);
     if (data->grant != 0) {
-        kvo_release_queue(node, data->peer, data->link, data->grant);
+        kvo_release_queue(node, data->peer, data->link, data->grant, false);
     }
     kvo_data_give(node, data);
 }
@@ -247,21 +288,22 @@ static void read_end(
         return;
     }
     struct kvo_data_op ended = *data;
-    if (data->grant != 0) {
-        kvo_release_queue(node, data->peer, data->link, data->grant);
-    }
     kvo_data_give(node, data);
-    kvo_item_read_done(node, &ended, done);
+    bool read = kvo_item_read_done(node, &ended, done);
+    if (ended.grant != 0) {
+        kvo_release_queue(node, ended.peer, ended.link, ended.grant, read);
+    }
 }
 
 static void serve_end(kvo_node_t *node, struct kvo_data_op *data, kv_status_t status)
 {
     struct kvp_info info;
-    if (status == KV_OK && !data->spill &&
-        kvp_info(node->pager, data->ref, &info) == KV_OK) {
+    if (status == KV_OK && kvp_info(node->pager, data->ref, &info) == KV_OK) {
         node->metrics.served_bytes += info.len;
         node->peers[data->peer].served_bytes += info.len;
-        kvo_cooled(node, data->ref); /* the peer has it now */
+        if (!data->spill) {
+            kvo_cooled(node, data->ref); /* the peer has it now */
+        }
     }
     kvp_io_end(node->pager, data->ref);
     kvo_data_give(node, data);
@@ -316,6 +358,7 @@ static void fence_in_end(kvo_node_t *node, struct kvo_data_op *data)
     if (peer->in_next != 0 && peer->state == LINK_UP) {
         KV_ASSERT(peer->in_next > peer->in_gen);
         peer->in_gen = peer->in_next;
+        peer->in_kinds = peer->in_next_kinds;
         KVO_MOVE(node, peer, in, CONN, CLOSED, OPEN);
     }
     peer->in_next = 0;
@@ -388,7 +431,8 @@ void kvo_data_pause(kvo_node_t *node)
         struct kvo_op_obj *op = kvo_slots_at(&node->ops, i);
         for (uint32_t k = 0; op != NULL && k < op->nr_keys; k++) {
             struct kvo_key *key = &op->keys[k];
-            kvo_release_queue(node, key->grant_peer, key->grant_link, key->grant.id);
+            kvo_release_queue(
+                node, key->grant_peer, key->grant_link, key->grant.id, false);
             key->grant.id = 0;
         }
     }

@@ -95,7 +95,7 @@ static void item_give(kvo_node_t *node, struct kvo_item *item)
 void kvo_item_drop_grant(kvo_node_t *node, struct kvo_item *item)
 {
     if (item->has_grant) {
-        kvo_release_queue(node, item->peer, item->grant_link, item->grant.id);
+        kvo_release_queue(node, item->peer, item->grant_link, item->grant.id, false);
         item->has_grant = false;
     }
 }
@@ -175,6 +175,7 @@ static bool next_holder(kvo_node_t *node, struct kvo_op_obj *op, struct kvo_item
         }
         item->peer = holder;
         item->grant_tries = 0;
+        item->by_name = false;
         if (key->grant.id != 0 && key->grant_peer == holder) {
             item->grant = key->grant;
             item->grant_asked_us = key->grant_asked_us;
@@ -194,10 +195,16 @@ static bool grant_fits(const struct kvo_item *item, const struct kv_grant *grant
     return grant->len == item->len && grant->n_tokens == item->arrival.n_tokens;
 }
 
+/* Its holder is asked for it by name: always, or for this copy. */
+static bool item_named(const kvo_node_t *node, const struct kvo_item *item)
+{
+    return item->by_name || !kvo_reads(&node->peers[item->peer], KVO_ONE_SIDED);
+}
+
 static bool grant_fresh(const kvo_node_t *node, const struct kvo_item *item)
 {
     const struct kvo_peer *peer = &node->peers[item->peer];
-    return item->has_grant && peer->transport == KVO_ONE_SIDED &&
+    return item->has_grant && !item_named(node, item) &&
            grant_fits(item, &item->grant) && item->grant_link == peer->link &&
            item->grant_gen == peer->out_gen &&
            node->now - item->grant_asked_us < item->grant.duration_us / 2; /* (2) */
@@ -208,7 +215,7 @@ static void item_aim(kvo_node_t *node, struct kvo_item *item)
 {
     KV_ASSERT(item->state == ITEM_FRAME && item->has_frame);
     list_remove(node, item);
-    bool named = node->peers[item->peer].transport == KVO_NAMED;
+    bool named = item_named(node, item);
     if (named) {
         kvo_item_drop_grant(node, item); /* nobody asked for one */
     }
@@ -443,6 +450,15 @@ static struct kvo_item *call_item(kvo_node_t *node, struct kvo_call *call, uint3
     return item;
 }
 
+/* Refused as a grant, but not as a copy. A grant keeps a frame from being reused until
+ * it is given back, so an owner gives few at a time (AGAIN); serving one that is named
+ * keeps it for the time of sending alone. */
+static bool named_instead(const kvo_node_t *node, uint32_t peer, int32_t status)
+{
+    return (status == KV_ERR_BY_NAME || status == KV_ERR_AGAIN) &&
+           kvo_reads(&node->peers[peer], KVO_NAMED);
+}
+
 void kvo_item_granted(kvo_node_t *node, struct kvo_call *call, const struct kv_msg *msg)
 {
     const struct kv_msg_granted *granted = &msg->u.granted;
@@ -454,8 +470,14 @@ void kvo_item_granted(kvo_node_t *node, struct kvo_call *call, const struct kv_m
         bool given = answer != NULL && answer->status == KV_OK;
         if (item == NULL) {
             if (given) {
-                kvo_release_queue(node, call->peer, link, answer->grant.id);
+                kvo_release_queue(node, call->peer, link, answer->grant.id, false);
             }
+            continue;
+        }
+        if (answer != NULL && named_instead(node, call->peer, answer->status)) {
+            item->by_name = true;
+            KVO_MOVE(node, item, state, ITEM, GRANT, POST);
+            list_push(node, &node->posted, item);
             continue;
         }
         if (given) {
@@ -496,7 +518,11 @@ static bool post_ready(kvo_node_t *node, struct kvo_item *item)
         item_next(node, item, KV_MISS_PEER_LOST);
         return false;
     }
-    if (peer->transport == KVO_ONE_SIDED && !grant_fresh(node, item)) {
+    if (item_named(node, item)) {
+        kvo_item_drop_grant(node, item); /* of before its holder was named to */
+        return true;
+    }
+    if (!grant_fresh(node, item)) {
         kvo_item_drop_grant(node, item);
         if (++item->grant_tries > 2) {
             KVO_MOVE(node, item, state, ITEM, POST, FRAME);
@@ -567,12 +593,11 @@ static bool read_free(const kvo_node_t *node)
     return node->nr_reading < node->config.nr_reads;
 }
 
-/* Posts every read for one peer: one READ message for up to KV_MSG_READ_MAX copies, or
- * one order a grant. */
+/* Posts every read for one peer: one READ message for up to KV_MSG_READ_MAX copies that
+ * are named, one order for each that is read under a grant. */
 static void post_peer(kvo_node_t *node, uint32_t peer_index)
 {
     const struct kvo_peer *peer = &node->peers[peer_index];
-    bool named = peer->transport == KVO_NAMED;
     uint32_t n = 0;
     for (uint32_t i = node->posted.head; i != KVO_NONE && read_free(node);) {
         struct kvo_item *item = item_at(node, i);
@@ -585,11 +610,14 @@ static void post_peer(kvo_node_t *node, uint32_t peer_index)
             i = node->posted.head; /* the list may have changed */
             continue;
         }
+        if (!item_named(node, item)) {
+            struct kvo_part part = {0};
+            post_part(node, item, &part);
+            order_parts(node, peer, KVO_ORDER_READ_GRANT, &part, 1);
+            continue;
+        }
         post_part(node, item, &node->parts[n++]);
-        if (!named) {
-            order_parts(node, peer, KVO_ORDER_READ_GRANT, node->parts, 1);
-            n = 0;
-        } else if (n == KV_MSG_READ_MAX) {
+        if (n == KV_MSG_READ_MAX) {
             order_parts(node, peer, KVO_ORDER_READ_NAMED, node->parts, n);
             n = 0;
         }
@@ -656,13 +684,13 @@ static enum kv_miss read_reason(kv_status_t status)
     }
 }
 
-void kvo_item_read_done(
+bool kvo_item_read_done(
     kvo_node_t *node, struct kvo_data_op *data, const struct kvo_done *done)
 {
     struct kvo_item *item = kvo_slots_find(&node->items, data->item);
     KV_ASSERT(item != NULL && item->state == ITEM_READ);
     uint64_t expected = data->has_expected ? data->expected : done->expected;
-    uint64_t computed = done->computed;
+    uint64_t computed = done->unverified ? expected : done->computed;
     if (KV_PLANTED(KV_PLANT_SKIP_DIGEST) && data->batch) {
         computed = expected;
     }
@@ -677,6 +705,7 @@ void kvo_item_read_done(
     if (status == KV_OK || status == KV_EXISTS) {
         node->metrics.fetched_bytes += item->len;
         node->peers[item->peer].fetched_bytes += item->len;
+        node->metrics.fetched_one_sided_bytes += data->grant != 0 ? item->len : 0;
         KVO_MOVE(node, item, state, ITEM, READ, NONE);
         if (spill) {
             kvo_spill_done_queue(node, item->peer, &item->copy, KV_OK);
@@ -685,7 +714,7 @@ void kvo_item_read_done(
         } else {
             item_success(node, item, ref, KVO_FROM_PEER, false);
         }
-        return;
+        return true;
     }
     if (status == KV_ERR_NOT_VERIFIED) {
         node->metrics.not_verified++;
@@ -694,6 +723,7 @@ void kvo_item_read_done(
     }
     KVO_MOVE(node, item, state, ITEM, READ, FRAME);
     item_next(node, item, read_reason(status));
+    return false;
 }
 
 /* The read is given up while its mover may still write: the item goes on without it. */

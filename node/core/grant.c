@@ -6,7 +6,8 @@
  *
  * Time is a trigger, never a proof: (1) a frame's grant ends only by RELEASE,
  * REVOKED or the completion of a fence of the reader's data connection. (2) A grant
- * is tied to the link and the data connection under which it was given.
+ * is tied to the link and the data connection under which it was given. (3) A grant
+ * names memory that the reader can map; what lies elsewhere it must read by name.
  */
 #include "node/core/core_priv.h"
 
@@ -30,6 +31,10 @@ kv_status_t kvo_grant_give(
     }
     struct kvp_info info;
     KV_ASSERT(kvp_info(node->pager, ref, &info) == KV_OK);
+    if ((node->config.named_pools >> info.pool & 1) != 0) { /* (3) */
+        node->metrics.grants_by_name++;
+        return KV_ERR_BY_NAME;
+    }
     struct kvo_given *given = kvo_slots_take(&node->givens);
     if (given == NULL) {
         return KV_ERR_AGAIN;
@@ -65,14 +70,20 @@ kv_status_t kvo_grant_give(
     return KV_OK;
 }
 
-/* (1) Called by the three proofs alone. */
+/* (1) Called by the three proofs alone. `read`: the reader says that it has it. */
 static void given_end(kvo_node_t *node, struct kvo_given *given, bool read)
 {
     kvo_observe(
         node, KVO_SAW_GRANT_ENDED, NULL, given->ref, given->peer,
         kvo_slots_id(&node->givens, given));
-    if (read && !given->spill) {
-        kvo_cooled(node, given->ref); /* a peer has it now */
+    struct kvp_info info;
+    node->metrics.grants_ended++;
+    if (read && kvp_info(node->pager, given->ref, &info) == KV_OK) {
+        node->metrics.grants_read++;
+        node->metrics.served_bytes += info.len;
+        if (!given->spill) {
+            kvo_cooled(node, given->ref); /* a peer has it now */
+        }
     }
     kvp_ungrant(node->pager, given->ref, given->peer);
     kvo_timer_stop(&node->timers, &given->timer);
@@ -159,23 +170,38 @@ void kvo_givens_fenced(kvo_node_t *node, uint32_t peer, uint32_t data_gen)
     }
 }
 
-/* RELEASE or REVOKED: the reader's reads under these grants are over. A grant that a
- * fence is ending waits for the fence all the same: it ends once. */
-void kvo_grant_ended(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
+/* The reader's reads under this grant are over. A grant that a fence is ending waits
+ * for the fence all the same: it ends once. */
+static void
+given_back(kvo_node_t *node, const struct kvo_peer *peer, uint64_t id, bool read)
 {
-    uint32_t index = kvo_peer_index(node, peer);
-    for (uint32_t i = 0; i < msg->u.release.nr_ids; i++) {
-        struct kvo_given *given =
-            kvo_slots_find(&node->givens, msg->u.release.ids[i]);
-        if (given == NULL || given->peer != index || given->state == GRANT_FENCING) {
-            continue; /* twice, or late: harmless */
-        }
-        if (given->state == GRANT_GIVEN) {
-            KVO_MOVE(node, given, state, GRANT, GIVEN, NONE);
-        } else {
-            KVO_MOVE(node, given, state, GRANT, REVOKING, NONE);
-        }
-        given_end(node, given, msg->type == KV_MSG_RELEASE);
+    struct kvo_given *given = kvo_slots_find(&node->givens, id);
+    if (given == NULL || given->peer != kvo_peer_index(node, peer) ||
+        given->state == GRANT_FENCING) {
+        return; /* twice, or late: harmless */
+    }
+    if (given->state == GRANT_GIVEN) {
+        KVO_MOVE(node, given, state, GRANT, GIVEN, NONE);
+    } else {
+        KVO_MOVE(node, given, state, GRANT, REVOKING, NONE);
+    }
+    given_end(node, given, read);
+}
+
+void kvo_grant_released(
+    kvo_node_t *node, const struct kvo_peer *peer, const struct kv_msg *msg)
+{
+    const struct kv_msg_release *release = &msg->u.release;
+    for (uint32_t i = 0; i < release->nr_items; i++) {
+        given_back(node, peer, release->items[i].id, release->items[i].read);
+    }
+}
+
+void kvo_grant_ended(
+    kvo_node_t *node, const struct kvo_peer *peer, const struct kv_msg *msg)
+{
+    for (uint32_t i = 0; i < msg->u.revoked.nr_ids; i++) {
+        given_back(node, peer, msg->u.revoked.ids[i], false);
     }
 }
 
@@ -217,7 +243,7 @@ void kvo_granted_late(kvo_node_t *node, struct kvo_peer *peer, const struct kv_m
     for (uint32_t i = 0; i < msg->u.granted.nr_items; i++) {
         const struct kv_msg_granted_item *item = &msg->u.granted.items[i];
         if (item->status == KV_OK && !held(node, index, item->grant.id)) {
-            kvo_release_queue(node, index, peer->link, item->grant.id);
+            kvo_release_queue(node, index, peer->link, item->grant.id, false);
         }
     }
 }
@@ -235,7 +261,7 @@ void kvo_found_late(kvo_node_t *node, struct kvo_peer *peer, uint64_t grant)
         }
     }
     if (!held(node, index, grant)) {
-        kvo_release_queue(node, index, peer->link, grant);
+        kvo_release_queue(node, index, peer->link, grant, false);
     }
 }
 
@@ -286,13 +312,14 @@ void kvo_release_flush(kvo_node_t *node, struct kvo_peer *peer)
         return;
     }
     struct kv_msg msg = {.type = KV_MSG_RELEASE};
-    msg.u.release.ids = peer->releases;
-    msg.u.release.nr_ids = peer->nr_releases;
+    msg.u.release.items = peer->releases;
+    msg.u.release.nr_items = peer->nr_releases;
     kvo_send(node, peer, &msg);
     peer->nr_releases = 0;
 }
 
-void kvo_release_queue(kvo_node_t *node, uint32_t index, uint64_t link, uint64_t id)
+void kvo_release_queue(
+    kvo_node_t *node, uint32_t index, uint64_t link, uint64_t id, bool read)
 {
     struct kvo_peer *peer = &node->peers[index];
     if (peer->state != LINK_UP || peer->link != link || id == 0) {
@@ -304,5 +331,6 @@ void kvo_release_queue(kvo_node_t *node, uint32_t index, uint64_t link, uint64_t
     if (peer->nr_releases == 0) {
         node->any_releases = true;
     }
-    peer->releases[peer->nr_releases++] = id;
+    peer->releases[peer->nr_releases++] =
+        (struct kv_msg_released){.id = id, .read = read};
 }

@@ -29,6 +29,15 @@ static uint64_t past(uint64_t now_us, uint64_t at)
     return now_us > at ? now_us - at : 0;
 }
 
+static const char *transport_of(const kvo_node_t *node, const struct kvo_peer *peer)
+{
+    uint8_t way = peer->ways[KVO_ONE_SIDED];
+    if (way == KVO_NO_WAY) {
+        way = peer->ways[KVO_NAMED];
+    }
+    return way == KVO_NO_WAY ? "" : node->config.transports[way].name;
+}
+
 void kvo_peer_info(
     const kvo_node_t *node, uint64_t now_us, uint32_t peer, struct kvo_peer_info *info)
 {
@@ -49,7 +58,7 @@ void kvo_peer_info(
         .since_us = past(now_us, p->since),
         .life = up ? p->live.life : KVC_LOST,
         .silent_us = up ? past(now_us, p->live.heard_us) : 0,
-        .transport = (enum kvo_transport)p->transport,
+        .transport = transport_of(node, p),
         .out = conns[p->out],
         .in = conns[p->in],
         .tenants = up ? p->tenants : 0,

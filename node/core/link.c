@@ -14,11 +14,6 @@
  */
 #include "node/core/core_priv.h"
 
-static const char *const transport_names[KVO_NR_TRANSPORTS] = {
-    [KVO_NAMED] = "named",
-    [KVO_ONE_SIDED] = "one_sided",
-};
-
 static bool we_dial(const kvo_node_t *node, const struct kvo_peer *peer)
 {
     return node->self < kvo_peer_index(node, peer);
@@ -95,16 +90,24 @@ void kvo_link_tell(
 
 /* What HELLO and HELLO_OK have in common: who we are. */
 struct introduction {
-    struct kv_msg_text transports[KVO_NR_TRANSPORTS];
+    struct kv_msg_transport transports[KV_MSG_TRANSPORTS_MAX];
     struct kv_msg_tenant tenants[KVP_TENANTS_MAX];
 };
+
+static struct kv_msg_text text_of(const char *text)
+{
+    return (struct kv_msg_text){.text = text, .len = (uint32_t)strlen(text)};
+}
 
 static void introduce(const kvo_node_t *node, struct introduction *intro)
 {
     for (uint32_t i = 0; i < node->config.nr_transports; i++) {
-        const char *name = transport_names[node->config.transports[i]];
-        intro->transports[i].text = name;
-        intro->transports[i].len = (uint32_t)strlen(name);
+        const struct kvo_transport *ours = &node->config.transports[i];
+        intro->transports[i] = (struct kv_msg_transport){
+            .name = text_of(ours->name),
+            .domain = text_of(ours->domain),
+            .address = text_of(ours->address),
+        };
     }
     for (uint32_t i = 0; i < node->config.pager.nr_tenants; i++) {
         intro->tenants[i].id = node->config.pager.tenants[i].id;
@@ -214,11 +217,45 @@ void kvo_link_dial_failed(kvo_node_t *node, uint32_t index)
     }
 }
 
-/* Tenants and transport from the other's introduction. OK or why not. */
+static bool text_is(const struct kv_msg_text *text, const char *ours)
+{
+    return text->len == strlen(ours) &&
+           (text->len == 0 || memcmp(text->text, ours, text->len) == 0);
+}
+
+/* How we read the peer: the first of our list that is common; and, if grants are read
+ * under it, the first that names. False: none is common. */
+static bool take_transports(
+    const kvo_node_t *node, struct kvo_peer *peer,
+    const struct kv_msg_transport *theirs, uint32_t nr_theirs)
+{
+    memset(peer->ways, KVO_NO_WAY, sizeof(peer->ways));
+    for (uint32_t t = 0; t < node->config.nr_transports; t++) {
+        const struct kvo_transport *ours = &node->config.transports[t];
+        for (uint32_t i = 0; i < nr_theirs && !kvo_reads(peer, ours->kind); i++) {
+            const struct kv_msg_text *address = &theirs[i].address;
+            if (text_is(&theirs[i].name, ours->name) &&
+                text_is(&theirs[i].domain, ours->domain)) {
+                peer->ways[ours->kind] = (uint8_t)t;
+                KV_ASSERT(address->len <= KV_MSG_PLACE_MAX);
+                memset(peer->addresses[ours->kind], 0, KV_MSG_PLACE_MAX + 1);
+                if (address->len > 0) {
+                    memcpy(peer->addresses[ours->kind], address->text, address->len);
+                }
+            }
+        }
+        if (kvo_reads(peer, KVO_NAMED)) {
+            return true; /* what comes behind it is not wanted */
+        }
+    }
+    return kvo_reads(peer, KVO_ONE_SIDED);
+}
+
+/* Tenants and transports from the other's introduction. OK or why not. */
 static kv_status_t take_introduction(
     kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg_tenant *tenants,
-    uint32_t nr_tenants, const struct kv_msg_text *transports, uint32_t nr_transports,
-    struct kv_detail *detail)
+    uint32_t nr_tenants, const struct kv_msg_transport *transports,
+    uint32_t nr_transports, struct kv_detail *detail)
 {
     uint64_t covered = 0;
     for (uint32_t i = 0; i < nr_tenants; i++) {
@@ -232,18 +269,36 @@ static kv_status_t take_introduction(
         }
         covered |= UINT64_C(1) << mine;
     }
-    for (uint32_t t = 0; t < node->config.nr_transports; t++) {
-        const char *name = transport_names[node->config.transports[t]];
-        for (uint32_t i = 0; i < nr_transports; i++) {
-            if (transports[i].len == strlen(name) &&
-                memcmp(transports[i].text, name, transports[i].len) == 0) {
-                peer->tenants = covered;
-                peer->transport = (uint8_t)node->config.transports[t];
-                return KV_OK;
-            }
-        }
+    if (!take_transports(node, peer, transports, nr_transports)) {
+        return kv_fail(detail, KV_ERR_INVALID, "transports", 0, nr_transports);
     }
-    return kv_fail(detail, KV_ERR_INVALID, "transports", 0, nr_transports);
+    peer->tenants = covered;
+    return KV_OK;
+}
+
+const struct kvo_transport *
+kvo_peer_transport(const kvo_node_t *node, uint32_t index, enum kvo_kind kind)
+{
+    KV_ASSERT(index < node->view.nr);
+    const struct kvo_peer *peer = &node->peers[index];
+    bool reads = peer->state == LINK_UP && kvo_reads(peer, kind);
+    return reads ? &node->config.transports[peer->ways[kind]] : NULL;
+}
+
+const char *kvo_peer_address(const kvo_node_t *node, uint32_t index, enum kvo_kind kind)
+{
+    KV_ASSERT(index < node->view.nr);
+    return node->peers[index].addresses[kind];
+}
+
+bool kvo_link_one_sided_lost(kvo_node_t *node, struct kvo_peer *peer, uint64_t link)
+{
+    if (peer->state != LINK_UP || peer->link != link || !kvo_reads(peer, KVO_NAMED)) {
+        return false;
+    }
+    peer->ways[KVO_ONE_SIDED] = KVO_NO_WAY;
+    kvo_trace(node, "data n%u by name", kvo_node_id(node, kvo_peer_index(node, peer)));
+    return true;
 }
 
 static kv_status_t hello_check(
@@ -289,6 +344,7 @@ static void link_up(kvo_node_t *node, struct kvo_peer *peer)
     kvo_owed_nothing(peer);
     peer->mismatches = 0;
     peer->out_gen = peer->in_gen = peer->in_next = 0;
+    peer->in_kinds = peer->in_next_kinds = 0;
     peer->nr_releases = 0;
     peer->reach_at = node->now; /* no room, until it says so */
     kvc_liveness_reset(&peer->live, node->now);

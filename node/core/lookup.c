@@ -332,7 +332,7 @@ static void send_lookup(
         .segs = node->msg_segs,
         .nr_segs = call->n,
     };
-    if (peer->transport == KVO_ONE_SIDED && op->request.op != KVO_EXISTS) {
+    if (kvo_reads(peer, KVO_ONE_SIDED) && op->request.op != KVO_EXISTS) {
         lookup->grants_max = KV_MSG_GRANTS_MAX;
     }
     for (uint32_t s = 0; s < call->n; s++) {
@@ -615,7 +615,7 @@ static void take_found_grant(
         }
     }
     if (key == NULL || key->phase != KEY_FOUND || key->grant.id != 0) {
-        kvo_release_queue(node, call->peer, peer->link, given->grant.id);
+        kvo_release_queue(node, call->peer, peer->link, given->grant.id, false);
         return;
     }
     key->grant = given->grant;

@@ -99,7 +99,8 @@ static void on_order(void *arg, const struct kvo_order *order)
         kvn_data_fence(arg, order);
         break;
     case KVO_ORDER_READ_GRANT:
-        KV_UNREACHABLE("no transport here reads under grants, and HELLO says so");
+        kvn_data_get(arg, order);
+        break;
     }
 }
 
@@ -179,7 +180,7 @@ static void link_data(void *arg, int fd)
     struct kvn_node *node = arg;
     if (node->stopping) {
         close(fd);
-    } else if (kvt_adopt(node->port, fd) != KV_OK) {
+    } else if (kvt_adopt(node->ports[KVO_NAMED], fd) != KV_OK) {
         kv_log(KV_LOG_WARN, "data", "refused a connection: no room");
     }
 }
@@ -305,7 +306,7 @@ static void on_port(uv_poll_t *poll, int status, int events)
     struct kvn_node *node = poll->data;
     (void)status, (void)events;
     kvo_many_begin(node->core);
-    kvn_data_events(node);
+    kvn_data_events(node, (enum kvo_kind)(poll - node->port_polls));
     kvo_many_end(node->core);
 }
 
@@ -362,6 +363,28 @@ static uint32_t self_index(const struct kvn_config *config)
     return KVC_NO_NODE;
 }
 
+/* As the configuration lists them, but for what is not to be had here. */
+static void take_transports(struct kvo_config *core, const struct kvn_nearby *nearby)
+{
+    uint32_t nr = 0;
+    for (uint32_t i = 0; i < core->nr_transports; i++) {
+        struct kvo_transport transport = core->transports[i];
+        if (transport.kind == KVO_ONE_SIDED) {
+            if (!nearby->wanted) {
+                continue;
+            }
+            memcpy(transport.domain, nearby->domain, sizeof(nearby->domain));
+            memcpy(transport.address, nearby->path, sizeof(nearby->path));
+        }
+        core->transports[nr++] = transport;
+    }
+    core->nr_transports = nr;
+    if (nr == 0) { /* one-sided alone, and nobody to read */
+        core->transports[core->nr_transports++] =
+            (struct kvo_transport){.kind = KVO_NAMED, .name = "tcp"};
+    }
+}
+
 static kv_status_t start_core_config(struct kvn_node *node, char *line, size_t cap)
 {
     const struct kvn_config *config = node->config;
@@ -374,13 +397,6 @@ static kv_status_t start_core_config(struct kvn_node *node, char *line, size_t c
             (unsigned long long)config->self, config->nr_nodes);
         return KV_ERR_CONFIG;
     }
-    if (config->transports == KVN_TRANSPORTS_ONESIDED) {
-        snprintf(
-            line, cap,
-            "link.transports is onesided: there is no such transport in this build, "
-            "only named (tcp)");
-        return KV_ERR_CONFIG;
-    }
     uint64_t seeds[2];
     on_random(node, (uint8_t *)seeds, sizeof(seeds));
     struct kv_detail detail = {0};
@@ -390,8 +406,11 @@ static kv_status_t start_core_config(struct kvn_node *node, char *line, size_t c
     if (status != KV_OK) {
         return fail_detail(line, cap, status, &detail);
     }
-    node->core_config->transports[0] = KVO_NAMED;
-    node->core_config->nr_transports = 1;
+    status = kvn_nearby_find(config, self, &node->nearby, line, cap);
+    if (status != KV_OK) {
+        return status;
+    }
+    take_transports(node->core_config, &node->nearby);
     for (uint32_t i = 0; i < node->core_config->pager.nr_pools; i++) {
         node->first_frame[i + 1] =
             node->first_frame[i] + node->core_config->pager.pools[i].nr_frames;
@@ -403,11 +422,15 @@ static kv_status_t start_memory(struct kvn_node *node, char *line, size_t cap)
 {
     const struct kvp_config *pager = &node->core_config->pager;
     enum kvn_memory_mode modes[KVP_POOLS_MAX];
+    node->core_config->named_pools = 0;
     for (uint32_t i = 0; i < pager->nr_pools; i++) {
         const struct kvp_pool_config *pool = &pager->pools[i];
-        modes[i] = kvn_config_filler(node->config, pool->tier, pool->domain) != NULL
-                       ? KVN_MEMORY_FILL
-                       : KVN_MEMORY_SERVED;
+        const bool fill =
+            kvn_config_filler(node->config, pool->tier, pool->domain) != NULL;
+        modes[i] = fill                  ? KVN_MEMORY_FILL
+                   : node->nearby.wanted ? KVN_MEMORY_READ
+                                         : KVN_MEMORY_SERVED;
+        node->core_config->named_pools |= (uint32_t)fill << i; /* no peer maps it */
     }
     return kvn_memory_create(
         pager, modes, node->config->populate, &node->memory, line, cap);
@@ -417,7 +440,7 @@ static kv_status_t start_tables(struct kvn_node *node)
 {
     const struct kvo_config *core = node->core_config;
     uint32_t nr_pools = core->pager.nr_pools, nr_nodes = node->config->nr_nodes;
-    node->nr_conns = (uint32_t)node->config->nr_data_conns;
+    node->nr_conns = (uint32_t)node->config->nr_data_conns * KVO_NR_KINDS;
     node->nr_fences = 2 * nr_nodes;
     node->refusals_max = (core->nr_reads + KV_MSG_READ_MAX) / nr_nodes;
     if (node->refusals_max < KV_MSG_READ_MAX) {
@@ -457,23 +480,7 @@ static kv_status_t start_threads(struct kvn_node *node, char *line, size_t cap)
     if (status != KV_OK) {
         return fail_detail(line, cap, status, &detail);
     }
-    struct kvt_region regions[KVT_REGIONS_MAX];
-    uint32_t nr = kvn_memory_nr(node->memory);
-    KV_ASSERT(nr <= KVT_REGIONS_MAX);
-    for (uint32_t i = 0; i < nr; i++) {
-        regions[i] = kvn_memory_region(node->memory, i);
-    }
-    const struct kvt_config transport = {
-        .regions = regions,
-        .nr_regions = nr,
-        .nr_ops = 2 * (uint32_t)config->nr_reads + KV_MSG_READ_MAX,
-        .nr_conns = node->nr_conns,
-        .nr_threads = (uint32_t)config->nr_transport_threads,
-        .hello_us = config->handshake_us,
-        .verify = config->verify_reads,
-    };
-    status = kvt_tcp.create(&transport, &node->port, &detail);
-    return status == KV_OK ? KV_OK : fail_detail(line, cap, status, &detail);
+    return kvn_data_start(node, line, cap);
 }
 
 static kv_status_t start_core(struct kvn_node *node, char *line, size_t cap)
@@ -692,13 +699,20 @@ static void start_handles(struct kvn_node *node)
     KV_ASSERT(uv_idle_init(loop, &node->idle) == 0);
     KV_ASSERT(uv_timer_init(loop, &node->tick) == 0);
     KV_ASSERT(uv_timer_init(loop, &node->publish) == 0);
-    KV_ASSERT(uv_poll_init(loop, &node->port_poll, kvt_fd(node->port)) == 0);
     KV_ASSERT(uv_poll_init(loop, &node->movers_poll, kvn_movers_fd(node->movers)) == 0);
-    node->nr_handles = 6;
+    node->nr_handles = 5;
     node->prepare.data = node->idle.data = node->tick.data = node;
-    node->publish.data = node->port_poll.data = node->movers_poll.data = node;
+    node->publish.data = node->movers_poll.data = node;
+    for (unsigned kind = 0; kind < KVO_NR_KINDS; kind++) {
+        uv_poll_t *poll = &node->port_polls[kind];
+        if (node->ports[kind] != NULL) {
+            KV_ASSERT(uv_poll_init(loop, poll, kvt_fd(node->ports[kind])) == 0);
+            KV_ASSERT(uv_poll_start(poll, UV_READABLE, on_port) == 0);
+            poll->data = node;
+            node->nr_handles++;
+        }
+    }
     KV_ASSERT(uv_prepare_start(&node->prepare, on_prepare) == 0);
-    KV_ASSERT(uv_poll_start(&node->port_poll, UV_READABLE, on_port) == 0);
     KV_ASSERT(uv_poll_start(&node->movers_poll, UV_READABLE, on_movers) == 0);
     KV_ASSERT(uv_timer_start(&node->publish, on_publish, 0, KVN_NODE_PUBLISH_MS) == 0);
 }
@@ -707,7 +721,9 @@ static void start_handles(struct kvn_node *node)
 
 static void node_free(struct kvn_node *node)
 {
-    kvt_destroy(node->port); /* (2) */
+    for (unsigned kind = 0; kind < KVO_NR_KINDS; kind++) {
+        kvt_destroy(node->ports[kind]); /* (2) */
+    }
     if (node->movers != NULL) {
         kvn_movers_destroy(node->movers);
     }
@@ -760,7 +776,11 @@ static void module_closed(void *arg)
     uv_close((uv_handle_t *)&node->idle, handle_closed);
     uv_close((uv_handle_t *)&node->tick, handle_closed);
     uv_close((uv_handle_t *)&node->publish, handle_closed);
-    uv_close((uv_handle_t *)&node->port_poll, handle_closed);
+    for (unsigned kind = 0; kind < KVO_NR_KINDS; kind++) {
+        if (node->ports[kind] != NULL) {
+            uv_close((uv_handle_t *)&node->port_polls[kind], handle_closed);
+        }
+    }
     uv_close((uv_handle_t *)&node->movers_poll, handle_closed);
 }
 

@@ -44,7 +44,6 @@ kv_status_t kvn_node_ask(
         .lag_worst_us = node->lag_worst_us,
         .port = kvn_node_port(node),
         .http_port = kvn_node_http_port(node),
-        .transport = "tcp",
         .arg = node,
         .data_conns = data_conns,
     };

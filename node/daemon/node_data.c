@@ -3,39 +3,126 @@
  * (1) An order for a connection that is not there completes with LINK_LOST. (2) A fence
  * completes when the transport has said CLOSED of every connection that it covers;
  * CLOSED comes after the last DONE, and so do the core's completions. (3) What comes on
- * a connection is believed only for the link and the generation that opened it. (4) A
- * peer has one connection to us: a newer one ends those before. (5) Ours to a peer that
- * ends soon is opened again after a pause that grows: whatever the reason is, it does
- * not turn the loop into a circle of calls. (6) Refusals are no reads of the core's, so
+ * a connection is believed only for the link and the generation that opened it, and for
+ * its kind. (4) A peer has the connections of one generation to us, one of each kind:
+ * newer ones end those before. (5) Ours to a peer that end soon are opened again after
+ * a pause that grows: whatever the reason is, it does not turn the loop into a circle
+ * of calls. (6) Refusals are no reads of the core's, so
  * they have a bound here: a peer that asks and does not take what it is told loses its
- * connection before it can use up what the others' pages need.
+ * connection before it can use up what the others' pages need. (7) One break fences the
+ * whole generation, both kinds: the core knows one connection. (8) A one-sided
+ * connection that will not come is done without for the rest of the link.
  */
 #include "node/daemon/node_priv.h"
 
 #include "base/assert.h"
 #include "base/log.h"
 
-static struct kvn_data_conn *conn_find(struct kvn_node *node, kvt_conn_t conn)
+#include <stdio.h>
+#include <string.h>
+
+/* ---- start */
+
+static const struct kvt_ops *const transports[KVO_NR_KINDS] = {
+    [KVO_NAMED] = &kvt_tcp,
+    [KVO_ONE_SIDED] = &kvt_shm,
+};
+
+/* `path`: of the port's socket, NULL for none. That another has it now is no mistake of
+ * the configuration: it may be right later. */
+static kv_status_t complain(
+    const char *path, kv_status_t status, const struct kv_detail *detail, char *line,
+    size_t cap)
+{
+    if (path != NULL && detail->field != NULL
+        && strstr(detail->field, "others that listen") != NULL) {
+        snprintf(
+            line, cap,
+            "listen.peers %s: another node listens there: stop it, or choose another "
+            "path",
+            path);
+        return KV_ERR_IO;
+    }
+    int len = path != NULL ? snprintf(line, cap, "listen.peers %s: ", path) : 0;
+    kv_detail_format(detail, status, line + len, cap - (size_t)len);
+    return status;
+}
+
+kv_status_t kvn_data_start(struct kvn_node *node, char *line, size_t cap)
+{
+    struct kvt_region regions[KVT_REGIONS_MAX];
+    const struct kvn_config *config = node->config;
+    uint32_t nr = kvn_memory_nr(node->memory);
+    KV_ASSERT(nr <= KVT_REGIONS_MAX);
+    for (uint32_t i = 0; i < nr; i++) {
+        regions[i] = kvn_memory_region(node->memory, i);
+    }
+    struct kvt_config port = {
+        .regions = regions,
+        .nr_regions = nr,
+        .nr_ops = 2 * (uint32_t)config->nr_reads + KV_MSG_READ_MAX,
+        .nr_conns = node->nr_conns / KVO_NR_KINDS,
+        .nr_threads = (uint32_t)config->nr_transport_threads,
+        .hello_us = config->handshake_us,
+        .verify = config->verify_reads,
+    };
+    for (unsigned kind = 0; kind < KVO_NR_KINDS; kind++) {
+        struct kv_detail detail = {0};
+        port.listen = kind == KVO_ONE_SIDED ? node->nearby.path : NULL;
+        if (kind == KVO_ONE_SIDED && !node->nearby.wanted) {
+            continue;
+        }
+        kv_status_t status =
+            transports[kind]->create(&port, &node->ports[kind], &detail);
+        if (status != KV_OK) {
+            return complain(port.listen, status, &detail, line, cap);
+        }
+    }
+    return KV_OK;
+}
+
+/* ---- connections */
+
+static void conn_close(struct kvn_node *node, const struct kvn_data_conn *conn)
+{
+    kvt_close(node->ports[conn->kind], conn->conn);
+}
+
+static struct kvn_data_conn *
+conn_find(struct kvn_node *node, enum kvo_kind kind, kvt_conn_t conn)
 {
     for (uint32_t i = 0; conn != 0 && i < node->nr_conns; i++) {
-        if (node->conns[i].conn == conn) {
+        if (node->conns[i].conn == conn && node->conns[i].kind == kind) {
             return &node->conns[i];
         }
     }
     return NULL;
 }
 
-static struct kvn_data_conn *
-conn_of(struct kvn_node *node, const struct kvo_order *order, bool out)
+static struct kvn_data_conn *conn_of(
+    struct kvn_node *node, const struct kvo_order *order, enum kvo_kind kind, bool out)
 {
     for (uint32_t i = 0; i < node->nr_conns; i++) {
         struct kvn_data_conn *conn = &node->conns[i];
-        if (conn->conn != 0 && conn->out == out && conn->peer == order->peer
+        if (conn->conn != 0 && conn->kind == kind && conn->out == out
+            && conn->peer == order->peer
             && conn->link == order->link && conn->data_gen == order->data_gen) {
             return conn;
         }
     }
     return NULL;
+}
+
+/* Those of this kind that the peer has opened to us, also those being closed. */
+static uint32_t
+nr_conns_of(const struct kvn_node *node, uint32_t peer, enum kvo_kind kind)
+{
+    uint32_t nr = 0;
+    for (uint32_t i = 0; i < node->nr_conns; i++) {
+        const struct kvn_data_conn *conn = &node->conns[i];
+        nr += conn->conn != 0 && !conn->out && conn->peer == peer && conn->kind == kind;
+    }
+    return nr;
 }
 
 static struct kvn_data_conn *free_conn(struct kvn_node *node)
@@ -64,13 +151,31 @@ static bool fence_over(const struct kvn_node *node, const struct kvn_fence *fenc
     return true;
 }
 
-/* Our connection to `peer` is broken: the core hears of it after a pause (5). */
-static void reopen_later(
-    struct kvn_node *node, uint32_t peer, uint64_t link, uint32_t data_gen,
-    uint64_t lived_us, kv_status_t status)
+/* (8) */
+static void count_failure(
+    struct kvn_reopen *reopen, const struct kvn_data_conn *conn, uint64_t lived_us)
 {
-    struct kvn_reopen *reopen = &node->reopens[peer];
+    if (reopen->link != conn->link) {
+        reopen->failures = 0;
+    }
+    if (conn->kind == KVO_ONE_SIDED) {
+        bool early = !conn->worked && lived_us < KVN_NODE_REOPEN_LONGEST_US;
+        reopen->failures = early ? reopen->failures + 1 : 0;
+    }
+}
+
+/* A connection of ours is broken: the core hears of it after a pause (5). */
+static void reopen_later(
+    struct kvn_node *node, const struct kvn_data_conn *conn, kv_status_t status)
+{
+    struct kvn_reopen *reopen = &node->reopens[conn->peer];
+    if (reopen->waits && reopen->link == conn->link
+        && reopen->data_gen == conn->data_gen) {
+        return; /* (7) that of the other kind broke first */
+    }
+    uint64_t lived_us = kvn_node_now(node) - conn->since_us;
     uint64_t pause = 2 * reopen->pause_us;
+    count_failure(reopen, conn, lived_us);
     if (lived_us >= KVN_NODE_REOPEN_LONGEST_US || pause == 0) {
         pause = KVN_NODE_REOPEN_FIRST_US;
     } else if (pause > KVN_NODE_REOPEN_LONGEST_US) {
@@ -78,16 +183,31 @@ static void reopen_later(
     }
     *reopen = (struct kvn_reopen){
         .waits = true,
-        .link = link,
-        .data_gen = data_gen,
+        .link = conn->link,
+        .data_gen = conn->data_gen,
         .due_us = kvn_node_now(node) + pause,
         .pause_us = pause,
+        .failures = reopen->failures,
     };
     if (pause >= KVN_NODE_REOPEN_LOGGED_US || lived_us >= KVN_NODE_REOPEN_LONGEST_US) {
         kv_log(
-            KV_LOG_WARN, "data", "no connection to node %u: %s; again in %u ms",
-            node->config->nodes[peer].id, kv_status_text(status),
-            (unsigned)(pause / 1000));
+            KV_LOG_WARN, "data", "no %s connection to node %u: %s; again in %u ms",
+            transports[conn->kind]->name, node->config->nodes[conn->peer].id,
+            kv_status_text(status), (unsigned)(pause / 1000));
+    }
+}
+
+/* (8) Its bound is reached: by name, if the peer can be read so, else on and on. */
+static void give_up_one_sided(struct kvn_node *node, uint32_t peer, uint64_t now_us)
+{
+    struct kvn_reopen *reopen = &node->reopens[peer];
+    reopen->failures = 0;
+    if (kvo_one_sided_lost(node->core, now_us, peer, reopen->link)) {
+        kv_log(
+            KV_LOG_WARN, "data",
+            "node %u: %u shm connections broke before a page came: its pages come by "
+            "tcp until the link ends",
+            node->config->nodes[peer].id, (unsigned)KVN_NODE_ONE_SIDED_TRIES);
     }
 }
 
@@ -98,6 +218,9 @@ uint64_t kvn_data_reopens(struct kvn_node *node, uint64_t now_us)
         struct kvn_reopen *reopen = &node->reopens[i];
         if (reopen->waits && reopen->due_us <= now_us) {
             reopen->waits = false;
+            if (reopen->failures >= KVN_NODE_ONE_SIDED_TRIES) {
+                give_up_one_sided(node, i, now_us);
+            }
             kvo_data_broken(node->core, now_us, i, reopen->link, reopen->data_gen);
         }
         if (reopen->waits && reopen->due_us < next) {
@@ -112,29 +235,32 @@ uint64_t kvn_data_reopens(struct kvn_node *node, uint64_t now_us)
 void kvn_data_open(struct kvn_node *node, uint32_t peer, const struct kv_msg *msg)
 {
     KV_ASSERT(msg->type == KV_MSG_DATA_OPEN);
-    struct kvn_data_conn *conn = free_conn(node);
-    struct kv_detail detail;
-    size_t len;
-    KV_ASSERT(kv_encode(msg, node->wire, KVT_HELLO_BYTES_MAX, &len, &detail) == KV_OK);
-    kvt_conn_t opened = 0;
-    kv_status_t status =
-        conn == NULL
-            ? KV_ERR_AGAIN
-            : kvt_open(
-                node->port, node->config->nodes[peer].address, node->wire,
-                (uint32_t)len, &opened);
-    if (status != KV_OK) {
-        reopen_later(node, peer, msg->link, msg->u.data_open.data_gen, 0, status);
-        return;
-    }
-    *conn = (struct kvn_data_conn){
-        .conn = opened,
+    struct kvn_data_conn *free = free_conn(node);
+    struct kvn_data_conn conn = {
+        .kind = msg->u.data_open.one_sided ? KVO_ONE_SIDED : KVO_NAMED,
         .peer = peer,
         .link = msg->link,
         .data_gen = msg->u.data_open.data_gen,
         .out = true,
         .since_us = kvn_node_now(node),
     };
+    const char *address = kvo_peer_address(node->core, peer, conn.kind);
+    struct kv_detail detail;
+    size_t len;
+    KV_ASSERT(node->ports[conn.kind] != NULL); /* HELLO has not said it else */
+    KV_ASSERT(kv_encode(msg, node->wire, KVT_HELLO_BYTES_MAX, &len, &detail) == KV_OK);
+    if (conn.kind == KVO_NAMED && address[0] == '\0') {
+        address = node->config->nodes[peer].address;
+    }
+    kv_status_t status = free == NULL ? KV_ERR_AGAIN
+                                      : kvt_open(
+                                          node->ports[conn.kind], address, node->wire,
+                                          (uint32_t)len, &conn.conn);
+    if (status != KV_OK) {
+        reopen_later(node, &conn, status);
+        return;
+    }
+    *free = conn;
 }
 
 static void
@@ -151,9 +277,31 @@ refuse(struct kvn_node *node, const struct kvo_order *order, kv_status_t status)
     }
 }
 
+void kvn_data_get(struct kvn_node *node, const struct kvo_order *order)
+{
+    const struct kvo_part *part = &order->parts[0];
+    struct kvn_data_conn *conn = conn_of(node, order, KVO_ONE_SIDED, true);
+    if (conn == NULL) {
+        refuse(node, order, KV_ERR_LINK_LOST); /* (1) */
+        return;
+    }
+    const struct kvt_part get = {
+        .id = part->id,
+        .to = kvn_memory_frame(node->memory, part->pool, part->pool_frame),
+        .room = part->len,
+        .arena = part->grant.arena,
+        .offset = part->grant.offset,
+    };
+    KV_ASSERT(order->nr_parts == 1 && part->len == part->grant.len);
+    kv_status_t status = kvt_get(node->ports[KVO_ONE_SIDED], conn->conn, &get);
+    if (status != KV_OK) {
+        refuse(node, order, status);
+    }
+}
+
 void kvn_data_read(struct kvn_node *node, const struct kvo_order *order)
 {
-    struct kvn_data_conn *conn = conn_of(node, order, true);
+    struct kvn_data_conn *conn = conn_of(node, order, KVO_NAMED, true);
     if (conn == NULL) {
         refuse(node, order, KV_ERR_LINK_LOST); /* (1) */
         return;
@@ -187,8 +335,8 @@ void kvn_data_read(struct kvn_node *node, const struct kvo_order *order)
     KV_ASSERT(
         kv_encode(&msg, node->wire, KVT_REQUEST_BYTES_MAX, &len, &detail) == KV_OK);
     kv_status_t status = kvt_read(
-        node->port, conn->conn, order->req, node->wire, (uint32_t)len, parts,
-        order->nr_parts);
+        node->ports[KVO_NAMED], conn->conn, order->req, node->wire, (uint32_t)len,
+        parts, order->nr_parts);
     if (status != KV_OK) {
         refuse(node, order, status);
     }
@@ -197,7 +345,7 @@ void kvn_data_read(struct kvn_node *node, const struct kvo_order *order)
 void kvn_data_serve(struct kvn_node *node, const struct kvo_order *order)
 {
     const struct kvo_part *part = &order->parts[0];
-    struct kvn_data_conn *conn = conn_of(node, order, false);
+    struct kvn_data_conn *conn = conn_of(node, order, KVO_NAMED, false);
     if (conn == NULL) {
         refuse(node, order, KV_ERR_LINK_LOST); /* (1) */
         return;
@@ -206,7 +354,7 @@ void kvn_data_serve(struct kvn_node *node, const struct kvo_order *order)
         kv_log(
             KV_LOG_WARN, "data", "node %u asks and does not take %u answers: closed",
             node->config->nodes[conn->peer].id, conn->refusals);
-        kvt_close(node->port, conn->conn);
+        conn_close(node, conn);
         return;
     }
     bool bytes = part->data.status == KV_OK;
@@ -221,13 +369,13 @@ void kvn_data_serve(struct kvn_node *node, const struct kvo_order *order)
     size_t len;
     KV_ASSERT(kv_encode(&msg, node->wire, KVT_HEAD_BYTES_MAX, &len, &detail) == KV_OK);
     kv_status_t status = kvt_send(
-        node->port, conn->conn, part->id, node->wire, (uint32_t)len,
+        node->ports[KVO_NAMED], conn->conn, part->id, node->wire, (uint32_t)len,
         bytes ? kvn_memory_frame(node->memory, part->pool, part->pool_frame) : NULL,
         bytes ? part->len : 0);
     if (status != KV_OK) {
         /* No room for even a refusal: the reader learns it by losing the connection. */
         refuse(node, order, status);
-        kvt_close(node->port, conn->conn);
+        conn_close(node, conn);
     } else if (part->id == 0) {
         conn->refusals++;
     }
@@ -245,7 +393,7 @@ void kvn_data_fence(struct kvn_node *node, const struct kvo_order *order)
     };
     for (uint32_t i = 0; i < node->nr_conns; i++) {
         if (covers(&fence, &node->conns[i])) {
-            kvt_close(node->port, node->conns[i].conn);
+            conn_close(node, &node->conns[i]);
         }
     }
     if (fence_over(node, &fence)) {
@@ -262,8 +410,18 @@ void kvn_data_fence(struct kvn_node *node, const struct kvo_order *order)
 
 /* ---- what the transport says */
 
+static void refuse_conn(
+    struct kvn_node *node, enum kvo_kind kind, kvt_conn_t conn, const char *why)
+{
+    kv_log(
+        KV_LOG_INFO, "data", "refused a connection by %s: %s", transports[kind]->name,
+        why);
+    kvt_close(node->ports[kind], conn);
+}
+
 /* A connection has come in, and says which link it belongs to (3). */
-static void introduced(struct kvn_node *node, const struct kvt_event *event)
+static void introduced(
+    struct kvn_node *node, enum kvo_kind kind, const struct kvt_event *event)
 {
     struct kv_msg msg;
     struct kv_detail detail = {0};
@@ -272,38 +430,48 @@ static void introduced(struct kvn_node *node, const struct kvt_event *event)
         kv_decode(event->bytes, event->nr_bytes, &node->arena, &msg, &detail);
     struct kvn_data_conn *conn = free_conn(node);
     uint32_t peer = KVC_NO_NODE;
-    if (status == KV_OK && msg.type == KV_MSG_DATA_OPEN) {
+    if (status == KV_OK && msg.type == KV_MSG_DATA_OPEN
+        && msg.u.data_open.one_sided == (kind == KVO_ONE_SIDED)) {
         peer = kvo_link_peer(node->core, msg.link);
     }
-    if (conn == NULL || peer == KVC_NO_NODE
-        || !kvo_data_message(node->core, kvn_node_now(node), peer, &msg)) {
-        kv_log(
-            KV_LOG_INFO, "data", "refused a connection: %s",
-            conn == NULL            ? "data.connections are open"
-            : peer == KVC_NO_NODE ? "it names no link that is up"
-                                    : "its proof or its generation is wrong");
-        kvt_close(node->port, event->conn);
+    if (conn == NULL) {
+        refuse_conn(node, kind, event->conn, "data.connections are open");
+        return;
+    }
+    if (peer == KVC_NO_NODE) {
+        refuse_conn(node, kind, event->conn, "it names no link that is up");
+        return;
+    }
+    if (nr_conns_of(node, peer, kind) >= KVN_NODE_PEER_CONNS_MAX) {
+        refuse_conn(node, kind, event->conn, "those of this peer before do not end");
+        return;
+    }
+    if (!kvo_data_message(node->core, kvn_node_now(node), peer, &msg)) {
+        refuse_conn(node, kind, event->conn, "its proof or its generation is wrong");
         return;
     }
     for (uint32_t i = 0; i < node->nr_conns; i++) { /* (4) */
-        if (node->conns[i].conn != 0 && !node->conns[i].out
-            && node->conns[i].peer == peer) {
-            kvt_close(node->port, node->conns[i].conn);
+        const struct kvn_data_conn *old = &node->conns[i];
+        if (old->conn != 0 && !old->out && old->peer == peer
+            && (old->link != msg.link
+                || old->data_gen != msg.u.data_open.data_gen)) {
+            conn_close(node, old);
         }
     }
     *conn = (struct kvn_data_conn){
         .conn = event->conn,
+        .kind = kind,
         .peer = peer,
         .link = msg.link,
         .data_gen = msg.u.data_open.data_gen,
         .since_us = kvn_node_now(node),
     };
-    kvt_accept(node->port, event->conn);
+    kvt_accept(node->ports[kind], event->conn);
 }
 
 static void requested(struct kvn_node *node, const struct kvt_event *event)
 {
-    struct kvn_data_conn *conn = conn_find(node, event->conn);
+    struct kvn_data_conn *conn = conn_find(node, KVO_NAMED, event->conn);
     struct kv_msg msg;
     struct kv_detail detail = {0};
     if (conn == NULL) {
@@ -317,54 +485,56 @@ static void requested(struct kvn_node *node, const struct kvt_event *event)
         kv_log(
             KV_LOG_WARN, "data", "node %u asked for nothing that makes sense",
             node->config->nodes[conn->peer].id);
-        kvt_close(node->port, event->conn);
+        conn_close(node, conn);
         return;
     }
     (void)kvo_data_message(node->core, kvn_node_now(node), conn->peer, &msg);
 }
 
-static void finished(struct kvn_node *node, const struct kvt_event *event)
+static void
+finished(struct kvn_node *node, enum kvo_kind kind, const struct kvt_event *event)
 {
+    struct kvn_data_conn *conn = conn_find(node, kind, event->conn);
+    if (conn != NULL && event->status == KV_OK) {
+        conn->worked = true;
+    }
     if (event->id == 0) { /* a refusal: nobody waits for it */
-        struct kvn_data_conn *conn = conn_find(node, event->conn);
         if (conn != NULL) {
             KV_ASSERT(conn->refusals > 0);
             conn->refusals--;
         }
         return;
     }
-    struct kvo_done done = {
+    const struct kvo_done done = {
         .status = event->status,
+        .unverified = !node->config->verify_reads,
         .computed = event->computed,
         .expected = event->expected,
         .gen = event->gen,
         .len = event->len,
         .n_tokens = event->n_tokens,
     };
-    if (!node->config->verify_reads) {
-        done.computed = done.expected;
-    }
     kvo_complete(node->core, kvn_node_now(node), event->id, &done);
 }
 
-static void broken(struct kvn_node *node, const struct kvt_event *event)
+static void
+broken(struct kvn_node *node, enum kvo_kind kind, const struct kvt_event *event)
 {
-    struct kvn_data_conn *conn = conn_find(node, event->conn);
-    kvt_close(node->port, event->conn);
+    struct kvn_data_conn *conn = conn_find(node, kind, event->conn);
+    kvt_close(node->ports[kind], event->conn);
     if (conn != NULL && conn->out) {
-        reopen_later(
-            node, conn->peer, conn->link, conn->data_gen,
-            kvn_node_now(node) - conn->since_us, event->status);
+        reopen_later(node, conn, event->status);
     } else if (conn != NULL && event->status != KV_ERR_LINK_LOST) {
         kv_log(
-            KV_LOG_WARN, "data", "a connection of node %u ended: %s",
-            node->config->nodes[conn->peer].id, kv_status_text(event->status));
+            KV_LOG_WARN, "data", "a %s connection of node %u ended: %s",
+            transports[kind]->name, node->config->nodes[conn->peer].id,
+            kv_status_text(event->status));
     }
 }
 
-static void closed(struct kvn_node *node, kvt_conn_t id)
+static void closed(struct kvn_node *node, enum kvo_kind kind, kvt_conn_t id)
 {
-    struct kvn_data_conn *conn = conn_find(node, id);
+    struct kvn_data_conn *conn = conn_find(node, kind, id);
     if (conn != NULL) {
         conn->conn = 0;
     }
@@ -378,28 +548,28 @@ static void closed(struct kvn_node *node, kvt_conn_t id)
     }
 }
 
-void kvn_data_events(struct kvn_node *node)
+void kvn_data_events(struct kvn_node *node, enum kvo_kind kind)
 {
     struct kvt_event event;
     for (unsigned i = 0; i < KVN_NODE_EVENTS_A_TURN; i++) {
-        if (!kvt_next(node->port, &event)) {
+        if (!kvt_next(node->ports[kind], &event)) {
             return;
         }
         switch (event.kind) {
         case KVT_EV_HELLO:
-            introduced(node, &event);
+            introduced(node, kind, &event);
             break;
         case KVT_EV_REQUEST:
             requested(node, &event);
             break;
         case KVT_EV_DONE:
-            finished(node, &event);
+            finished(node, kind, &event);
             break;
         case KVT_EV_BROKEN:
-            broken(node, &event);
+            broken(node, kind, &event);
             break;
         case KVT_EV_CLOSED:
-            closed(node, event.conn);
+            closed(node, kind, event.conn);
             break;
         }
     }

@@ -17,6 +17,7 @@
 #include "node/daemon/local.h"
 #include "node/daemon/memory.h"
 #include "node/daemon/movers.h"
+#include "node/daemon/nearby.h"
 #include "node/daemon/node.h"
 #include "node/daemon/reports.h"
 
@@ -36,27 +37,37 @@ enum {
     KVN_NODE_ADVICE_US = 60000000,
     KVN_NODE_FILES = 64, /* descriptors beside connections: loops, log, threads */
     KVN_NODE_CLIENT_FILES = 2, /* its socket and its pidfd */
+    KVN_NODE_SHM_FILES = 2,    /* of a connection by shm: the same */
+    /* A one-sided connection that broke so often, and never brought a page, is done
+     * without: with the pauses above that is after a quarter of a second. */
+    KVN_NODE_ONE_SIDED_TRIES = 8,
+    /* Of one peer and kind to us. Those of shm end by their reader's word alone, so a
+     * peer that opens and never says it must meet a bound of its own. */
+    KVN_NODE_PEER_CONNS_MAX = 8,
 };
 
 /* A data connection of the transport that node/core knows. */
 struct kvn_data_conn {
-    kvt_conn_t conn; /* 0: free */
+    kvt_conn_t conn; /* of ports[kind]; 0: free */
+    enum kvo_kind kind;
     uint32_t peer;
     uint64_t link;
     uint32_t data_gen;
     bool out; /* ours to the peer: we read on it */
+    bool worked;       /* a page came by it */
     uint32_t refusals; /* of ours that the peer has not taken yet */
     uint64_t since_us;
 };
 
-/* Our data connection to a peer broke, or could not be opened: the core is told when
- * the pause is over, because it opens the next one at once. One a peer. */
+/* A data connection of ours to a peer broke, or could not be opened: the core is told
+ * when the pause is over, because it opens the next ones at once. One a peer. */
 struct kvn_reopen {
     bool waits;
     uint64_t link;
     uint32_t data_gen;
     uint64_t due_us;
     uint64_t pause_us; /* of the last time */
+    uint32_t failures; /* of the one-sided connection, one after another on this link */
 };
 
 /* A fence that waits for its connections to be closed. */
@@ -84,7 +95,8 @@ struct kvn_node {
 
     kvn_memory_t *memory;
     kvn_movers_t *movers;
-    kvt_port_t *port;
+    kvt_port_t *ports[KVO_NR_KINDS]; /* tcp; shm, or NULL: nobody is near */
+    struct kvn_nearby nearby;
     kvn_tls_t *tls;
     kvn_links_t *links; /* NULL: alone in its cluster, or closed */
     kvn_local_t *local; /* NULL: no clients, or closed */
@@ -98,7 +110,7 @@ struct kvn_node {
     uv_prepare_t prepare;
     uv_idle_t idle; /* runs while something is deferred: the loop does not sleep */
     uv_timer_t tick, publish;
-    uv_poll_t port_poll, movers_poll;
+    uv_poll_t port_polls[KVO_NR_KINDS], movers_poll;
     bool polls_movers; /* and movers_poll is stopped */
     unsigned nr_handles; /* of these, initialised and not yet closed */
 
@@ -152,11 +164,13 @@ void kvn_node_say(struct kvn_node *node, const char *line);
 kv_status_t kvn_node_files(const struct kvn_node *node, char *line, size_t cap);
 
 /* ---- node_data.c */
+kv_status_t kvn_data_start(struct kvn_node *node, char *line, size_t cap);
 void kvn_data_open(struct kvn_node *node, uint32_t peer, const struct kv_msg *msg);
 void kvn_data_read(struct kvn_node *node, const struct kvo_order *order);
+void kvn_data_get(struct kvn_node *node, const struct kvo_order *order);
 void kvn_data_serve(struct kvn_node *node, const struct kvo_order *order);
 void kvn_data_fence(struct kvn_node *node, const struct kvo_order *order);
-void kvn_data_events(struct kvn_node *node);
+void kvn_data_events(struct kvn_node *node, enum kvo_kind kind);
 /* Tells the core of connections whose pause is over; when the next one is. */
 uint64_t kvn_data_reopens(struct kvn_node *node, uint64_t now_us);
 

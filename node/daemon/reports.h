@@ -41,7 +41,6 @@ struct kvn_report_source {
     uint64_t now_us, started_us;
     uint64_t lag_us, lag_worst_us; /* of the loop: last, and worst since the start */
     uint16_t port, http_port;      /* 0: none */
-    const char *transport;
     /* Data connections that are open with peer i, ours to it and its to us. */
     void *arg;
     void (*data_conns)(void *arg, uint32_t peer, uint32_t *out_p, uint32_t *in_p);

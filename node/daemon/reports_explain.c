@@ -206,9 +206,7 @@ static void put_verdict(const struct kvn_report *report, const struct verdict *v
     if (strcmp(verdict->would, "fetch") == 0) {
         struct kvo_peer_info info;
         kvo_peer_info(source->core, source->now_us, verdict->node, &info);
-        kvn_json_text(
-            json, "transport",
-            info.transport == KVO_NAMED ? source->transport : "one-sided");
+        kvn_json_text(json, "transport", info.transport);
     }
     if (strcmp(verdict->would, "miss") == 0) {
         kvn_json_text(json, "reason", miss_name(verdict->reason));

@@ -53,9 +53,7 @@ static void put_peer(const struct kvn_report *report, uint32_t peer)
         kvn_json_none(json, "incarnation");
     }
     if (info.up) {
-        kvn_json_text(
-            json, "transport",
-            info.transport == KVO_NAMED ? source->transport : "one-sided");
+        kvn_json_text(json, "transport", info.transport);
     } else {
         kvn_json_none(json, "transport");
     }

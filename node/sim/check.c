@@ -280,6 +280,23 @@ void kvs_check_serve(kvs_world_t *world, const struct kvs_io *io)
     kvs_check_read(world, io);
 }
 
+/* What a fabric cannot do, a right core does not ask for. */
+void kvs_check_grant(
+    kvs_world_t *world, uint32_t reader, uint32_t owner, const struct kv_grant *grant)
+{
+    if (world->config.mix == KVS_DOMAINS && reader % 2 != owner % 2) {
+        kvs_fail(
+            world, "P7", "n%u reads n%u one-sidedly: they are not on one host",
+            reader + 1, owner + 1);
+    } else if (
+        grant->arena < KVP_POOLS_MAX
+        && (world->nodes[owner].named_pools >> grant->arena & 1) != 0) {
+        kvs_fail(
+            world, "P7", "a grant of n%u names pool %u, which cannot be mapped",
+            owner + 1, grant->arena);
+    }
+}
+
 static void freed(kvs_world_t *world, uint32_t index, struct kvp_ref ref)
 {
     struct kvs_node *node = &world->nodes[index];

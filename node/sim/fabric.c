@@ -392,6 +392,7 @@ order_read_named(kvs_world_t *world, uint32_t node, const struct kvo_order *orde
     struct kvs_data_conn *conn = kvs_net_data_conn(
         world, node, order->peer, order->link, order->data_gen, false);
     bool open = conn != NULL && !conn->closed;
+    KV_ASSERT(!open || (conn->kinds >> KVO_NAMED & 1) != 0);
     struct kv_copy copies[KV_MSG_READ_MAX];
     KV_ASSERT(order->nr_parts >= 1 && order->nr_parts <= KV_MSG_READ_MAX);
     for (uint32_t i = 0; i < order->nr_parts; i++) {
@@ -445,10 +446,12 @@ order_read_grant(kvs_world_t *world, uint32_t node, const struct kvo_order *orde
     io->done.len = grant->len;
     io->done.n_tokens = grant->n_tokens;
     kvs_check_touch(world, node, io->dst, 1);
+    kvs_check_grant(world, node, order->peer, grant);
     if (conn == NULL || conn->closed) {
         refuse_read(world, io);
         return;
     }
+    KV_ASSERT((conn->kinds >> KVO_ONE_SIDED & 1) != 0);
     struct kvs_mem *mem = world->nodes[order->peer].mem;
     io->data_life = conn->owner_life;
     if (mem == NULL || grant->arena >= KVP_POOLS_MAX || grant->len > part->len

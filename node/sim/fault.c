@@ -113,6 +113,7 @@ struct hostile {
     kv_key_t keys[HOSTILE_ITEMS];
     uint32_t holders[HOSTILE_ITEMS];
     uint64_t ids[HOSTILE_ITEMS];
+    struct kv_msg_released released[HOSTILE_ITEMS];
     int32_t statuses[HOSTILE_ITEMS];
 };
 
@@ -144,6 +145,7 @@ static void fill_hostile(kvs_world_t *world, struct hostile *h)
         h->copies[i] = copy;
         h->keys[i] = copy.key;
         h->ids[i] = UINT64_MAX - below(world, 1000);
+        h->released[i] = (struct kv_msg_released){.id = h->ids[i], .read = i % 2 == 0};
         h->statuses[i] = (int32_t)below(world, 100) - 60;
         h->holders[i] = (uint32_t)below(world, 6);
         h->runs[i] = (struct kv_msg_run){
@@ -226,16 +228,20 @@ static void shape_other(kvs_world_t *world, struct hostile *h, uint32_t which)
         msg->type = KV_MSG_GRANTED;
         msg->u.granted = (struct kv_msg_granted){h->granted, HOSTILE_ITEMS};
         break;
+    /* Ids that were never given: a peer that gives back what it still reads hurts
+     * itself alone, but no checker could tell that from a bug of ours. */
     case 2:
-    case 3:
-    case 4: {
-        /* Ids that were never given: a peer that gives back what it still reads hurts
-         * itself alone, but no checker could tell that from a bug of ours. */
-        static const uint32_t types[] = {KV_MSG_RELEASE, KV_MSG_REVOKE, KV_MSG_REVOKED};
-        msg->type = types[which - 2];
-        msg->u.release = (struct kv_msg_ids){h->ids, HOSTILE_ITEMS};
+        msg->type = KV_MSG_RELEASE;
+        msg->u.release = (struct kv_msg_release){h->released, HOSTILE_ITEMS};
         break;
-    }
+    case 3:
+        msg->type = KV_MSG_REVOKE;
+        msg->u.revoke = (struct kv_msg_ids){h->ids, HOSTILE_ITEMS};
+        break;
+    case 4:
+        msg->type = KV_MSG_REVOKED;
+        msg->u.revoked = (struct kv_msg_ids){h->ids, HOSTILE_ITEMS};
+        break;
     case 5:
         msg->type = KV_MSG_SPILL_OFFER;
         msg->epoch = world->view.epoch + below(world, 3) - 1;

@@ -501,7 +501,8 @@ void kvs_net_send_data(void *arg, uint32_t peer, const struct kv_msg *msg)
 {
     struct kvs_port *port = arg;
     kvs_world_t *world = port->world;
-    uint32_t data_gen = msg->type == KV_MSG_DATA_OPEN ? msg->u.data_open.data_gen : 0;
+    KV_ASSERT(msg->type == KV_MSG_DATA_OPEN);
+    uint32_t data_gen = msg->u.data_open.data_gen;
     struct kvs_data_conn *conn =
         kvs_net_data_conn(world, port->node, peer, msg->link, data_gen, true);
     if (conn->reader_life != world->nodes[port->node].life) { /* (I10) */
@@ -510,6 +511,8 @@ void kvs_net_send_data(void *arg, uint32_t peer, const struct kv_msg *msg)
             port->node + 1, peer + 1, (unsigned long long)conn->reader_life);
         return;
     }
+    conn->kinds |=
+        (uint8_t)(1 << (msg->u.data_open.one_sided ? KVO_ONE_SIDED : KVO_NAMED));
     if (!conn->closed) {
         kvs_net_data_out(world, conn, msg);
     }

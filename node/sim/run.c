@@ -144,6 +144,13 @@ static void draw(
         .sequences = kv_rng_below(&rng, 6) > 0,
         .drops = kv_rng_below(&rng, 3) > 0,
     };
+    /* Last, so that seeds keep what is drawn above. */
+    if (kv_rng_below(&rng, 4) == 0) {
+        world->mix = KVS_DOMAINS;
+    }
+    world->named_device =
+        kv_rng_below(&rng, 3) == 0
+        && (world->mix == KVS_MIXED || world->mix == KVS_DOMAINS);
 }
 
 /* ------------------------------------------------------------------ planted bugs */
@@ -195,6 +202,9 @@ static void focus(
     struct kvs_chaos_config *chaos)
 {
     struct kvo_config *core = &world->core;
+    if (plant != KV_NR_PLANTS) {
+        world->named_device = false; /* grants are what most of them break */
+    }
     switch (plant) {
     case KV_PLANT_REUSE_ON_TIME:
     case KV_PLANT_EXPIRED_FREED:

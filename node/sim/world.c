@@ -206,10 +206,26 @@ fill_transports(const kvs_world_t *world, uint32_t index, struct kvo_config *cor
                       || (world->config.mix == KVS_MIXED && index % 3 == 2);
     core->nr_transports = 0;
     if (!named_only) {
-        core->transports[core->nr_transports++] = KVO_ONE_SIDED;
+        struct kvo_transport *t = &core->transports[core->nr_transports++];
+        *t = (struct kvo_transport){.kind = KVO_ONE_SIDED, .name = "verbs"};
+        if (world->config.mix == KVS_DOMAINS) {
+            snprintf(t->domain, sizeof(t->domain), "host%u", index % 2);
+        }
     }
     if (world->config.mix != KVS_ALL_ONE_SIDED) {
-        core->transports[core->nr_transports++] = KVO_NAMED;
+        core->transports[core->nr_transports++] =
+            (struct kvo_transport){.kind = KVO_NAMED, .name = "tcp"};
+    }
+    if (world->config.mix == KVS_DOMAINS && index % 4 == 2) {
+        /* It reads its own host's nodes by name; they read it one-sidedly. */
+        struct kvo_transport first = core->transports[0];
+        core->transports[0] = core->transports[1];
+        core->transports[1] = first;
+    }
+    core->named_pools = 0;
+    for (uint32_t i = 0; i < core->pager.nr_pools; i++) {
+        bool device = core->pager.pools[i].tier == KVP_DEVICE;
+        core->named_pools |= (uint32_t)(world->config.named_device && device) << i;
     }
 }
 
@@ -234,6 +250,7 @@ node_create(kvs_world_t *world, uint32_t index, struct kv_detail *detail)
         config.tenant_checks[t] = kv_mix64(config.pager.tenants[t].id);
     }
     fill_transports(world, index, &config);
+    node->named_pools = config.named_pools;
     node->mem = mem_create(&config.pager);
 
     struct kvs_port *port = kvs_take(sizeof(*port));

@@ -71,7 +71,9 @@ enum kvs_fault {
     ((KVS_FAULT_BIT(KVS_NR_FAULTS) - 1) & ~KVS_FAULT_BIT(KVS_F_REST_FLIP))
 const char *kvs_fault_name(unsigned fault); /* NULL past the last */
 
-enum kvs_mix { KVS_ALL_NAMED, KVS_ALL_ONE_SIDED, KVS_MIXED };
+/* KVS_DOMAINS: nodes with even and with odd indices are two hosts: within one, pages
+ * are read one-sidedly, between them by name. */
+enum kvs_mix { KVS_ALL_NAMED, KVS_ALL_ONE_SIDED, KVS_MIXED, KVS_DOMAINS };
 
 enum { KVS_NODES_MAX = KVC_NODES_MAX, KVS_APART_MAX = 8 };
 
@@ -79,6 +81,7 @@ struct kvs_config {
     uint32_t nr_nodes;
     uint64_t seed;
     enum kvs_mix mix;       /* transports of the nodes */
+    bool named_device;      /* device pools cannot be mapped: they are read by name */
 
     uint32_t page_bytes;    /* a multiple of KVP_ALIGN */
     uint32_t page_tokens;

@@ -102,6 +102,7 @@ struct kvs_node {
     uint64_t *freed_gen;  /* [frame] generation + 1 that was freed last */
     uint64_t *heard_life; /* [peer] newest life whose message was acted on */
     uint64_t tenants;     /* bit i: it has tenant i */
+    uint32_t named_pools; /* bit i: pool i cannot be mapped */
 };
 
 /* A control connection. Side 0 dialled. */
@@ -120,6 +121,7 @@ struct kvs_data_conn {
     uint64_t link;
     uint32_t data_gen;
     bool closed;
+    uint8_t kinds; /* that the reader opened: a bit of enum kvo_kind each */
     uint64_t last;
     uint32_t prev; /* the pair's one before: index + 1, 0: none */
 };
@@ -361,6 +363,9 @@ void kvs_check_touch(kvs_world_t *world, uint32_t node, struct kvp_ref ref, int 
 /* Bytes are about to be written into / read from a frame. */
 void kvs_check_land(kvs_world_t *world, const struct kvs_io *io);
 void kvs_check_read(kvs_world_t *world, const struct kvs_io *io);
+/* A grant of `owner` is about to be read under: it can be, from there. */
+void kvs_check_grant(
+    kvs_world_t *world, uint32_t reader, uint32_t owner, const struct kv_grant *grant);
 /* Bytes of a frame are about to go to a peer. */
 void kvs_check_serve(kvs_world_t *world, const struct kvs_io *io);
 

@@ -446,6 +446,20 @@ static void key__nth_failure_gives_nomem(void **state)
     assert_int_equal(kv_mem_live(), live);
 }
 
+/* Every byte counts, wherever it is: it is what proofs are compared with. */
+static void key__secret_comparison_sees_every_byte(void **state)
+{
+    (void)state;
+    kv_key_t a, b;
+    memset(&a, 0x5a, sizeof(a));
+    for (unsigned i = 0; i < KV_KEY_BYTES; i++) {
+        b = a;
+        assert_true(kv_key_equal_secret(&a, &b));
+        b.b[i] ^= 0x80;
+        assert_false(kv_key_equal_secret(&a, &b));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -462,6 +476,7 @@ int main(void)
         cmocka_unit_test(space__groups_are_checked),
         cmocka_unit_test(space__malformed_utf8_is_refused_at_its_offset),
         cmocka_unit_test(space__another_id_is_refused),
+        cmocka_unit_test(key__secret_comparison_sees_every_byte),
         cmocka_unit_test(key__nth_failure_gives_nomem),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -147,7 +147,7 @@ void ck_init(struct ck *ck)
             },
         .liveness = {.heartbeat_us = 250000, .suspect_us = 1000000, .lost_us = 3000000},
         .directory = {.nr_entries = 4096, .nr_holdings = 8192, .cold_us = 1000000},
-        .transports = {KVO_NAMED},
+        .transports = {{.kind = KVO_NAMED, .name = "tcp"}},
         .nr_transports = 1,
         .grant_us = 10000000,
         .call_us = 50000,
@@ -167,6 +167,14 @@ void ck_init(struct ck *ck)
         .tick_us = 10000,
         .seed = 3,
     };
+}
+
+void ck_one_sided(struct ck *ck)
+{
+    ck->config.transports[0] =
+        (struct kvo_transport){.kind = KVO_ONE_SIDED, .name = "verbs"};
+    ck->config.transports[1] = (struct kvo_transport){.kind = KVO_NAMED, .name = "tcp"};
+    ck->config.nr_transports = 2;
 }
 
 void ck_two_nodes(struct ck *ck)

@@ -79,6 +79,8 @@ struct ck {
  * 10 and 20, two shards of 8 tokens and 256 bytes a page. To be changed before
  * ck_open(). */
 void ck_init(struct ck *ck);
+/* It reads one-sidedly where it can; by name too. */
+void ck_one_sided(struct ck *ck);
 /* Node 1 of two; the other is never heard of. */
 void ck_two_nodes(struct ck *ck);
 kv_status_t ck_create(struct ck *ck, struct kv_detail *detail);
@@ -149,6 +151,8 @@ struct kv_msg_offer ck_offer(const kv_key_t *key);
 kv_status_t ck_offers(struct ck *ck, struct kv_msg_offer *offer);
 /* DATA_OPEN with this number; `good`: with the right proof. True: it was believed. */
 bool ck_opens(struct ck *ck, uint32_t data_gen, bool good);
+/* The same of the other kind, for reads under grants. */
+bool ck_opens_one_sided(struct ck *ck, uint32_t data_gen, bool good);
 
 /* Called by the kit's own callbacks. */
 void ck_heard(struct ck *ck, uint64_t conn, const struct kv_msg *msg);

@@ -129,8 +129,8 @@ void ck_connect(struct ck *ck, uint64_t conn)
 
 struct kv_msg *ck_hello(struct ck *ck)
 {
-    static struct kv_msg_text transports[] = {
-        {.text = "named", .len = 5}, {.text = "one_sided", .len = 9}};
+    static struct kv_msg_transport transports[] = {
+        {.name = {.text = "tcp", .len = 3}}, {.name = {.text = "verbs", .len = 5}}};
     static struct kv_msg_tenant tenants[] = {{.id = 10}, {.id = 20}};
     static struct kv_msg msg;
 
@@ -249,7 +249,7 @@ kv_status_t ck_offers(struct ck *ck, struct kv_msg_offer *offer)
     return answer->u.spill_answer.statuses[0];
 }
 
-bool ck_opens(struct ck *ck, uint32_t data_gen, bool good)
+static bool opens(struct ck *ck, uint32_t data_gen, bool one_sided, bool good)
 {
     struct kv_msg msg = {
         .proto = KV_PROTO_MAX,
@@ -257,14 +257,16 @@ bool ck_opens(struct ck *ck, uint32_t data_gen, bool good)
         .link = ck->link,
         .epoch = ck->epoch,
     };
-    uint8_t text[12];
+    uint8_t text[13];
     for (unsigned i = 0; i < 8; i++) {
         text[i] = (uint8_t)(ck->link >> (8 * i));
     }
     for (unsigned i = 0; i < 4; i++) {
         text[8 + i] = (uint8_t)(data_gen >> (8 * i));
     }
+    text[12] = one_sided;
     msg.u.data_open.data_gen = data_gen;
+    msg.u.data_open.one_sided = one_sided;
     assert_int_equal(
         kv_hmac(
             ck->nonce, KV_NONCE_BYTES, text, sizeof(text), &msg.u.data_open.proof),
@@ -273,4 +275,14 @@ bool ck_opens(struct ck *ck, uint32_t data_gen, bool good)
     const bool believed = kvo_data_message(ck->node, ck->now_us, CK_PEER, &msg);
     kvo_check(ck->node);
     return believed;
+}
+
+bool ck_opens(struct ck *ck, uint32_t data_gen, bool good)
+{
+    return opens(ck, data_gen, false, good);
+}
+
+bool ck_opens_one_sided(struct ck *ck, uint32_t data_gen, bool good)
+{
+    return opens(ck, data_gen, true, good);
 }

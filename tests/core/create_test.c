@@ -24,7 +24,8 @@ static const struct {
 } bads[] = {
     {"node.incarnation", AT(incarnation), 0, 1},
     {"link.transports", AT(nr_transports), 0, 1},
-    {"link.transports", AT(nr_transports), KVO_NR_TRANSPORTS + 1, KVO_NR_TRANSPORTS},
+    {"link.transports", AT(nr_transports), KV_MSG_TRANSPORTS_MAX + 1,
+     KV_MSG_TRANSPORTS_MAX},
     {"limits.clients", AT(nr_clients), 0, 1},
     {"limits.clients", AT(nr_clients), KVO_CLIENTS_MAX + 1, KVO_CLIENTS_MAX},
     {"limits.requests", AT(nr_ops), 0, 1},
@@ -174,12 +175,39 @@ static void create__survives_every_fault(void **state)
     ck_close(&ck);
 }
 
+/* HELLO is said again and again: one that cannot be encoded would never make a link. */
+static void create__transports_can_be_said(void **state)
+{
+    (void)state;
+    const struct kvo_transport right = {.kind = KVO_NAMED, .name = "tcp"};
+    struct kvo_transport *t = &ck.config.transports[0];
+    ck_init(&ck);
+    t->name[0] = '\0';
+    expect_refused("transports.name", 1, 0);
+    memset(t->name, 'x', sizeof(t->name));
+    expect_refused("transports.name", KV_MSG_TEXT_MAX, sizeof(t->name));
+    *t = right;
+    memset(t->address, 'x', sizeof(t->address));
+    expect_refused("transports.address", KV_MSG_PLACE_MAX, sizeof(t->address));
+    *t = right;
+    t->domain[0] = '\n';
+    expect_refused("transports.domain", 0x20, '\n');
+    *t = right;
+    t->kind = KVO_NR_KINDS;
+    expect_refused("transports.kind", KVO_NR_KINDS - 1, KVO_NR_KINDS);
+    *t = right;
+    memset(t->domain, 'x', KV_MSG_PLACE_MAX);
+    ck_open(&ck);
+    ck_close(&ck);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(create__every_bound_is_kept_and_named),
         cmocka_unit_test(create__names_have_a_length),
         cmocka_unit_test(create__members_have_a_weight),
+        cmocka_unit_test(create__transports_can_be_said),
         cmocka_unit_test(create__parts_refuse_their_own),
         cmocka_unit_test(create__survives_every_fault),
     };

@@ -163,8 +163,8 @@ static void expect_released(uint64_t id)
 {
     const struct kv_msg *msg = ck_said(&ck, KV_MSG_RELEASE);
     assert_non_null(msg);
-    assert_int_equal(msg->u.release.nr_ids, 1);
-    assert_int_equal(msg->u.release.ids[0], id);
+    assert_int_equal(msg->u.release.nr_items, 1);
+    assert_int_equal(msg->u.release.items[0].id, id);
 }
 
 /* With a grant, the length and the tokens of DATA are not looked at: on a link that
@@ -211,7 +211,7 @@ static void grant_of_another_page(uint32_t len, uint32_t n_tokens)
     wrong.len = len;
     wrong.n_tokens = n_tokens;
     init_two();
-    ck.config.transports[0] = KVO_ONE_SIDED;
+    ck_one_sided(&ck);
     open_linked();
     get(&key);
     found(&wrong);
@@ -247,7 +247,7 @@ static void pause__of_ours_drops_the_grants_that_we_read_under(void **state)
 
     grant.digest = ck_offer(&key).digest; /* of what lands: nothing else is wrong */
     init_two();
-    ck.config.transports[0] = KVO_ONE_SIDED;
+    ck_one_sided(&ck);
     open_linked();
     get(&key);
     found(&grant);
@@ -278,7 +278,7 @@ static void pause__of_the_peer_drops_nothing_of_ours(void **state)
 
     grant.digest = ck_offer(&key).digest; /* of what lands: nothing else is wrong */
     init_two();
-    ck.config.transports[0] = KVO_ONE_SIDED;
+    ck_one_sided(&ck);
     ck.config.liveness.suspect_us = 400000; /* less than the GET has */
     open_linked();
     get(&key);

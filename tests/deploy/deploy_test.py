@@ -202,7 +202,8 @@ def test_three_nodes(bin):
         assert r["hit_rate"] > 0.8 * r["hit_rate_pooled"], r
     for wrong in (["--no-such-option"], ["--pages", "many"], ["--pages", "2"], ["--pages"],
                   ["--page-bytes", "100"], ["--page-bytes", "1GiB"], ["--balance", "odd"],
-                  ["--level", "deep"], ["--trace", "/nowhere/at/all"],
+                  ["--level", "deep"], ["--transport", "ip"],
+                  ["--trace", "/nowhere/at/all"],
                   ["--compute-us", "-1"]):
         code, out, err = ThreeNodes(bin, *wrong).end()
         assert code == 2 and "usage:" in err, (wrong, code, err)

@@ -487,7 +487,10 @@ static void config_core_gets_pools_and_variants(void **state)
     assert_int_equal(core->pager.nr_tenants, 2);
     assert_int_equal(core->tenant_checks[0], core->tenant_checks[1]);
     assert_int_equal(core->nr_transports, 2);
-    assert_int_equal(core->transports[0], KVO_ONE_SIDED);
+    assert_int_equal(core->transports[0].kind, KVO_ONE_SIDED);
+    assert_string_equal(core->transports[0].name, "shm");
+    assert_int_equal(core->transports[1].kind, KVO_NAMED);
+    assert_string_equal(core->transports[1].name, "tcp");
 
     assert_int_equal(kvn_config_core(config, 3, 99, 5, core, &detail), KV_ERR_CONFIG);
     assert_string_equal(detail.field, "cluster.node");
@@ -597,6 +600,28 @@ static void config_credentials_and_users_are_whole(void **state)
     kvn_config_free(config);
 }
 
+/* One-sided reads need a socket of this host, and one of their own. */
+static void config_sockets_of_transports_are_there(void **state)
+{
+    (void)state;
+    struct kvn_config_errors *errors = calloc(1, sizeof(*errors));
+    struct kvn_config *config = NULL;
+    assert_non_null(errors);
+    write_text(path, good, 0600);
+    static const char *const alone[] = {"link.transports=onesided", "listen.unix="};
+    assert_int_equal(load(alone, 2, NULL, &config, errors), KV_ERR_CONFIG);
+    expect_line(
+        errors->lines[0], "--set: link.transports: onesided reads through a socket~");
+    static const char *const same[] = {"listen.unix=/run/a", "listen.peers=/run/a"};
+    assert_int_equal(load(same, 2, NULL, &config, errors), KV_ERR_CONFIG);
+    expect_line(
+        errors->lines[0], "--set: listen.peers: \"/run/a\" is listen.unix already~");
+    free(errors);
+    static const char *const right[] = {
+        "link.transports=onesided", "listen.unix=", "listen.peers=/run/a"};
+    kvn_config_free(load_good(right, 3, NULL));
+}
+
 static void config_example_loads(void **state)
 {
     (void)state;
@@ -639,6 +664,7 @@ int main(void)
         cmocka_unit_test(config_core_gets_pools_and_variants),
         cmocka_unit_test(config_clear_links_are_on_loopback_alone),
         cmocka_unit_test(config_credentials_and_users_are_whole),
+        cmocka_unit_test(config_sockets_of_transports_are_there),
         cmocka_unit_test(config_example_loads),
     };
     return cmocka_run_group_tests(tests, start, end);

@@ -246,7 +246,7 @@ void lk_init(struct lk *lk)
         .view = &lk->view,
         .liveness = {.heartbeat_us = 250000, .suspect_us = 1000000, .lost_us = 3000000},
         .directory = {.nr_entries = 4096, .nr_holdings = 8192, .cold_us = 1000000},
-        .transports = {KVO_NAMED},
+        .transports = {{.kind = KVO_NAMED, .name = "tcp"}},
         .nr_transports = 1,
         .grant_us = 10000000,
         .call_us = 50000,

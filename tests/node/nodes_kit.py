@@ -43,6 +43,7 @@ device_bytes = {bytes}
 """)
 START_S, STOP_S, DRIVE_S = 30, 20, 600
 SANITIZER = "Sanitizer: "  # "WARNING: ThreadSanitizer: data race …", "ERROR: …"
+TRANSPORTS = {"tcp": "named", "shm": "both"}  # as link.transports has it
 
 
 def free_ports(n):
@@ -69,8 +70,9 @@ def sanitizers(binaries):
 
 
 class Cluster:
-    def __init__(self, binaries, pages=1000, nr=3, config=CONFIG):
-        self.bin, self.nr = pathlib.Path(binaries), nr
+    def __init__(self, binaries, pages=1000, nr=3, config=CONFIG, transport="shm"):
+        """All nodes are near: they read each other by shm unless that is forbidden."""
+        self.bin, self.nr, self.transport = pathlib.Path(binaries), nr, transport
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="kvrail-"))
         self.ports, self.http = free_ports(nr), free_ports(nr)
         self.nodes, self.logs, self.pages = [None] * nr, [], pages
@@ -107,12 +109,16 @@ class Cluster:
     def socket(self, i):
         return self.folder / f"n{i}.sock"
 
+    def peers_socket(self, i):
+        return self.folder / f"n{i}.sock.peers"
+
     def start(self, i, *sets, prefix=(), env=None):
         """`prefix`: words before the program's, such as those of unshare or prlimit."""
         log = open(self.folder / f"n{i}.log", "a")
         args = [*prefix, self.bin / "kvraild", "--config", self.config]
         for s in (f"cluster.node={i + 1}", f"listen.unix={self.socket(i)}",
-                  f"listen.http=127.0.0.1:{self.http[i]}", *sets):
+                  f"listen.http=127.0.0.1:{self.http[i]}",
+                  f"link.transports={TRANSPORTS[self.transport]}", *sets):
             args += ["--set", s]
         self.nodes[i] = subprocess.Popen(args, stdout=log, stderr=log, env=env)
         log.close()
@@ -157,7 +163,8 @@ class Cluster:
         """SIGTERM; the node ends by itself, with 0 and nothing left behind."""
         self.nodes[i].send_signal(signal.SIGTERM)
         assert self.nodes[i].wait(STOP_S) == 0, f"node {i + 1} ended badly"
-        assert not self.socket(i).exists(), "the socket is left behind"
+        for socket in (self.socket(i), self.peers_socket(i)):
+            assert not socket.exists(), f"{socket.name} is left behind"
         self.nodes[i] = None
 
     def fds(self, i):

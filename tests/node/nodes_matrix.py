@@ -10,12 +10,13 @@ cluster must be what it is in the undisturbed run. tests/nodes_matrix.sh calls t
 
 import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import time
 
-from nodes_kit import CONFIG, FILL_CONFIG, Cluster
+from nodes_kit import CONFIG, FILL_CONFIG, TRANSPORTS, Cluster
 
 AT, LAST = 4000, 4000  # requests: when something happens, and what is compared
 COMPUTE_US = 5000
@@ -36,16 +37,22 @@ def stop_and_continue(c):
     c.nodes[1].send_signal(signal.SIGCONT)
 
 
-RUNS = {  # name: pages, balance, what happens to node 2
+KINDS = {  # pages, balance, what happens to node 2
     "even-50000": (50000, "even", None),
     "even-10000": (10000, "even", None),
     "skew-10000": (10000, "skew", None),
     "killed": (10000, "even", kill_and_restart),
     "paused": (10000, "even", stop_and_continue),
 }
-UNDISTURBED = "even-10000"
 PAGER = "pager-"  # the same run at the pager level
-RUNS.update({PAGER + name: run for name, run in list(RUNS.items())})
+RUNS = {f"{transport}-{level}{name}": (transport, level == PAGER, *kind)
+        for transport in TRANSPORTS for level in ("", PAGER) for name, kind in KINDS.items()}
+
+
+def undisturbed(name):
+    """The run that a disturbed one is compared with: by the same transport and level."""
+    transport, pager, *_ = RUNS[name]
+    return f"{transport}-{PAGER if pager else ''}even-10000"
 
 
 def simulated(bin, trace, pages, balance):
@@ -85,6 +92,15 @@ def points(now, then):
     return {p: share(now, p) - share(then, p) for p in now["last"]["hits"]}
 
 
+def fetched(c):
+    """Bytes that nodes have read from each other, and of them under grants."""
+    time.sleep(0.6)  # a snapshot is published every 250 ms
+    texts = [c.get(i, "/metrics") for i in range(c.nr)]
+    of = lambda name: sum(int(re.search(rf"^{name} (\d+)$", t, re.M)[1]) for t in texts)
+    return {"all": of("kvrail_fetched_bytes_total"),
+            "one_sided": of("kvrail_fetched_one_sided_bytes_total")}
+
+
 def check(r, disturbed, undisturbed):
     assert r["wrong_bytes"] == 0 and r["requests"] > AT + LAST, r
     counted = sum(r["hits"].values()) + sum(r["misses"].values()) + r["unserved"]
@@ -100,17 +116,18 @@ def check(r, disturbed, undisturbed):
 
 def run(bin, trace, name, folder):
     bin, folder = pathlib.Path(bin), pathlib.Path(folder)
-    pages, balance, disturb = RUNS[name]
-    pager = name.startswith(PAGER)
-    beside = folder / f"{PAGER if pager else ''}{UNDISTURBED}.json"
-    assert disturb is None or beside.exists(), f"run {UNDISTURBED} before {name}"
-    with Cluster(bin, pages, config=FILL_CONFIG if pager else CONFIG) as c:
+    transport, pager, pages, balance, disturb = RUNS[name]
+    beside = folder / f"{undisturbed(name)}.json"
+    assert disturb is None or beside.exists(), f"run {undisturbed(name)} before {name}"
+    with Cluster(bin, pages, config=FILL_CONFIG if pager else CONFIG,
+                 transport=transport) as c:
         for i in range(3):
             c.start(i)
         c.wait_linked()
         r = drive(c, disturb, "--trace", trace, "--balance", balance, "--last", LAST,
                   "--compute-us", COMPUTE_US, "--level", "pager" if pager else "object")
         c.wait_linked()
+        r["fetched"] = fetched(c)
         for i in range(3):
             c.stop(i)
     r["hit_rate_sim"] = simulated(bin, trace, pages, balance)
@@ -123,19 +140,20 @@ def table(folder):
     folder = pathlib.Path(folder)
     got = {n: json.loads((folder / f"{n}.json").read_text())
            for n in RUNS if (folder / f"{n}.json").exists()}
-    print("run               hit rate  pooled   ratio  simulated  points  wrong  unserved  "
-          "seconds")
+    print("run                   hit rate  pooled   ratio  simulated  points  wrong  unserved  "
+          "under grants  seconds")
     for name, r in got.items():
-        print(f"{name:16}  {r['hit_rate']:8.4f}  {r['hit_rate_pooled']:.4f}  "
+        granted = 100 * r["fetched"]["one_sided"] / max(1, r["fetched"]["all"])
+        print(f"{name:20}  {r['hit_rate']:8.4f}  {r['hit_rate_pooled']:.4f}  "
               f"{r['hit_rate'] / r['hit_rate_pooled']:.4f}     {r['hit_rate_sim']:.4f}  "
               f"{100 * (r['hit_rate'] - r['hit_rate_sim']):+6.2f}  {r['wrong_bytes']:5}  "
-              f"{r['unserved']:8}  {r['seconds']:7.0f}")
+              f"{r['unserved']:8}  {granted:10.1f} %  {r['seconds']:7.0f}")
     for name, r in got.items():
-        undisturbed = (PAGER if name.startswith(PAGER) else "") + UNDISTURBED
-        if RUNS[name][2] is not None and undisturbed in got:
+        beside = undisturbed(name)
+        if RUNS[name][4] is not None and beside in got:
             by_place = ", ".join(f"{p} {d:+.2f}" for p, d in
-                                 points(r, got[undisturbed]).items())
-            print(f"{name}: last {LAST} requests, points against {undisturbed}: {by_place}")
+                                 points(r, got[beside]).items())
+            print(f"{name}: last {LAST} requests, points against {beside}: {by_place}")
 
 
 if __name__ == "__main__":

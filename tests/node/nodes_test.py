@@ -4,6 +4,7 @@
     KVRAIL_NIGHTLY=1 …                       longer pauses, more clients killed
 """
 
+import functools
 import itertools
 import json
 import os
@@ -16,8 +17,8 @@ import subprocess
 import sys
 import time
 
-from nodes_kit import (FILL_CONFIG, Cluster, metric, refused, run_tests, same_descriptors,
-                       sanitizers)
+from nodes_kit import (FILL_CONFIG, TRANSPORTS, Cluster, metric, refused, run_tests,
+                       same_descriptors, sanitizers)
 
 sys.path.insert(0, "integrations/python")
 NIGHTLY = "KVRAIL_NIGHTLY" in os.environ  # longer, and more of it
@@ -33,10 +34,61 @@ def healthy(result):
     assert counted == result["page_refs"], "a page was counted twice, or never"
 
 
-def test_chats(bin):
+def on_each(test, by_day=tuple(TRANSPORTS)):
+    """The same on every transport; the name of the one that fails is printed."""
+    @functools.wraps(test)
+    def both(bin):
+        said = []
+        for transport in TRANSPORTS if NIGHTLY else by_day:
+            try:
+                said.append(f"{transport}: {test(bin, transport)}")
+            except BaseException:
+                print(f"--- {test.__name__} on {transport}", flush=True)
+                raise
+        return "; ".join(said)
+    return both
+
+
+def on_shm(test):
+    """On every transport by night, on shm alone by day."""
+    return on_each(test, ("shm",))
+
+
+def read_by(c, i):
+    """Bytes that node i has read from peers: by name, and one-sidedly."""
+    text = c.get(i, "/metrics")
+    all, granted = (metric(text, f"kvrail_fetched_{kind}bytes_total")
+                    for kind in ("", "one_sided_"))
+    return all - granted, granted
+
+
+def grants_held(c, i):
+    """Grants that node i has given and that are not over."""
+    text = c.get(i, "/metrics")
+    return metric(text, "kvrail_grants_given_total") - metric(
+        text, "kvrail_grants_ended_total")
+
+
+def nothing_held(c, i):
+    """Once all has come to rest no frame is kept by a grant, a fence or a mover. (What
+    leaves may wait until its frame is wanted.)"""
+    end = time.monotonic() + 20
+    while True:
+        text = c.get(i, "/metrics")
+        frames = re.findall(r'^kvrail_frames{.*state="(?!free|sealed|leaving).*} (\S+)$',
+                            text, re.M)
+        held = grants_held(c, i)
+        if sum(map(float, frames)) == 0 and held == 0:
+            return
+        assert time.monotonic() < end, (frames, held)
+        time.sleep(0.1)
+
+
+@on_each
+def test_chats(bin, transport):
     """Round robin and skewed: hits come from peers, too, and every byte is right."""
     for balance, least in (("even", 0.85), ("skew", 0.60)):
-        with Cluster(bin) as c:
+        with Cluster(bin, transport=transport) as c:
             for i in range(3):
                 c.start(i)
             c.wait_linked()
@@ -45,25 +97,24 @@ def test_chats(bin):
             assert r["requests"] == 1960 and r["unserved"] == 0, r
             assert r["hits"]["peer"] > 1000 and r["hits"]["device"] > 1000, r
             assert r["hit_rate"] > least * r["hit_rate_pooled"], r
+            time.sleep(0.6)  # a snapshot is published every 250 ms
+            named, granted = map(sum, zip(*(read_by(c, i) for i in range(3))))
+            if transport == "tcp":
+                assert named > 0 and granted == 0, (named, granted)
+            else:
+                assert granted > 2 * named, (named, granted)
             for i in range(3):
+                nothing_held(c, i)
                 c.stop(i)
     return f"hit rate {r['hit_rate']:.3f} of {r['hit_rate_pooled']:.3f} skewed"
 
 
-def unsettled(c, i):
-    """Frames of node i that somebody writes, or that wait for somebody."""
-    states = "filling|sealing|arriving|quarantine"
-    found = re.findall(rf'^kvrail_frames{{.*state="(?:{states})"}} (\S+)$',
-                       c.get(i, "/metrics"), re.M)
-    assert found, "no such series"
-    return sum(map(float, found))
-
-
-def test_pager_level(bin):
+@on_shm
+def test_pager_level(bin, transport):
     """Engines fill the nodes' memory in place and read it there: every byte of a hit is
     right, with a node killed and started again meanwhile, and after the driver itself was
     killed in the middle of its fills all frames come back."""
-    with Cluster(bin, config=FILL_CONFIG) as c:
+    with Cluster(bin, config=FILL_CONFIG, transport=transport) as c:
         for i in range(3):
             c.start(i)
         c.wait_linked()
@@ -92,10 +143,8 @@ def test_pager_level(bin):
             time.sleep(1.5)
             driver.kill()
             driver.wait()
-        end = time.monotonic() + 20
-        while any(unsettled(c, i) for i in range(3)):
-            assert time.monotonic() < end, [unsettled(c, i) for i in range(3)]
-            time.sleep(0.3)
+        for i in range(3):
+            nothing_held(c, i)
         healthy(c.drive("--workload", "chats", "--level", "pager"))
         for i in range(3):
             c.stop(i)
@@ -178,9 +227,11 @@ def drive_and_meanwhile(c, action, *args):
     return json.loads(out)
 
 
-def test_killed(bin):
-    """kill -9 of a node and a new one in its place: nothing hangs, nothing is wrong."""
-    with Cluster(bin) as c:
+@on_each
+def test_killed(bin, transport):
+    """kill -9 of a node and a new one in its place: nothing hangs, nothing is wrong. It
+    was owner and reader: what it had been granted is given back by its death alone."""
+    with Cluster(bin, transport=transport) as c:
         for i in range(3):
             c.start(i)
         c.wait_linked()
@@ -198,13 +249,16 @@ def test_killed(bin):
         healthy(r)
         assert r["unserved"] == 0 and r["hits"]["peer"] > 0, r
         for i in range(3):
+            nothing_held(c, i)
             c.stop(i)
     return "a node died under load"
 
 
-def test_stopped(bin):
-    """SIGSTOP for longer than the others wait, then SIGCONT: it comes back by itself."""
-    with Cluster(bin) as c:
+@on_each
+def test_stopped(bin, transport):
+    """SIGSTOP for longer than the others wait, then SIGCONT: it comes back by itself. A
+    reader that stands still keeps what it was granted from reuse, and gives it back."""
+    with Cluster(bin, transport=transport) as c:
         for i in range(3):
             c.start(i)
         c.wait_linked()
@@ -221,18 +275,75 @@ def test_stopped(bin):
         healthy(r)
         assert r["unserved"] == 0, r
         for i in range(3):
+            nothing_held(c, i)
             c.stop(i)
     return "a node stood still for 4.5 s"
+
+
+def hold_grants(c, drive):
+    """Stops node 1 in the middle of reads: until it stands still with grants of others.
+    The driver, which the caller ends."""
+    driver = drive()
+    for _ in range(100):
+        if driver.poll() is not None:  # all was read
+            driver = drive()
+        time.sleep(0.1)
+        c.nodes[0].send_signal(signal.SIGSTOP)
+        time.sleep(0.6)  # a snapshot is published every 250 ms
+        if sum(grants_held(c, i) for i in (1, 2)) > 0:
+            return driver
+        c.nodes[0].send_signal(signal.SIGCONT)
+    driver.kill()
+    driver.wait()
+    raise AssertionError("it never held a grant")
+
+
+def test_still_reader(bin):
+    """A reader stands still with grants in its hand. Their time, their link and its fence
+    run out, and still they are not over: it maps the memory, and might go on. They end
+    when it does go on, and by its death."""
+    with Cluster(bin) as c:
+        for i in range(3):
+            c.start(i)
+        c.wait_linked()
+        for ends in ("goes on", "dies"):
+            c.drive("--workload", "chats")  # pages lie at all nodes; one reads them
+            driver = hold_grants(c, lambda: subprocess.Popen(
+                c.drive_args("--workload", "chats", "--compute-us", "100", nr=1),
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            try:
+                time.sleep(5)  # link.grant, link.revoke, liveness.lost
+                held = [grants_held(c, i) for i in (1, 2)]
+                assert sum(held) > 0, held
+                for i in (1, 2):
+                    assert json.loads(c.get(i, "/healthz"))["links_up"] == 1
+                if ends == "dies":
+                    c.kill(0)
+                else:
+                    c.nodes[0].send_signal(signal.SIGCONT)
+                for i in (1, 2):
+                    nothing_held(c, i)
+            finally:
+                driver.kill()
+                driver.wait()
+        c.start(0)
+        c.wait_linked()
+        healthy(c.drive("--workload", "chats"))
+        for i in range(3):
+            nothing_held(c, i)
+            c.stop(i)
+    return f"{sum(held):.0f} grants outlived all clocks, and ended with their reader"
 
 
 GROWTH_MIB = 64  # of a node that has touched all its memory before
 
 
-def test_slow_peer(bin):
+@on_shm
+def test_slow_peer(bin, transport):
     """A node stands still while others read from it: they do not grow meanwhile, and
     have no more descriptors when it is back."""
     still_s = 20 if NIGHTLY else 6
-    with Cluster(bin) as c:
+    with Cluster(bin, transport=transport) as c:
         for i in range(3):
             c.start(i)
         c.wait_linked()
@@ -259,9 +370,10 @@ def test_slow_peer(bin):
     return f"{still_s} s still, {drives} drives, at most {max(grown):.1f} MiB more"
 
 
-def test_restart_under_load(bin):
+@on_shm
+def test_restart_under_load(bin, transport):
     """A rolling restart: each node in turn ends by itself with 0 while requests go on."""
-    with Cluster(bin) as c:
+    with Cluster(bin, transport=transport) as c:
         for i in range(3):
             c.start(i)
         c.wait_linked()
@@ -283,6 +395,31 @@ def test_restart_under_load(bin):
         for i in range(3):
             c.stop(i)
     return "three restarts under load"
+
+
+def test_lost_socket(bin):
+    """A socket that is not there any more: its owner's pages come by tcp, said once."""
+    with Cluster(bin) as c:
+        c.start(1)
+        c.start(2)
+        c.wait_linked(1)
+        c.peers_socket(2).unlink()
+        c.start(0)
+        c.wait_linked()
+        time.sleep(1.5)  # tries and pauses
+        log = (c.folder / "n0.log").read_text()
+        assert log.count("its pages come by tcp until the link ends") == 1, log
+        assert "node 3: 8 shm connections broke" in log, log
+        r = c.drive("--workload", "chats")
+        healthy(r)
+        assert r["unserved"] == 0 and r["hits"]["peer"] > 1000, r
+        time.sleep(0.6)
+        named, granted = read_by(c, 0)
+        assert named > 0 and granted > 0, (named, granted)  # of node 3, of node 2
+        for i in range(3):
+            nothing_held(c, i)
+            c.stop(i)
+    return "one direction of one pair fell back"
 
 
 CLIENT_PAGE, CLIENT_KEYS, BATCH, FLIGHTS = 16384, 64, 16, 9
@@ -425,9 +562,13 @@ def test_bad_input(bin):
         refused(c, 1, "loopback", "tls.psk=", "tls.clear=yes", "listen.address=0.0.0.0:7499")
         refused(c, 1, "pager|pool|memory", "pager.device_bytes=60TiB", code=1)
         refused(c, 1, "log.file|errno", "log.file=/nowhere/at/all.log")
-        refused(c, 1, "onesided", "link.transports=onesided")
+        refused(c, 1, "onesided", "link.transports=onesided", "listen.unix=")
+        refused(c, 1, "listen.peers", f"listen.peers={c.socket(1)}")
+        refused(c, 1, "listen.peers", "listen.peers=/nowhere/at/all.sock", code=1)
+        refused(c, 1, "listen.peers.*another node listens there",
+                f"listen.peers={c.peers_socket(0)}", code=1)
         c.stop(0)
-    return "10 mistakes"
+    return "13 mistakes"
 
 
 def test_stranger(bin):

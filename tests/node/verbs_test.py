@@ -237,10 +237,10 @@ def test_peers(bin):
             p = peers[a][b + 1]
             assert p["up"] and p["link"] == "up" and p["life"] == "alive", p
             assert p["address"] == f"127.0.0.1:{c.ports[b]}" and p["weight"] == 100, p
-            assert p["transport"] == "tcp" and p["tenants"] == [7], p
+            assert p["transport"] == "shm" and p["tenants"] == [7], p
             assert p["dialled"] != peers[b][a + 1]["dialled"], p
             assert p["incarnation"] == as_json(c, "status", at=b)["incarnation"], p
-            assert p["data"]["out"] == "open" and p["data"]["out_connections"] == 1, p
+            assert p["data"]["out"] == "open" and p["data"]["out_connections"] == 2, p
             assert not p["sync"]["owed_by_it"], p
             assert p["since_us"] > p["silent_us"] and p["silent_us"] < 5e6, p
         assert any(p["fetched_bytes"] > 0 for n in peers for p in n.values())

@@ -108,7 +108,7 @@ static void replay_large_cluster_hits_all_but_first_sight(void **state)
 static void replay_small_cluster_stays_right(void **state)
 {
     (void)state;
-    for (unsigned mix = KVS_ALL_NAMED; mix <= KVS_MIXED; mix++) {
+    for (unsigned mix = KVS_ALL_NAMED; mix <= KVS_DOMAINS; mix++) {
         for (unsigned i = 0; i < 4; i++) {
             struct kvs_replay_config config = config_of(300);
             config.mix = (enum kvs_mix)mix;

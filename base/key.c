@@ -301,6 +301,28 @@ kv_status_t kv_secret_check(
     return status;
 }
 
+static void put_le(uint8_t *to, uint64_t value, unsigned bytes)
+{
+    for (unsigned i = 0; i < bytes; i++) {
+        to[i] = (uint8_t)(value >> (8 * i));
+    }
+}
+
+kv_status_t kv_check_proof(
+    uint64_t check, uint32_t node, uint64_t incarnation, uint64_t *proof_p)
+{
+    uint8_t key[8], text[12];
+    kv_key_t mac;
+    put_le(key, check, 8);
+    put_le(text, node, 4);
+    put_le(text + 4, incarnation, 8);
+    kv_status_t status = kv_hmac(key, sizeof(key), text, sizeof(text), &mac);
+    if (status == KV_OK) {
+        *proof_p = kv_key_word(&mac);
+    }
+    return status;
+}
+
 /* ---- keys ------------------------------------------------------------------------ */
 
 kv_status_t kv_keygen_create(kv_keygen_t **gen_p)

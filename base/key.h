@@ -97,6 +97,12 @@ kv_status_t kv_salt(
 kv_status_t kv_secret_check(
     const void *secret, size_t secret_len, uint64_t *check_p, struct kv_detail *detail);
 
+/* What a node says in HELLO to show that it knows the secret of `check`, without
+ * telling it: another for each node and each of its lives, so that nobody can repeat it
+ * as his own. */
+kv_status_t kv_check_proof(
+    uint64_t check, uint32_t node, uint64_t incarnation, uint64_t *proof_p);
+
 /* HMAC-SHA-256 of any message; the proof of a data connection. */
 kv_status_t kv_hmac(
     const void *secret, size_t secret_len, const void *msg, size_t len, kv_key_t *out);

@@ -101,7 +101,7 @@ struct kv_msg_transport {
 
 struct kv_msg_tenant {
     uint32_t id;
-    uint64_t check; /* kv_secret_check() */
+    uint64_t check; /* kv_check_proof() of the sender */
 };
 
 /* First on a link, both ways: who I am. Epoch is in the envelope. */

@@ -110,6 +110,8 @@ KINDS = {
     "space": lambda *a: sha(b"kvrlspac", canonical(*a)).hex(),
     "salt": lambda secret, space: hmac256(unhex(secret), unhex(space)).hex(),
     "check": lambda secret: f"{check(secret):016x}",
+    "proof": lambda check, node, inc: "%016x" % struct.unpack("<Q", hmac256(
+        struct.pack("<Q", int(check, 16)), struct.pack("<IQ", int(node), int(inc, 16)))[:8]),
     "hmac": lambda secret, message: hmac256(unhex(secret), unhex(message)).hex(),
     "root": lambda salt: sha(b"kvrlroot", unhex(salt)).hex(),
     "page": lambda *a: page(*a).hex(),

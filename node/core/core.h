@@ -58,7 +58,8 @@ struct kvo_config {
     const char *cluster;   /* name; <= KV_MSG_TEXT_MAX */
     const struct kvc_view *view; /* copied */
     struct kvp_config pager;
-    uint64_t tenant_checks[KVP_TENANTS_MAX]; /* kv_secret_check() of pager.tenants[i] */
+    /* kv_secret_check() of pager.tenants[i]: as secret as the secret is, never sent. */
+    uint64_t tenant_checks[KVP_TENANTS_MAX];
     struct kvc_liveness_config liveness;
     struct kvc_dir_config directory;         /* nr_nodes is filled in */
     struct kvo_transport transports[KV_MSG_TRANSPORTS_MAX]; /* best first */

@@ -92,11 +92,27 @@ void kvo_link_tell(
 struct introduction {
     struct kv_msg_transport transports[KV_MSG_TRANSPORTS_MAX];
     struct kv_msg_tenant tenants[KVP_TENANTS_MAX];
+    uint32_t nr_tenants;
 };
 
 static struct kv_msg_text text_of(const char *text)
 {
     return (struct kv_msg_text){.text = text, .len = (uint32_t)strlen(text)};
+}
+
+/* A tenant whose proof cannot be made (no memory) is left out: this link does not cover
+ * it. */
+static uint32_t introduce_tenants(const kvo_node_t *node, struct kv_msg_tenant *tenants)
+{
+    uint32_t nr = 0;
+    for (uint32_t i = 0; i < node->config.pager.nr_tenants; i++) {
+        tenants[nr].id = node->config.pager.tenants[i].id;
+        nr += kv_check_proof(
+                  node->config.tenant_checks[i], node->config.node,
+                  node->config.incarnation, &tenants[nr].check)
+              == KV_OK;
+    }
+    return nr;
 }
 
 static void introduce(const kvo_node_t *node, struct introduction *intro)
@@ -109,10 +125,7 @@ static void introduce(const kvo_node_t *node, struct introduction *intro)
             .address = text_of(ours->address),
         };
     }
-    for (uint32_t i = 0; i < node->config.pager.nr_tenants; i++) {
-        intro->tenants[i].id = node->config.pager.tenants[i].id;
-        intro->tenants[i].check = node->config.tenant_checks[i];
-    }
+    intro->nr_tenants = introduce_tenants(node, intro->tenants);
 }
 
 static void redial_later(kvo_node_t *node, struct kvo_peer *peer)
@@ -153,7 +166,7 @@ static void send_hello(kvo_node_t *node, struct kvo_peer *peer)
         .transports = intro.transports,
         .nr_transports = node->config.nr_transports,
         .tenants = intro.tenants,
-        .nr_tenants = node->config.pager.nr_tenants,
+        .nr_tenants = intro.nr_tenants,
     };
     send_on(node, peer, peer->conn, &msg);
 }
@@ -253,17 +266,25 @@ static bool take_transports(
 
 /* Tenants and transports from the other's introduction. OK or why not. */
 static kv_status_t take_introduction(
-    kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg_tenant *tenants,
-    uint32_t nr_tenants, const struct kv_msg_transport *transports,
-    uint32_t nr_transports, struct kv_detail *detail)
+    kvo_node_t *node, struct kvo_peer *peer, uint64_t incarnation,
+    const struct kv_msg_tenant *tenants, uint32_t nr_tenants,
+    const struct kv_msg_transport *transports, uint32_t nr_transports,
+    struct kv_detail *detail)
 {
+    uint32_t id = kvo_node_id(node, kvo_peer_index(node, peer));
     uint64_t covered = 0;
     for (uint32_t i = 0; i < nr_tenants; i++) {
         uint16_t mine = kvp_tenant(node->pager, tenants[i].id);
         if (mine == UINT16_MAX) {
             continue;
         }
-        if (node->config.tenant_checks[mine] != tenants[i].check) {
+        uint64_t proof;
+        kv_status_t status =
+            kv_check_proof(node->config.tenant_checks[mine], id, incarnation, &proof);
+        if (status != KV_OK) {
+            return status;
+        }
+        if (proof != tenants[i].check) {
             return kv_fail(
                 detail, KV_ERR_TENANT_SECRET, "tenants.check", 0, tenants[i].id);
         }
@@ -410,8 +431,8 @@ void kvo_link_hello(
     if (status == KV_OK) {
         const struct kv_msg_hello *hello = &msg->u.hello;
         status = take_introduction(
-            node, peer, hello->tenants, hello->nr_tenants, hello->transports,
-            hello->nr_transports, &detail);
+            node, peer, hello->incarnation, hello->tenants, hello->nr_tenants,
+            hello->transports, hello->nr_transports, &detail);
     }
     if (status != KV_OK) {
         node->metrics.messages_bad++;
@@ -435,7 +456,7 @@ void kvo_link_hello(
         .transports = intro.transports,
         .nr_transports = node->config.nr_transports,
         .tenants = intro.tenants,
-        .nr_tenants = node->config.pager.nr_tenants,
+        .nr_tenants = intro.nr_tenants,
     };
     memcpy(answer.u.hello_ok.nonce, peer->nonce, KV_NONCE_BYTES);
     send_on(node, peer, conn, &answer);
@@ -460,8 +481,8 @@ void kvo_link_hello_ok(
         status = KV_ERR_VIEW_DIFFERS;
     } else {
         status = take_introduction(
-            node, peer, ok->tenants, ok->nr_tenants, ok->transports, ok->nr_transports,
-            &detail);
+            node, peer, ok->incarnation, ok->tenants, ok->nr_tenants, ok->transports,
+            ok->nr_transports, &detail);
     }
     if (status != KV_OK) {
         node->metrics.messages_bad++;

@@ -115,6 +115,17 @@ static void vector_result(struct vector_reader *reader, char *out, size_t cap)
         snprintf(out, cap, "%016" PRIx64, check);
         return;
     }
+    if (strcmp(what, "proof") == 0) {
+        uint64_t proof;
+        assert_int_equal(
+            kv_check_proof(
+                strtoull(reader->argv[1], NULL, 16),
+                (uint32_t)strtoul(reader->argv[2], NULL, 10),
+                strtoull(reader->argv[3], NULL, 16), &proof),
+            KV_OK);
+        snprintf(out, cap, "%016" PRIx64, proof);
+        return;
+    }
     if (strcmp(what, "space") == 0) {
         struct kv_space space = space_of(reader);
         assert_int_equal(kv_space_id(&space, &key, NULL), KV_OK);

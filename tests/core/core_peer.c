@@ -133,6 +133,9 @@ struct kv_msg *ck_hello(struct ck *ck)
         {.name = {.text = "tcp", .len = 3}}, {.name = {.text = "verbs", .len = 5}}};
     static struct kv_msg_tenant tenants[] = {{.id = 10}, {.id = 20}};
     static struct kv_msg msg;
+    uint64_t proof;
+    assert_int_equal(kv_check_proof(0, 2, ck->incarnation, &proof), KV_OK);
+    tenants[0].check = tenants[1].check = proof; /* the checks of the config are 0 */
 
     msg = (struct kv_msg){.type = KV_MSG_HELLO};
     msg.u.hello = (struct kv_msg_hello){

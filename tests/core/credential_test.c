@@ -130,7 +130,7 @@ static void message__without_its_link_is_not_heard(void **state)
  * told but that; and the next HELLO, which is right, links. */
 static void hello__wrong_is_told_its_field_alone(void **state)
 {
-    static struct kv_msg_tenant tenants[] = {{.id = 10}, {.id = 20, .check = 1}};
+    static struct kv_msg_tenant tenants[] = {{.id = 10}, {.id = 20}};
     const struct {
         kv_status_t status;
         const char *field;
@@ -153,6 +153,10 @@ static void hello__wrong_is_told_its_field_alone(void **state)
         h->node += i == 2;
         h->incarnation = i == 3 ? 0 : h->incarnation;
         h->view_digest ^= i == 4;
+        /* The second as another node says it: heard, and repeated. */
+        tenants[0].check = h->tenants[0].check;
+        assert_int_equal(
+            kv_check_proof(0, h->node + 1, h->incarnation, &tenants[1].check), KV_OK);
         h->tenants = i == 5 ? tenants : h->tenants;
         h->nr_tenants = i == 5 ? 2 : h->nr_tenants;
         h->nr_transports = i == 6 ? 0 : h->nr_transports;

@@ -2,8 +2,11 @@
  * is new is a row of `ways`, with its reference. */
 #include "node/bench/load.h"
 
+#include "base/mem.h"
 #include "include/kvrail/kvrail.h"
 #include "node/iperf3.h"
+
+#include <string.h>
 
 enum {
     DEPTH = 4,        /* batches in flight */
@@ -20,15 +23,18 @@ enum {
 struct way {
     enum kvn_figure_name off, verify, spill;
     const char *transports; /* link.transports */
+    bool maps; /* the reader copies out of the owner's memory: memcpy is its measure */
     uint64_t page_bytes;
     uint32_t batch;
 };
 
 static const struct way ways[] = {
+    {KVN_FIGURE_SHM_1M, KVN_FIGURE_SHM_1M_VERIFY, KVN_FIGURE_SHM_1M_SPILL, "onesided",
+     true, 1 << 20, 1},
     {KVN_FIGURE_FETCH_1M, KVN_FIGURE_FETCH_1M_VERIFY, KVN_FIGURE_FETCH_1M_SPILL,
-     "named", 1 << 20, 1},
+     "named", false, 1 << 20, 1},
     {KVN_FIGURE_FETCH_16K, KVN_FIGURE_FETCH_16K_VERIFY, KVN_FIGURE_FETCH_16K_SPILL,
-     "named", 16 << 10, 16},
+     "named", false, 16 << 10, 16},
 };
 
 enum { OFF, VERIFY, SPILL, NR_WORLDS };
@@ -88,6 +94,53 @@ static kv_status_t iperf3_take(void *arg, double seconds, struct kvn_take *take)
     return KV_OK;
 }
 
+/* ------------------------------------------------------------------ memcpy */
+
+/* The same set of pages, page by page into as many places as the reader has. */
+struct copying {
+    struct kvn_bench_node *bench;
+    uint64_t page_bytes, nr_from, nr_to;
+    uint8_t *from, *to;
+    uint64_t next;
+};
+
+static void copying_close(struct copying *c)
+{
+    kv_free(c->to);
+    kv_free(c->from);
+}
+
+static kv_status_t copying_open(struct copying *c)
+{
+    const size_t from = c->nr_from * c->page_bytes, to = c->nr_to * c->page_bytes;
+    c->from = kv_calloc(1, from);
+    c->to = kv_calloc(1, to);
+    if (c->from == NULL || c->to == NULL) {
+        return kvn_figure_fail(c->bench, KV_ERR_NOMEM, "out of memory");
+    }
+    memset(c->from, 1, from); /* present, as a node's memory is */
+    memset(c->to, 2, to);
+    return KV_OK;
+}
+
+static kv_status_t memcpy_take(void *arg, double seconds, struct kvn_take *take)
+{
+    struct copying *c = arg;
+    const double begin = kvn_now_s();
+    do {
+        memcpy(
+            c->to + c->next % c->nr_to * c->page_bytes,
+            c->from + c->next % c->nr_from * c->page_bytes, c->page_bytes);
+        __asm__ volatile("" ::: "memory"); /* it is wanted */
+        c->next++;
+        take->pages++;
+        take->seconds = kvn_now_s() - begin;
+    } while (take->seconds < seconds && !kvn_figure_stopped(c->bench));
+    take->bytes = take->pages * c->page_bytes;
+    take->cpu_s = take->seconds;
+    return KV_OK;
+}
+
 static kv_status_t measure(struct kvn_bench_node *bench, const struct way *way)
 {
     char path[512];
@@ -100,21 +153,28 @@ static kv_status_t measure(struct kvn_bench_node *bench, const struct way *way)
             .depth = DEPTH,
             .nr_clients = 1,
         }};
-    kv_status_t status = KV_OK;
+    struct copying copying = {
+        .bench = bench,
+        .page_bytes = way->page_bytes,
+        .nr_from = g.shape.nr_pages,
+        .nr_to = g.shape.nr_pages / (bench->quick ? QUICK_SHARE : READER_SHARE),
+    };
+    kv_status_t status = way->maps ? copying_open(&copying) : KV_OK;
     for (unsigned i = 0; status == KV_OK && i < NR_WORLDS; i++) {
         status = world_set_up(bench, way, &g, i);
     }
     if (status == KV_OK) {
-        const bool there = kvn_child_find("iperf3", path, sizeof(path));
+        const bool there = way->maps || kvn_child_find("iperf3", path, sizeof(path));
         const struct kvn_figure_side sides[] = {
             {.rows = {way->off},
              .nr_rows = 1,
              .take = kvn_load_get,
              .arg = g.loads[OFF]},
-            {.reference = "iperf3, one stream over loopback",
+            {.reference =
+                 way->maps ? "memcpy, one thread" : "iperf3, one stream over loopback",
              .missing = there ? NULL : IPERF3_MISSING,
-             .take = iperf3_take,
-             .arg = bench},
+             .take = way->maps ? memcpy_take : iperf3_take,
+             .arg = way->maps ? (void *)&copying : bench},
             {.rows = {way->verify},
              .nr_rows = 1,
              .take = kvn_load_get,
@@ -131,6 +191,7 @@ static kv_status_t measure(struct kvn_bench_node *bench, const struct way *way)
         kvn_load_close(g.loads[i]);
         kvn_world_stop(&g.worlds[i]);
     }
+    copying_close(&copying);
     return status;
 }
 

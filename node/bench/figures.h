@@ -50,6 +50,11 @@ enum kvn_figure_unit {
     X(KVN_FIGURE_PUT_16K, "put_unix_16k_b16_c4", GB_S, "off", ANY, 0)                  \
     X(KVN_FIGURE_PIN, "pin_unix_64", NS_PAGE, "off", AT_MOST, 3.0)                     \
     X(KVN_FIGURE_PIN_ASLEEP, "pin_unix_64_asleep", NS_PAGE, "off", ANY, 0)             \
+    X(KVN_FIGURE_ACQUIRE, "acquire_unix_64", NS_PAGE, "off", AT_MOST, 3.0)             \
+    X(KVN_FIGURE_ACQUIRE_ASLEEP, "acquire_unix_64_asleep", NS_PAGE, "off", ANY, 0)     \
+    X(KVN_FIGURE_SHM_1M, "fetch_shm_1m", GB_S, "off", AT_LEAST, 0.90)                  \
+    X(KVN_FIGURE_SHM_1M_VERIFY, "fetch_shm_1m_verify", GB_S, "on", AT_LEAST, 0.80)     \
+    X(KVN_FIGURE_SHM_1M_SPILL, "fetch_shm_1m_spill", GB_S, "on", ANY, 0)               \
     X(KVN_FIGURE_FETCH_1M, "fetch_tcp_1m", GB_S, "off", AT_LEAST, 0.90)                \
     X(KVN_FIGURE_FETCH_1M_VERIFY, "fetch_tcp_1m_verify", GB_S, "on", AT_LEAST, 0.90)   \
     X(KVN_FIGURE_FETCH_1M_SPILL, "fetch_tcp_1m_spill", GB_S, "on", ANY, 0)             \

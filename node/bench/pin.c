@@ -1,6 +1,7 @@
-/* PIN and UNPIN of resident prefixes of 64 pages, keys derived from their tokens, by
- * one client through the rings; beside what the same costs in one process: keys derived
- * by the same code, acquire and release as `kvrail bench core` takes them. */
+/* Resident prefixes of 64 pages, keys derived from their tokens, by one client through
+ * the rings: PIN and UNPIN at the object level, SEQ_FETCH into a block table and
+ * SEQ_TRUNCATE at the pager level; beside what the same costs in one process: keys
+ * derived by the same code, acquire and release as `kvrail bench core` takes them. */
 #include "node/bench/load.h"
 
 #include "base/assert.h"
@@ -31,6 +32,8 @@ struct pinner {
     kvr_client_t *client;
     struct kvr_space space;
     uint32_t next;
+    kvr_seq_t seq; /* of the pager level; 0: none */
+    uint64_t version;
 };
 
 static const uint32_t *tokens_of(const struct pins *pins, uint32_t prefix)
@@ -120,13 +123,88 @@ static void work(struct kvn_worker *worker)
     }
 }
 
+static void fetch_work(struct kvn_worker *worker);
+
 static kv_status_t pin_take(void *arg, double seconds, struct kvn_take *take)
 {
     struct pinner *p = arg;
     const struct kvn_spent before = kvn_world_spent(&p->world);
-    kv_status_t status = kvn_crew_run(p->pins->bench, 1, work, p, seconds, 0, take);
+    kv_status_t status = kvn_crew_run(
+        p->pins->bench, 1, p->seq != 0 ? fetch_work : work, p, seconds, 0, take);
     kvn_world_charge(&p->world, &before, take);
     return status;
+}
+
+/* ------------------------------------------------------------------ the pager level */
+
+/* One call and its result; calls before it have had theirs. */
+static bool call(struct pinner *p, struct kvr_seq_call *c, struct kvr_result *result)
+{
+    c->struct_size = sizeof(*c);
+    c->seq = p->seq;
+    if (kvr_seq_submit(p->client, c) != KVR_OK) {
+        return false;
+    }
+    do { /* of itself a table does not change here: nothing is sealed */
+        if (kvr_next(p->client, KVN_LOAD_WAIT_US, result) != KVR_OK) {
+            return false;
+        }
+    } while (result->op != c->op);
+    return result->status == KVR_OK;
+}
+
+/* Its 64 pages into the table, and out of it; what the table held before is let go. */
+static bool fetch(struct pinner *p, const struct kvr_key *keys)
+{
+    struct kvr_result result;
+    struct kvr_table table;
+    if (!call(
+            p,
+            &(struct kvr_seq_call){
+                .op = KVR_OP_SEQ_FETCH,
+                .timeout_us = KVN_LOAD_WAIT_US,
+                .keys = keys,
+                .nr_keys = PREFIX_PAGES},
+            &result)
+        || result.nr_hits != PREFIX_PAGES
+        || !call(p, &(struct kvr_seq_call){.op = KVR_OP_SEQ_TRUNCATE}, &result)
+        || kvr_seq_table(p->client, p->seq, &table) != KVR_OK) {
+        return false;
+    }
+    return call(
+        p, &(struct kvr_seq_call){.op = KVR_OP_SEQ_CONFIRM, .version = table.version},
+        &result);
+}
+
+static void fetch_work(struct kvn_worker *worker)
+{
+    struct pinner *p = worker->arg;
+    struct kvr_key keys[PREFIX_PAGES];
+    while (!kvn_worker_over(worker)) {
+        const uint32_t prefix = (uint32_t)(kv_mix64(p->next++) % p->pins->nr_prefixes);
+        if (!derive(p->pins, &p->space, prefix, keys) || !fetch(p, keys)) {
+            kvn_worker_fail(
+                worker, KV_ERR_IO, "prefix %u was not fetched: %s", prefix,
+                kvr_error(p->client));
+            return;
+        }
+        worker->pages += PREFIX_PAGES;
+    }
+}
+
+static kv_status_t seq_open(struct pinner *p)
+{
+    struct kvr_result result;
+    const bool opened = call(
+        p,
+        &(struct kvr_seq_call){
+            .op = KVR_OP_SEQ_OPEN, .variant = p->space.variant},
+        &result);
+    p->seq = result.seq;
+    return opened ? KV_OK
+                  : kvn_figure_fail(
+                      p->pins->bench, KV_ERR_IO, "no sequence: %s",
+                      kvr_error(p->client));
 }
 
 /* ------------------------------------------------------------------ in one process */
@@ -171,7 +249,7 @@ static kv_status_t embedded_take(void *arg, double seconds, struct kvn_take *tak
 /* ------------------------------------------------------------------ open and close */
 
 static kv_status_t
-pinner_open(struct pins *pins, const char *poll, uint64_t spin_us, struct pinner *p)
+pinner_open(struct pins *pins, bool level, bool polls, struct pinner *p)
 {
     char target[300], error[256] = "";
     const uint64_t bytes = (uint64_t)pins->nr_prefixes * PREFIX_PAGES * PAGE_BYTES;
@@ -182,8 +260,9 @@ pinner_open(struct pins *pins, const char *poll, uint64_t spin_us, struct pinner
         .node_bytes = {bytes + bytes / 4},
         .verify_local = "off",
         .verify_reads = true,
-        .poll = poll,
+        .poll = polls ? "200us" : "0us",
         .transports = "named",
+        .fill = level,
     };
     p->pins = pins;
     kv_status_t status = kvn_world_start(pins->bench, &config, &p->world);
@@ -195,16 +274,19 @@ pinner_open(struct pins *pins, const char *poll, uint64_t spin_us, struct pinner
         .struct_size = sizeof(client),
         .target = target,
         .tenant = KVN_WORLD_TENANT,
-        .spin_us = spin_us,
+        .spin_us = polls ? SPINS_US : 1,
+        .level = level ? KVR_LEVEL_PAGER : KVR_LEVEL_OBJECT,
     };
     status = kvr_open(&client, &p->client, error, sizeof(error));
     if (status != KV_OK) {
         return kvn_figure_fail(pins->bench, status, "%s", error);
     }
     status = kvr_space_find(p->client, KVN_WORLD_SPACE, &p->space);
-    return status == KV_OK
-               ? fill(p)
-               : kvn_figure_fail(pins->bench, status, "%s", kvr_error(p->client));
+    if (status != KV_OK) {
+        return kvn_figure_fail(pins->bench, status, "%s", kvr_error(p->client));
+    }
+    status = fill(p);
+    return status == KV_OK && level ? seq_open(p) : status;
 }
 
 static void pinner_close(struct pinner *p)
@@ -227,31 +309,27 @@ static kv_status_t tokens_make(struct pins *pins)
     return KV_OK;
 }
 
-kv_status_t kvn_figures_pin(struct kvn_bench_node *bench)
+/* The rows of one level: polling, asleep. */
+static kv_status_t measure(
+    struct pins *pins, bool level, enum kvn_figure_name polling_row,
+    enum kvn_figure_name asleep_row)
 {
-    struct pins pins = {
-        .bench = bench, .nr_prefixes = bench->quick ? QUICK_PREFIXES : PREFIXES};
+    struct kvn_bench_node *bench = pins->bench;
     struct pinner polling = {0}, asleep = {0};
-    if (!kvn_figure_wants(bench, KVN_FIGURE_PIN, KVN_FIGURE_PIN_ASLEEP)) {
+    if (!kvn_figure_wants(bench, polling_row, asleep_row)) {
         return KV_OK;
     }
-    kv_status_t status = tokens_make(&pins);
+    kv_status_t status = pinner_open(pins, level, true, &polling);
     if (status == KV_OK) {
-        status = pinner_open(&pins, "200us", SPINS_US, &polling);
-    }
-    if (status == KV_OK) {
-        status = pinner_open(&pins, "0us", 1, &asleep);
+        status = pinner_open(pins, level, false, &asleep);
     }
     if (status == KV_OK) {
         const struct kvn_figure_side sides[] = {
-            {.rows = {KVN_FIGURE_PIN}, .nr_rows = 1, .take = pin_take, .arg = &polling},
+            {.rows = {polling_row}, .nr_rows = 1, .take = pin_take, .arg = &polling},
             {.reference = "keys, acquire and release in one process",
              .take = embedded_take,
              .arg = &polling},
-            {.rows = {KVN_FIGURE_PIN_ASLEEP},
-             .nr_rows = 1,
-             .take = pin_take,
-             .arg = &asleep},
+            {.rows = {asleep_row}, .nr_rows = 1, .take = pin_take, .arg = &asleep},
         };
         status = kvn_figure_rounds(bench, sides, sizeof(sides) / sizeof(sides[0]));
     }
@@ -259,6 +337,23 @@ kv_status_t kvn_figures_pin(struct kvn_bench_node *bench)
     status = kvn_world_blame(bench, &asleep.world, status);
     pinner_close(&asleep);
     pinner_close(&polling);
+    return status;
+}
+
+kv_status_t kvn_figures_pin(struct kvn_bench_node *bench)
+{
+    struct pins pins = {
+        .bench = bench, .nr_prefixes = bench->quick ? QUICK_PREFIXES : PREFIXES};
+    if (!kvn_figure_wants(bench, KVN_FIGURE_PIN, KVN_FIGURE_ACQUIRE_ASLEEP)) {
+        return KV_OK;
+    }
+    kv_status_t status = tokens_make(&pins);
+    if (status == KV_OK) {
+        status = measure(&pins, false, KVN_FIGURE_PIN, KVN_FIGURE_PIN_ASLEEP);
+    }
+    if (status == KV_OK) {
+        status = measure(&pins, true, KVN_FIGURE_ACQUIRE, KVN_FIGURE_ACQUIRE_ASLEEP);
+    }
     kv_free(pins.tokens);
     return status;
 }

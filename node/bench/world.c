@@ -63,7 +63,12 @@ static kv_status_t write_config(
     struct kvn_bench_node *bench, const struct kvn_world *world, const unsigned *ports)
 {
     const struct kvn_world_config *config = &world->config;
-    char path[320];
+    char path[320], fill[96] = "";
+    if (config->fill) {
+        (void)snprintf(
+            fill, sizeof(fill), "domain = own\nfill = yes\ndevice_bytes = %llu\n",
+            (unsigned long long)config->node_bytes[0]);
+    }
     (void)snprintf(path, sizeof(path), "%s/kvrail.conf", world->folder);
     FILE *file = fopen(path, "we");
     if (file == NULL) {
@@ -80,10 +85,11 @@ static kv_status_t write_config(
         "[spill]\nenabled = %s\n[log]\nlevel = warn\n"
         "[space \"" KVN_WORLD_SPACE "\"]\nmodel = bench\nrevision = 1\n"
         "page_tokens = %u\npage_bytes = %llu\n"
-        "[tenant \"%d\"]\nsecret = file:tenant.hex\n",
+        "[tenant \"%d\"]\nsecret = file:tenant.hex\n%s",
         config->poll, config->verify_local, config->verify_reads ? "true" : "false",
         config->transports, config->spill ? "true" : "false", config->page_tokens,
-        (unsigned long long)config->page_bytes, KVN_WORLD_TENANT);
+        (unsigned long long)config->page_bytes, KVN_WORLD_TENANT,
+        fill);
     const bool bad = ferror(file) != 0;
     if (fclose(file) != 0 || bad) {
         return kvn_figure_fail(bench, KV_ERR_IO, "%s: not written", path);

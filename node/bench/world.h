@@ -35,6 +35,7 @@ struct kvn_world_config {
     const char *poll;                         /* client.poll */
     const char *transports;                   /* link.transports */
     bool spill;                               /* spill.enabled */
+    bool fill; /* the tenant has memory of its own, node_bytes[0], that engines map */
 };
 
 /* What nodes have spent since they began. */

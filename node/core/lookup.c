@@ -470,6 +470,22 @@ void kvo_look_again(kvo_node_t *node, struct kvo_op_obj *op)
     kvo_lookup_start(node, op);
 }
 
+/* (4) A home may have gone while nobody could be asked. */
+static void aim_again(kvo_node_t *node, struct kvo_op_obj *op)
+{
+    for (uint32_t s = 0; s < op->nr_segs; s++) {
+        struct kvo_seg *seg = &op->segs[s];
+        if (seg->ask_home == KVO_NONE || kvo_usable(node, seg->ask_home)) {
+            continue;
+        }
+        seg->lost = true;
+        seg->ask_home = seg_next_home(node, seg);
+        if (seg->ask_home == KVO_NONE && seg->waiting == 0) {
+            seg_close(op, seg);
+        }
+    }
+}
+
 static void ask_again(
     kvo_node_t *node, struct kvo_op_obj *op, const struct kvo_call *call, bool silent)
 {
@@ -495,23 +511,8 @@ static void ask_again(
         }
     }
     if (any) {
+        aim_again(node, op); /* others of it may wait, for a home that is gone by now */
         ask_homes(node, op, call->depth + 1u);
-    }
-}
-
-/* (4) A home may have gone while nobody could be asked. */
-static void aim_again(kvo_node_t *node, struct kvo_op_obj *op)
-{
-    for (uint32_t s = 0; s < op->nr_segs; s++) {
-        struct kvo_seg *seg = &op->segs[s];
-        if (seg->ask_home == KVO_NONE || kvo_usable(node, seg->ask_home)) {
-            continue;
-        }
-        seg->lost = true;
-        seg->ask_home = seg_next_home(node, seg);
-        if (seg->ask_home == KVO_NONE && seg->waiting == 0) {
-            seg_close(op, seg);
-        }
     }
 }
 

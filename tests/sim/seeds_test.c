@@ -76,9 +76,9 @@ static void seeds__every_fault_no_violation(void **state)
     }
 }
 
-/* Worlds that found something of ours, as long as they are drawn as they were then. 156:
- * of a request some segments waited for room to ask a home, its link ended, and with
- * the next home of the others they were asked of it all the same. */
+/* Worlds that found something of ours, as long as they are drawn as they were then.
+ * 156: some segments of a request waited for room to ask a home, its link ended, and
+ * when the next home of others was asked, so was that one. */
 static void seeds__that_have_found_bugs(void **state)
 {
     (void)state;

@@ -20,13 +20,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         KV_ASSERT(detail.field != NULL && without != KV_OK);
         return 0;
     }
-    KV_ASSERT((without == KV_OK) == (packet.nr_spaces == 0));
+    KV_ASSERT((without == KV_OK) == (packet.nr_spaces + packet.nr_arenas == 0));
     KV_ASSERT(packet.type > 0 && packet.type < KVN_PACKET_NR_TYPES);
     KV_ASSERT(strlen(packet.field) < sizeof(packet.field) && packet.zero == 0);
     const bool asks = packet.type == KVN_PACKET_ASK;
     KV_ASSERT(
         size == sizeof(packet) + packet.nr_spaces * sizeof(spaces[0])
+                    + packet.nr_arenas * sizeof(struct kvn_packet_arena)
                     + asks * sizeof(struct kvn_packet_ask));
+    struct kvn_packet_arena arenas[KVN_PACKET_ARENAS_MAX];
+    if (kvn_packet_arenas(data, &packet, arenas, &detail) == KV_OK) {
+        for (uint32_t i = 0; i < packet.nr_arenas; i++) {
+            KV_ASSERT(arenas[i].nr_blocks > 0 && arenas[i].nr_blocks <= INT32_MAX);
+            KV_ASSERT(arenas[i].bytes / arenas[i].nr_blocks >= arenas[i].block_bytes);
+        }
+    }
     struct kvn_packet_ask ask;
     if (asks && kvn_packet_ask_read(data, &ask, &detail) == KV_OK) {
         KV_ASSERT(ask.what < KVN_NR_ASKS && strlen(ask.space) < sizeof(ask.space));

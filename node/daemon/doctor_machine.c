@@ -239,9 +239,9 @@ static bool there(const struct kvn_doctor *doctor, const char *path)
     return access(full, F_OK) == 0;
 }
 
-static bool loads(const char *library)
+static bool loads(const char *soname)
 {
-    void *handle = dlopen(library, RTLD_LAZY | RTLD_LOCAL);
+    void *handle = dlopen(soname, RTLD_LAZY | RTLD_LOCAL);
     if (handle != NULL) {
         dlclose(handle);
     }
@@ -252,7 +252,7 @@ static bool loads(const char *library)
 static void check_devices(struct kvn_doctor *doctor)
 {
     static const struct {
-        const char *name, *device, *library;
+        const char *name, *device, *soname;
     } backends[] = {
         {"CUDA", "/dev/nvidiactl", "libcuda.so.1"},
         {"verbs", "/dev/infiniband", "libibverbs.so.1"},
@@ -261,10 +261,10 @@ static void check_devices(struct kvn_doctor *doctor)
     };
     for (unsigned i = 0; i < sizeof(backends) / sizeof(backends[0]); i++) {
         const char *device = backends[i].device;
-        const bool library = loads(backends[i].library);
+        const bool loaded = loads(backends[i].soname);
         kvn_doctor_say(
             doctor, NOTE, "backends", NULL, "%s: not built; here: %s%s%s%s",
-            backends[i].name, backends[i].library, library ? " loads" : " is missing",
+            backends[i].name, backends[i].soname, loaded ? " loads" : " is missing",
             device == NULL          ? ""
             : there(doctor, device) ? ", there is "
                                     : ", there is no ",

@@ -344,7 +344,7 @@ static void table__gives_no_version_that_was_not_told(void **state)
     struct kvr_table table = ek_table(engine, seq);
     uint64_t told = table.version;
     int32_t tail = table.blocks[1];
-    /* Behind a sealed tail: a new block, whose COPY does not end for now. */
+    /* Behind a sealed tail: a new block. Its COPY is held back. */
     const struct kvr_seq_call append = {
         .struct_size = sizeof(append),
         .op = KVR_OP_SEQ_APPEND,

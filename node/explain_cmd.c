@@ -71,35 +71,10 @@ struct run {
 
 static bool take_flag(struct run *run, int flag, const char *value)
 {
-    struct kvn_pages_options *options = &run->options;
-    const char *name = flag < NR_FLAGS ? flags[flag].name : NULL;
     switch ((enum flag)flag) {
-    case FLAG_SOCKET:
-        run->where.socket = value;
-        return true;
-    case FLAG_CONFIG:
-        run->where.config = value;
-        return true;
-    case FLAG_SPACE:
-        options->space = value;
-        return true;
-    case FLAG_TENANT:
-        return kvn_cli_number(&cli, name, value, 0, UINT32_MAX, &options->tenant);
-    case FLAG_GROUP:
-        return kvn_cli_number(&cli, name, value, 0, UINT16_MAX, &options->group);
-    case FLAG_TOKENS:
-        options->tokens = value;
-        return true;
-    case FLAG_KEY:
-        options->key = value;
-        return true;
-    case FLAG_PAGE:
-        return kvn_cli_number(&cli, name, value, 0, UINT32_MAX, &options->page);
     case FLAG_LOCAL:
         run->local = true;
         return true;
-    case FLAG_TIMEOUT:
-        return kvn_cli_number(&cli, name, value, 1, 3600000, &options->timeout_ms);
     case FLAG_JSON:
         run->json = true;
         return true;
@@ -110,8 +85,9 @@ static bool take_flag(struct run *run, int flag, const char *value)
         }
         run->word = value;
         return true;
+    default:
+        return kvn_pages_flag(&cli, flag, value, &run->where, &run->options);
     }
-    return false;
 }
 
 static int parse(struct run *run, int argc, char **argv, bool *done_p)

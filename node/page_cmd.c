@@ -80,52 +80,18 @@ struct run {
 
 /* ---- options --------------------------------------------------------------------- */
 
-static bool
-number(const struct run *run, int flag, const char *value, uint64_t max, uint64_t *to)
-{
-    return kvn_cli_number(run->cli, run->cli->flags[flag].name, value, 0, max, to);
-}
-
 static bool take_flag(struct run *run, int flag, const char *value)
 {
-    struct kvn_pages_options *options = &run->options;
     switch ((enum flag)flag) {
-    case FLAG_SOCKET:
-        run->where.socket = value;
-        return true;
-    case FLAG_CONFIG:
-        run->where.config = value;
-        return true;
-    case FLAG_SPACE:
-        options->space = value;
-        return true;
-    case FLAG_TENANT:
-        return number(run, flag, value, UINT32_MAX, &options->tenant);
-    case FLAG_GROUP:
-        return number(run, flag, value, UINT16_MAX, &options->group);
-    case FLAG_TOKENS:
-        options->tokens = value;
-        return true;
-    case FLAG_KEY:
-        options->key = value;
-        return true;
-    case FLAG_PAGE:
-        return number(run, flag, value, UINT32_MAX, &options->page);
-    case FLAG_TAIL:
-        return number(run, flag, value, UINT32_MAX, &options->tail);
     case FLAG_FILE:
         run->path = value;
         return true;
-    case FLAG_TIMEOUT:
-        return kvn_cli_number(
-            run->cli, "timeout-ms", value, 1, 3600000, &options->timeout_ms);
     case FLAG_JSON:
         run->json = true;
         return true;
-    case NR_FLAGS:
-        break;
+    default:
+        return kvn_pages_flag(run->cli, flag, value, &run->where, &run->options);
     }
-    return false;
 }
 
 static int parse(struct run *run, int argc, char **argv, bool *done_p)

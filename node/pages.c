@@ -1,5 +1,6 @@
 #include "node/pages.h"
 
+#include "base/assert.h"
 #include "base/fault.h"
 #include "base/mem.h"
 #include "base/option.h"
@@ -30,6 +31,45 @@ fail(const struct says *says, kv_status_t status, const char *format, ...)
     (void)vsnprintf(says->line, says->cap, format, args);
     va_end(args);
     return status;
+}
+
+/* ---- options --------------------------------------------------------------------- */
+
+bool kvn_pages_flag(
+    const struct kvn_cli *cli, int flag, const char *value, struct kvn_ask_where *where,
+    struct kvn_pages_options *options)
+{
+    const struct {
+        const char *name, **to;
+    } texts[] = {
+        {"socket", &where->socket}, {"config", &where->config},
+        {"space", &options->space}, {"tokens", &options->tokens},
+        {"key", &options->key},
+    };
+    const struct {
+        const char *name;
+        uint64_t min, max, *to;
+    } numbers[] = {
+        {"tenant", 0, UINT32_MAX, &options->tenant},
+        {"group", 0, UINT16_MAX, &options->group},
+        {"page", 0, UINT32_MAX, &options->page},
+        {"tail", 0, UINT32_MAX, &options->tail},
+        {"timeout-ms", 1, 3600000, &options->timeout_ms},
+    };
+    const char *name = cli->flags[flag].name;
+    for (unsigned i = 0; i < KV_COUNT_OF(texts); i++) {
+        if (strcmp(name, texts[i].name) == 0) {
+            *texts[i].to = value;
+            return true;
+        }
+    }
+    for (unsigned i = 0; i < KV_COUNT_OF(numbers); i++) {
+        if (strcmp(name, numbers[i].name) == 0) {
+            return kvn_cli_number(
+                cli, name, value, numbers[i].min, numbers[i].max, numbers[i].to);
+        }
+    }
+    KV_UNREACHABLE("a row of the verb's own table that it does not take itself");
 }
 
 /* ---- tokens ---------------------------------------------------------------------- */

@@ -80,7 +80,8 @@ struct kvn_pages {
         "tail", "N", "with --key: the page has only N tokens"                          \
     }
 /* Takes the value of such a row, or of KVN_FLAG_SOCKET, KVN_FLAG_CONFIG or
- * "timeout-ms", known by its name. False: it is wrong, and a line on stderr says how. */
+ * "timeout-ms", known by its name. False: it is wrong, and a line on stderr says
+ * how. */
 bool kvn_pages_flag(
     const struct kvn_cli *cli, int flag, const char *value, struct kvn_ask_where *where,
     struct kvn_pages_options *options);

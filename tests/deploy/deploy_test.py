@@ -18,7 +18,7 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "node"))
-from nodes_kit import Cluster  # noqa: E402
+from nodes_kit import Cluster, run_tests  # noqa: E402
 
 DEPLOY = pathlib.Path("deploy")
 WAIT_S, RUN_S = 60, 300
@@ -234,14 +234,5 @@ def test_three_nodes_fails(bin):
     return "a node was killed"
 
 
-def main():
-    bin = pathlib.Path(sys.argv[1]).resolve()
-    only = sys.argv[2:]
-    for name, test in sorted(globals().items()):
-        if name.startswith("test_") and (not only or name[5:] in only):
-            start = time.monotonic()
-            print(f"{name}: {test(bin)} ({time.monotonic() - start:.1f} s)", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(run_tests(globals(), pathlib.Path(sys.argv[1]).resolve(), sys.argv[2:]))

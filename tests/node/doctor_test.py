@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from nodes_kit import Cluster
+from nodes_kit import Cluster, run_tests
 
 
 def doctor(c, *sets, config=None, code=None, args=(), text=False, **more):
@@ -254,14 +254,5 @@ def test_alone(bin):
     return f"{len(rows)} rows"
 
 
-def main():
-    bin = sys.argv[1]
-    only = sys.argv[2:]
-    for name, test in sorted(globals().items()):
-        if name.startswith("test_") and (not only or name[5:] in only):
-            start = time.monotonic()
-            print(f"{name}: {test(bin)} ({time.monotonic() - start:.1f} s)", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(run_tests(globals(), sys.argv[1], sys.argv[2:]))

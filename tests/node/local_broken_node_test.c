@@ -1,102 +1,22 @@
 /* A node that keeps to no rule, as libkvrail sees it: what it says is nobody's result,
  * and nothing that it says after that is. A batch that an answer was not meant for must
  * not be told that its bytes have come. */
-#define _GNU_SOURCE
-#include "include/kvrail/kvrail.h"
-#include "node/ring.h"
+#include "tests/node/broken_node_kit.h"
 
-#include <fcntl.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
-enum { KEYS = 4, RING_BYTES = KVN_RING_BYTES_MIN };
+enum { KEYS = 4 };
 
-/* A node's side as far as ATTACHED; from then on the test plays it. */
-struct fake {
-    char dir[64], path[108];
-    int listen_fd, fd;
-    size_t bytes; /* of the memory that it gives out */
-    struct kvn_rings *rings;
-    struct kvn_ring requests, answers;
-    kvr_client_t *client;
-};
-
-static void *attach_one(void *arg)
-{
-    struct fake *fake = arg;
-    struct {
-        struct kvn_packet packet;
-        struct kvn_packet_space space;
-    } told;
-    struct kvn_packet asked;
-    fake->fd = accept4(fake->listen_fd, NULL, NULL, SOCK_CLOEXEC);
-    kvn_packet_init(&told.packet, KVN_PACKET_GREETING);
-    told.packet.nonce = 9;
-    (void)kvn_packet_send(fake->fd, &told.packet, sizeof(told.packet), -1);
-    (void)!recv(fake->fd, &asked, sizeof(asked), 0);
-    int fd = kvn_memfd_sealed("kvrail-fake", fake->bytes, F_SEAL_SHRINK);
-    fake->rings = mmap(NULL, fake->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    kvn_rings_format(fake->rings, RING_BYTES);
-    kvn_ring_bind(&fake->requests, fake->rings, RING_BYTES, KVN_REQUEST_IN);
-    kvn_ring_bind(&fake->answers, fake->rings, RING_BYTES, KVN_ANSWER_OUT);
-    kvn_packet_init(&told.packet, KVN_PACKET_ATTACHED);
-    told.packet.ring_bytes = RING_BYTES;
-    told.packet.nr_spaces = 1;
-    told.space = (struct kvn_packet_space){
-        .name = "chat", .page_tokens = 8, .page_bytes = 256, .nr_groups = 1};
-    (void)kvn_packet_send(fake->fd, &told, sizeof(told), fd);
-    close(fd);
-    return NULL;
-}
-
-static kvr_status_t fake_open(struct fake *fake, size_t bytes)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    char target[128];
-    pthread_t thread;
-    memset(fake, 0, sizeof(*fake));
-    fake->bytes = bytes;
-    snprintf(fake->dir, sizeof(fake->dir), "/tmp/kvrail-broken-XXXXXX");
-    assert_non_null(mkdtemp(fake->dir));
-    snprintf(fake->path, sizeof(fake->path), "%s/node.sock", fake->dir);
-    memcpy(address.sun_path, fake->path, sizeof(address.sun_path));
-    fake->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    assert_int_equal(
-        bind(fake->listen_fd, (struct sockaddr *)&address, sizeof(address)), 0);
-    assert_int_equal(listen(fake->listen_fd, 1), 0);
-    assert_int_equal(pthread_create(&thread, NULL, attach_one, fake), 0);
-    snprintf(target, sizeof(target), "unix:%s", fake->path);
-    const struct kvr_config config = {
-        .struct_size = sizeof(config), .target = target, .ring_bytes = RING_BYTES};
-    kvr_status_t status = kvr_open(&config, &fake->client, NULL, 0);
-    pthread_join(thread, NULL);
-    return status;
-}
-
-static void fake_close(struct fake *fake)
-{
-    kvr_close(fake->client);
-    if (fake->fd >= 0) {
-        close(fake->fd);
-    }
-    close(fake->listen_fd);
-    munmap(fake->rings, fake->bytes);
-    assert_int_equal(unlink(fake->path), 0);
-    assert_int_equal(rmdir(fake->dir), 0);
-}
+static const struct broken_node_offer plain;
 
 /* A batch of the client; what the node reads is its tag. */
-static uint64_t ask(struct fake *fake, uint64_t tag)
+static uint64_t ask(struct broken_node *fake, uint64_t tag)
 {
     static uint8_t copy[KVN_REQUEST_BYTES_MAX] __attribute__((aligned(8)));
     static const struct kvr_key keys[KEYS];
@@ -130,7 +50,8 @@ static struct kvn_answer_head answer_head(uint64_t tag, uint32_t n)
 }
 
 /* All its keys are hits, if it is believed. */
-static void answer(struct fake *fake, const struct kvn_answer_head *head, uint32_t room)
+static void
+answer(struct broken_node *fake, const struct kvn_answer_head *head, uint32_t room)
 {
     uint8_t *to;
     assert_int_equal(kvn_ring_room(&fake->answers, room, &to, NULL), KV_OK);
@@ -139,7 +60,7 @@ static void answer(struct fake *fake, const struct kvn_answer_head *head, uint32
     kvn_ring_put(&fake->answers);
 }
 
-static void expect_next(struct fake *fake, uint64_t tag, kvr_status_t status)
+static void expect_next(struct broken_node *fake, uint64_t tag, kvr_status_t status)
 {
     struct kvr_result result;
     assert_int_equal(kvr_next(fake->client, 1000000, &result), KVR_OK);
@@ -152,7 +73,7 @@ static void expect_next(struct fake *fake, uint64_t tag, kvr_status_t status)
 }
 
 /* The client is of no more use, and everybody is told so. */
-static void expect_gone(struct fake *fake)
+static void expect_gone(struct broken_node *fake)
 {
     struct kvr_result result;
     struct kvr_buffer buffer;
@@ -169,8 +90,8 @@ static void answer__to_no_batch_of_ours_is_no_result(void **state)
     enum { CASES = 12 };
     (void)state;
     for (unsigned i = 0; i < CASES; i++) {
-        struct fake fake;
-        assert_int_equal(fake_open(&fake, kvn_rings_bytes(RING_BYTES)), KVR_OK);
+        struct broken_node fake;
+        assert_int_equal(broken_node_open(&fake, &plain), KVR_OK);
         uint64_t former = ask(&fake, 1);
         struct kvn_answer_head head = answer_head(former, KEYS);
         answer(&fake, &head, head.bytes);
@@ -222,7 +143,7 @@ static void answer__to_no_batch_of_ours_is_no_result(void **state)
         expect_next(&fake, 2, KVR_CANCELLED);
         expect_next(&fake, 3, KVR_CANCELLED);
         expect_gone(&fake);
-        fake_close(&fake);
+        broken_node_close(&fake);
     }
 }
 
@@ -231,16 +152,16 @@ static void ring__that_cannot_be_is_a_node_that_is_gone(void **state)
 {
     (void)state;
     for (unsigned i = 0; i < 2; i++) {
-        struct fake fake;
+        struct broken_node fake;
         struct kvr_batch none = {.struct_size = sizeof(none), .op = KVR_OP_PIN};
         static const struct kvr_key keys[KVR_BATCH_MAX];
-        assert_int_equal(fake_open(&fake, kvn_rings_bytes(RING_BYTES)), KVR_OK);
+        assert_int_equal(broken_node_open(&fake, &plain), KVR_OK);
         (void)ask(&fake, 2);
         if (i == 0) {
-            atomic_store(&fake.rings->answer_tail, RING_BYTES + 8);
+            atomic_store(&fake.rings->answer_tail, BN_RING_BYTES + 8);
         } else {
             /* Looked at when what was free has been used. */
-            atomic_store(&fake.rings->request_head, 8 * RING_BYTES);
+            atomic_store(&fake.rings->request_head, 8 * BN_RING_BYTES);
             none.keys = keys;
             none.nr_keys = KVR_BATCH_MAX;
             unsigned n = 0;
@@ -256,33 +177,34 @@ static void ring__that_cannot_be_is_a_node_that_is_gone(void **state)
         assert_int_equal(kvr_next(fake.client, 0, &result), KVR_OK);
         assert_int_equal(result.status, KVR_CANCELLED);
         expect_gone(&fake);
-        fake_close(&fake);
+        broken_node_close(&fake);
     }
 }
 
 /* Rings shorter than they say are not touched: that would be a SIGBUS. */
 static void rings__too_short_are_not_used(void **state)
 {
-    struct fake fake;
+    const struct broken_node_offer offer = {.rings_short = 4096};
+    struct broken_node fake;
     (void)state;
-    assert_int_equal(fake_open(&fake, kvn_rings_bytes(RING_BYTES) - 4096), KVR_VERSION);
+    assert_int_equal(broken_node_open(&fake, &offer), KVR_VERSION);
     assert_null(fake.client);
-    fake_close(&fake);
+    broken_node_close(&fake);
 }
 
 /* A node that hung up unnoticed is found out by what is sent to it. */
 static void buffer__of_a_node_that_hung_up_is_link_lost(void **state)
 {
-    struct fake fake;
+    struct broken_node fake;
     struct kvr_buffer buffer;
     (void)state;
-    assert_int_equal(fake_open(&fake, kvn_rings_bytes(RING_BYTES)), KVR_OK);
+    assert_int_equal(broken_node_open(&fake, &plain), KVR_OK);
     close(fake.fd);
     fake.fd = -1;
     assert_int_equal(kvr_buffer_create(fake.client, 4096, &buffer), KVR_LINK_LOST);
     assert_string_equal(
         kvr_error(fake.client), "link_lost: the node hung up: open again");
-    fake_close(&fake);
+    broken_node_close(&fake);
 }
 
 int main(void)

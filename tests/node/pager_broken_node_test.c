@@ -1,127 +1,28 @@
 /* A node that keeps to no rule, as an engine sees it: of what it says of block tables
  * nothing is written outside a table, no block is given that the arena does not have,
  * and a node that lies once is gone. */
-#define _GNU_SOURCE
-#include "include/kvrail/kvrail.h"
-#include "node/ring.h"
+#include "tests/node/broken_node_kit.h"
 
-#include <fcntl.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
-enum { RING_BYTES = KVN_RING_BYTES_MIN, BLOCKS = 16, BLOCK_BYTES = 256, KEYS = 4 };
+enum { KEYS = 4 };
 #define SEQ_ID UINT64_C(0x500000003)
 
-/* What the fake node gives out when a client attaches. */
-struct offer {
-    uint16_t nr_arenas;
-    uint32_t nr_fds;     /* of arenas */
-    uint64_t said_bytes; /* of the arena */
-};
-
-struct fake {
-    struct offer offer;
-    char dir[64], path[108];
-    int listen_fd, fd;
-    struct kvn_rings *rings;
-    struct kvn_ring requests, answers;
-    kvr_client_t *client;
-};
-
-static void *attach_one(void *arg)
-{
-    struct fake *fake = arg;
-    struct {
-        struct kvn_packet packet;
-        struct kvn_packet_space space;
-        struct kvn_packet_arena arena;
-    } told;
-    struct kvn_packet asked;
-    memset(&told, 0, sizeof(told));
-    fake->fd = accept4(fake->listen_fd, NULL, NULL, SOCK_CLOEXEC);
-    kvn_packet_init(&told.packet, KVN_PACKET_GREETING);
-    (void)kvn_packet_send(fake->fd, &told.packet, sizeof(told.packet), -1);
-    (void)!recv(fake->fd, &asked, sizeof(asked), 0);
-    size_t bytes = kvn_rings_bytes(RING_BYTES);
-    int fds[3];
-    fds[0] = kvn_memfd_sealed("kvrail-fake", bytes, F_SEAL_SHRINK);
-    fds[1] = kvn_memfd_sealed("kvrail-arena", BLOCKS * BLOCK_BYTES, F_SEAL_SHRINK);
-    fds[2] = fds[1];
-    fake->rings = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fds[0], 0);
-    kvn_rings_format(fake->rings, RING_BYTES);
-    kvn_ring_bind(&fake->requests, fake->rings, RING_BYTES, KVN_REQUEST_IN);
-    kvn_ring_bind(&fake->answers, fake->rings, RING_BYTES, KVN_ANSWER_OUT);
-    kvn_packet_init(&told.packet, KVN_PACKET_ATTACHED);
-    told.packet.ring_bytes = RING_BYTES;
-    told.packet.nr_spaces = 1;
-    told.packet.nr_arenas = fake->offer.nr_arenas;
-    told.space = (struct kvn_packet_space){
-        .name = "chat", .page_tokens = 8, .page_bytes = BLOCK_BYTES, .nr_groups = 1};
-    told.arena = (struct kvn_packet_arena){
-        .bytes = fake->offer.said_bytes,
-        .block_bytes = BLOCK_BYTES,
-        .nr_blocks = BLOCKS};
-    size_t len =
-        fake->offer.nr_arenas > 0 ? sizeof(told) : offsetof(__typeof__(told), arena);
-    (void)kvn_packet_send_fds(fake->fd, &told, len, fds, 1 + fake->offer.nr_fds);
-    close(fds[0]);
-    close(fds[1]);
-    return NULL;
-}
-
-static kvr_status_t fake_open(struct fake *fake, const struct offer *offer)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    char target[128];
-    pthread_t thread;
-    memset(fake, 0, sizeof(*fake));
-    fake->offer = *offer;
-    snprintf(fake->dir, sizeof(fake->dir), "/tmp/kvrail-broken-XXXXXX");
-    assert_non_null(mkdtemp(fake->dir));
-    snprintf(fake->path, sizeof(fake->path), "%s/node.sock", fake->dir);
-    memcpy(address.sun_path, fake->path, sizeof(address.sun_path));
-    fake->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    assert_int_equal(
-        bind(fake->listen_fd, (struct sockaddr *)&address, sizeof(address)), 0);
-    assert_int_equal(listen(fake->listen_fd, 1), 0);
-    assert_int_equal(pthread_create(&thread, NULL, attach_one, fake), 0);
-    snprintf(target, sizeof(target), "unix:%s", fake->path);
-    const struct kvr_config config = {
-        .struct_size = sizeof(config),
-        .target = target,
-        .ring_bytes = RING_BYTES,
-        .level = KVR_LEVEL_PAGER};
-    kvr_status_t status = kvr_open(&config, &fake->client, NULL, 0);
-    pthread_join(thread, NULL);
-    return status;
-}
-
-static void fake_close(struct fake *fake)
-{
-    kvr_close(fake->client);
-    close(fake->fd);
-    close(fake->listen_fd);
-    munmap(fake->rings, kvn_rings_bytes(RING_BYTES));
-    assert_int_equal(unlink(fake->path), 0);
-    assert_int_equal(rmdir(fake->dir), 0);
-}
-
-static const struct offer honest = {
-    .nr_arenas = 1, .nr_fds = 1, .said_bytes = BLOCKS * BLOCK_BYTES};
+static const struct broken_node_offer honest = {
+    .level = KVR_LEVEL_PAGER,
+    .nr_arenas = 1,
+    .nr_fds = 1,
+    .said_bytes = BN_BLOCKS * BN_PAGE_BYTES};
 
 /* What the node reads of a call. */
 static struct kvn_request
-ask(struct fake *fake, enum kvr_op op, kvr_seq_t seq, uint32_t tokens)
+ask(struct broken_node *fake, enum kvr_op op, kvr_seq_t seq, uint32_t tokens)
 {
     static uint8_t copy[KVN_REQUEST_BYTES_MAX] __attribute__((aligned(8)));
     static const struct kvr_key keys[KEYS];
@@ -144,9 +45,9 @@ ask(struct fake *fake, enum kvr_op op, kvr_seq_t seq, uint32_t tokens)
     return request;
 }
 
-static void
-say(struct fake *fake, struct kvn_answer_head head, const struct kvn_answer_seq *seq,
-    const struct kvn_seq_page *page)
+static void say(
+    struct broken_node *fake, struct kvn_answer_head head,
+    const struct kvn_answer_seq *seq, const struct kvn_seq_page *page)
 {
     uint8_t *to;
     head.bytes = kvn_seq_answer_bytes(head.nr_keys, seq->nr_entries, seq->nr_tails);
@@ -163,7 +64,7 @@ say(struct fake *fake, struct kvn_answer_head head, const struct kvn_answer_seq 
 }
 
 /* A sequence as a good node would open it; its name for notices. */
-static kvr_seq_t open_one(struct fake *fake, uint64_t *name_p)
+static kvr_seq_t open_one(struct broken_node *fake, uint64_t *name_p)
 {
     struct kvr_result result;
     struct kvn_request request = ask(fake, KVR_OP_SEQ_OPEN, 0, 0);
@@ -182,22 +83,23 @@ static kvr_seq_t open_one(struct fake *fake, uint64_t *name_p)
 
 static void attach__arenas_are_what_was_said(void **state)
 {
-    struct fake fake;
+    struct broken_node fake;
     (void)state;
-    assert_int_equal(fake_open(&fake, &honest), KVR_OK);
-    fake_close(&fake);
-    const struct offer lies[] = {
+    assert_int_equal(broken_node_open(&fake, &honest), KVR_OK);
+    broken_node_close(&fake);
+    struct broken_node_offer lies[] = {
         {.nr_arenas = 0, .nr_fds = 0},
-        {.nr_arenas = 1, .nr_fds = 0, .said_bytes = BLOCKS * BLOCK_BYTES},
-        {.nr_arenas = 1, .nr_fds = 2, .said_bytes = BLOCKS * BLOCK_BYTES},
-        {.nr_arenas = 1, .nr_fds = 1, .said_bytes = 2 * BLOCKS * BLOCK_BYTES},
-        {.nr_arenas = 1, .nr_fds = 1, .said_bytes = BLOCK_BYTES},
+        {.nr_arenas = 1, .nr_fds = 0, .said_bytes = BN_BLOCKS * BN_PAGE_BYTES},
+        {.nr_arenas = 1, .nr_fds = 2, .said_bytes = BN_BLOCKS * BN_PAGE_BYTES},
+        {.nr_arenas = 1, .nr_fds = 1, .said_bytes = 2 * BN_BLOCKS * BN_PAGE_BYTES},
+        {.nr_arenas = 1, .nr_fds = 1, .said_bytes = BN_PAGE_BYTES},
     };
     for (unsigned i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
-        kvr_status_t status = fake_open(&fake, &lies[i]);
+        lies[i].level = KVR_LEVEL_PAGER;
+        kvr_status_t status = broken_node_open(&fake, &lies[i]);
         assert_true(status == KVR_VERSION || status == KVR_INVALID);
         assert_null(fake.client);
-        fake_close(&fake);
+        broken_node_close(&fake);
     }
 }
 
@@ -214,7 +116,7 @@ static void fetch__a_lie_ends_the_node(void **state)
         {.seq = {.seq = SEQ_ID + 1}},             /* another sequence */
         {.seq = {.seq = SEQ_ID, .nr_pages = 65}}, /* no room was made for so many */
         {.seq = {.seq = SEQ_ID, .nr_pages = 4, .nr_entries = 4},
-         .page = {.block = BLOCKS}},
+         .page = {.block = BN_BLOCKS}},
         {.seq = {.seq = SEQ_ID, .nr_pages = 4, .nr_entries = 4},
          .page = {.block = UINT32_MAX}},
         {.seq = {.seq = SEQ_ID, .nr_pages = 4, .nr_entries = 4}, .page = {.arena = 1}},
@@ -226,10 +128,10 @@ static void fetch__a_lie_ends_the_node(void **state)
     };
     (void)state;
     for (unsigned i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
-        struct fake fake;
+        struct broken_node fake;
         struct kvr_result result;
         uint64_t name;
-        assert_int_equal(fake_open(&fake, &honest), KVR_OK);
+        assert_int_equal(broken_node_open(&fake, &honest), KVR_OK);
         kvr_seq_t seq = open_one(&fake, &name);
         struct kvn_request request = ask(&fake, KVR_OP_SEQ_FETCH, seq, 0);
         struct kvn_answer_head head = lies[i].head;
@@ -244,17 +146,17 @@ static void fetch__a_lie_ends_the_node(void **state)
         assert_int_equal(kvr_next(fake.client, 1000000, &result), KVR_OK);
         assert_int_equal(result.status, KVR_CANCELLED);
         assert_int_equal(kvr_next(fake.client, 1000000, &result), KVR_LINK_LOST);
-        fake_close(&fake);
+        broken_node_close(&fake);
     }
 }
 
 /* An OPEN that went well and tells nothing of it. */
 static void open__without_a_table_ends_the_node(void **state)
 {
-    struct fake fake;
+    struct broken_node fake;
     struct kvr_result result;
     (void)state;
-    assert_int_equal(fake_open(&fake, &honest), KVR_OK);
+    assert_int_equal(broken_node_open(&fake, &honest), KVR_OK);
     struct kvn_request request = ask(&fake, KVR_OP_SEQ_OPEN, 0, 0);
     const struct kvn_answer_head head = {
         .type = KVN_RECORD_ANSWER, .op = KVN_OP_SEQ_OPEN, .tag = request.head.tag};
@@ -263,7 +165,7 @@ static void open__without_a_table_ends_the_node(void **state)
     assert_int_equal(kvr_next(fake.client, 1000000, &result), KVR_OK);
     assert_int_equal(result.status, KVR_CANCELLED);
     assert_int_equal(result.seq, 0);
-    fake_close(&fake);
+    broken_node_close(&fake);
 }
 
 /* Notices of sequences that there are not, or that never end the MORE. */
@@ -271,10 +173,10 @@ static void notice__a_lie_ends_the_node(void **state)
 {
     (void)state;
     for (unsigned i = 0; i < 4; i++) {
-        struct fake fake;
+        struct broken_node fake;
         struct kvr_result result;
         uint64_t name;
-        assert_int_equal(fake_open(&fake, &honest), KVR_OK);
+        assert_int_equal(broken_node_open(&fake, &honest), KVR_OK);
         (void)open_one(&fake, &name);
         const struct kvn_answer_head head = {
             .type = KVN_RECORD_NOTICE, .op = KVN_OP_SEQ_CHANGED};
@@ -285,13 +187,13 @@ static void notice__a_lie_ends_the_node(void **state)
         seq.seq = i == 3 ? SEQ_ID + 1 : SEQ_ID;
         say(&fake, head, &seq, NULL);
         assert_int_equal(kvr_next(fake.client, 1000000, &result), KVR_LINK_LOST);
-        fake_close(&fake);
+        broken_node_close(&fake);
     }
     /* One that says that there is more is not told to the caller, nor waited for. */
-    struct fake fake;
+    struct broken_node fake;
     struct kvr_result result;
     uint64_t name;
-    assert_int_equal(fake_open(&fake, &honest), KVR_OK);
+    assert_int_equal(broken_node_open(&fake, &honest), KVR_OK);
     kvr_seq_t handle = open_one(&fake, &name);
     for (unsigned i = 0; i < 64; i++) {
         const struct kvn_answer_head head = {
@@ -312,7 +214,7 @@ static void notice__a_lie_ends_the_node(void **state)
     assert_int_equal(kvr_next(fake.client, 1000000, &result), KVR_OK);
     assert_int_not_equal(result.seq, 0);
     assert_int_equal(kvr_seq_table(fake.client, result.seq, &table), KVR_AGAIN);
-    fake_close(&fake);
+    broken_node_close(&fake);
 }
 
 int main(void)

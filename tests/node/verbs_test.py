@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-from nodes_kit import CONFIG, Cluster
+from nodes_kit import CONFIG, Cluster, run_tests
 
 ASK, REPORT, REFUSED, GREETING, ATTACH = 8, 9, 4, 1, 2
 STATUS, PEERS, SPACES, EXPLAIN = range(4)
@@ -768,14 +768,5 @@ def test_tenant_flood(bin):
     return f"{again.count(False)} of {len(again)} answered"
 
 
-def main():
-    bin = sys.argv[1]
-    only = sys.argv[2:]
-    for name, test in sorted(globals().items()):
-        if name.startswith("test_") and (not only or name[5:] in only):
-            start = time.monotonic()
-            print(f"{name}: {test(bin)} ({time.monotonic() - start:.1f} s)", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(run_tests(globals(), sys.argv[1], sys.argv[2:]))

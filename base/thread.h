@@ -3,7 +3,8 @@
  * Signals are the process's business, and are taken by its main thread: what begins
  * here, and what it begins itself, inherits a mask that blocks them all.
  *
- * Threading: any thread. Ownership: the caller joins or detaches *thread.
+ * Threading: any thread. Ownership: the caller joins or detaches *thread. Errors: an
+ * errno, returned.
  */
 #ifndef KV_THREAD_H
 #define KV_THREAD_H

@@ -3,7 +3,8 @@
  *   drive.c        nodes, window, counting, bytes; the object level's request
  *   drive_pager.c  the pager level's request
  *
- * Threading: one thread.
+ * Threading: one thread. Ownership: the run's; flights and ends live as long as it.
+ * Errors: a node that is gone loses its flights, counted as unserved.
  */
 #ifndef KVN_DRIVE_PRIV_H
 #define KVN_DRIVE_PRIV_H

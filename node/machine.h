@@ -1,6 +1,7 @@
 /* What the figures were taken on, in words.
  *
- * Threading: any. Ownership: the caller's text.
+ * Threading: any. Ownership: the caller's text. Errors: none; "unknown" where the
+ * machine does not say.
  */
 #ifndef KVN_MACHINE_H
 #define KVN_MACHINE_H

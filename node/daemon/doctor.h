@@ -10,7 +10,9 @@
  * The checks use what a start uses: kvn_config_load, kvn_tls_load, kvn_room_read.
  *
  * Threading: the main thread; members are tried by threads of doctor_members.c.
- * Bounds: KVN_DOCTOR_ROWS_MAX rows, past that they are counted.
+ * Bounds: KVN_DOCTOR_ROWS_MAX rows, past that they are counted. Ownership: texts are
+ * copied; config and socket stay the caller's. Errors: what a check cannot find out is
+ * a row, not a status.
  */
 #ifndef KVN_DOCTOR_H
 #define KVN_DOCTOR_H

@@ -8,7 +8,8 @@
  * beside listen.unix), and some other node may be here: its address has our host, or
  * listen.peers was said. Without it, page memory stays private, in huge pages.
  *
- * Threading: at start, by the loop.
+ * Threading: at start, by the loop. Ownership: values; nothing of the config is kept.
+ * Errors: as said below, one line each.
  */
 #ifndef KVN_NEARBY_H
 #define KVN_NEARBY_H

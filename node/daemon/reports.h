@@ -15,7 +15,8 @@
  * past that AGAIN; the last half of a burst is the operator's, so that no tenant can
  * keep him from looking.
  *
- * Threading: the loop thread. Errors: DENIED for what the asker's uid does not cover,
+ * Threading: the loop thread. Ownership: a report's descriptor is the asker's to close.
+ * Units: microseconds, bytes. Errors: DENIED for what the asker's uid does not cover,
  * the same for what there is not; INVALID; AGAIN; TOO_LARGE; NOMEM (no memory or no
  * descriptor for the memfd).
  */

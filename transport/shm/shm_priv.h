@@ -45,6 +45,7 @@
  *
  * Threading: as for tcp: a slot is written by one side at a time; the loop fills it and
  * puts a command, and has it back with the news. `state` is the keeper's throughout.
+ * Errors: a connection's are its `why`, told once as BROKEN.
  */
 #ifndef KVT_SHM_PRIV_H
 #define KVT_SHM_PRIV_H

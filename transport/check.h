@@ -1,8 +1,8 @@
 /* What every transport checks alike: figures against their bounds, memory against the
  * regions.
  *
- * Threading: pure. Ownership: nothing is kept. Errors: KV_ERR_CONFIG with the field, its
- * limit and the value.
+ * Threading: pure. Ownership: nothing is kept. Errors: KV_ERR_CONFIG with the field,
+ * its limit and the value.
  */
 #ifndef KVT_CHECK_H
 #define KVT_CHECK_H

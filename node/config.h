@@ -85,6 +85,7 @@ struct kvn_config_tenant {
     bool fill;  /* its engines map its device memory and fill it in place */
     uint64_t device_bytes, host_bytes;     /* of its own domain */
     uint64_t device_ceiling, host_ceiling; /* pages; 0: none */
+    uint64_t sequences;                    /* at once; 0: no ceiling */
     char uids_text[KV_OPT_TEXT_BYTES];     /* "1000, 1001"; "": the node's own */
     uint32_t uids[KVN_CONFIG_UIDS_MAX];
     uint32_t nr_uids;

@@ -154,6 +154,7 @@ static kv_status_t add_tenants(
             .ceiling =
                 {(uint32_t)tenant->device_ceiling, (uint32_t)tenant->host_ceiling},
         };
+        out->tenant_sequences[i] = (uint32_t)tenant->sequences;
         const kv_status_t status = kv_secret_check(
             tenant->secret_bytes, tenant->secret_len, &out->tenant_checks[i], detail);
         if (status != KV_OK) {

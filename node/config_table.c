@@ -173,6 +173,8 @@ static const struct kv_option tenant_options[] = {
      "pages of it on the device; 0: no ceiling"},
     {"tenant.host_ceiling", KV_OPT_UINT, AT(host_ceiling), "0", 0, UINT32_MAX, NULL,
      "pages of it in host memory; 0: no ceiling"},
+    {"tenant.sequences", KV_OPT_UINT, AT(sequences), "0", 0, UINT32_MAX, NULL,
+     "sequences of it at once; 0: no ceiling but limits.sequences"},
     {"tenant.uids", KV_OPT_TEXT, AT(uids_text), "", 0, KV_OPT_TEXT_BYTES - 1, NULL,
      "users whose processes may speak as it, with commas; empty: the node's own"},
 };

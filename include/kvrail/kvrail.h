@@ -196,11 +196,11 @@ enum kvr_op {
     KVR_OP_DROP,   /* OK, MISS; AGAIN: something holds it */
 
     /* of kvr_seq_submit(): the status of the result is that of the operation */
-    KVR_OP_SEQ_OPEN,     /* result.seq; AGAIN: the node has no room for one more */
+    KVR_OP_SEQ_OPEN,     /* result.seq; AGAIN: no room for one more; QUOTA */
     KVR_OP_SEQ_FETCH,    /* OK: nr_hits pages were appended to the table */
     KVR_OP_SEQ_APPEND,   /* OK: room for more tokens; AGAIN, QUOTA, TOO_LARGE */
     KVR_OP_SEQ_SEAL,     /* SEALING; EXISTS: the table has the equal page; AGAIN, IO */
-    KVR_OP_SEQ_FORK,     /* result.seq has the same content; AGAIN */
+    KVR_OP_SEQ_FORK,     /* result.seq has the same content; AGAIN, QUOTA */
     KVR_OP_SEQ_TRUNCATE, /* OK */
     KVR_OP_SEQ_CONFIRM,  /* OK; INVALID: no such version yet */
     KVR_OP_SEQ_END,      /* OK */

@@ -60,6 +60,7 @@ struct kvo_config {
     struct kvp_config pager;
     /* kv_secret_check() of pager.tenants[i]: as secret as the secret is, never sent. */
     uint64_t tenant_checks[KVP_TENANTS_MAX];
+    uint32_t tenant_sequences[KVP_TENANTS_MAX]; /* at once, at most; 0: no ceiling */
     struct kvc_liveness_config liveness;
     struct kvc_dir_config directory;         /* nr_nodes is filled in */
     struct kvo_transport transports[KV_MSG_TRANSPORTS_MAX]; /* best first */

@@ -481,6 +481,7 @@ struct kvo_frame_owner {
 struct kvo_seq_owner {
     uint32_t client; /* KVO_NONE: no such sequence */
     uint32_t gen;
+    uint16_t tenant; /* index */
     bool fenced;     /* ended by hang-up: waits for the client's death */
 };
 
@@ -536,6 +537,7 @@ struct kvo_node {
     struct kvo_seg *seg_memory;
     struct kvo_client *clients;
     struct kvo_seq_owner *seqs;
+    uint32_t tenant_seqs[KVP_TENANTS_MAX]; /* of `seqs`; those that are fenced, too */
 
     struct kvo_event_obj *events;
     uint32_t nr_events;

@@ -27,6 +27,17 @@ kv_status_t kvo_client_attach_core(
     return KV_ERR_AGAIN;
 }
 
+/* The pager has let go of it. */
+static void seq_disown(kvo_node_t *node, struct kvo_seq_owner *owner)
+{
+    KV_ASSERT(node->clients[owner->client].nr_seqs > 0);
+    KV_ASSERT(node->tenant_seqs[owner->tenant] > 0);
+    node->clients[owner->client].nr_seqs--;
+    node->tenant_seqs[owner->tenant]--;
+    owner->client = KVO_NONE;
+    owner->fenced = false;
+}
+
 static struct kvo_client *client_find(kvo_node_t *node, struct kvo_client_id id)
 {
     if (id.index >= node->config.nr_clients) {
@@ -96,9 +107,7 @@ void kvo_client_dead_core(kvo_node_t *node, struct kvo_client_id id)
             KV_ASSERT(owner->fenced);
             struct kvp_seq_id seq = {.index = i, .gen = owner->gen};
             KV_ASSERT(kvp_seq_fenced(node->pager, seq) == KV_OK);
-            owner->client = KVO_NONE;
-            owner->fenced = false;
-            client->nr_seqs--;
+            seq_disown(node, owner);
         }
     }
     KV_ASSERT(client->nr_ops == 0 && client->nr_pins == 0 && client->nr_seqs == 0);
@@ -216,13 +225,16 @@ seq_owned(const kvo_node_t *node, struct kvo_client_id client, struct kvp_seq_id
     return owner->client == client.index && owner->gen == seq.gen && !owner->fenced;
 }
 
-static void
-seq_own(kvo_node_t *node, struct kvo_client_id client, struct kvp_seq_id seq)
+static void seq_own(
+    kvo_node_t *node, struct kvo_client_id client, uint16_t tenant,
+    struct kvp_seq_id seq)
 {
     struct kvo_seq_owner *owner = &node->seqs[seq.index];
     KV_ASSERT(owner->client == KVO_NONE);
-    *owner = (struct kvo_seq_owner){.client = client.index, .gen = seq.gen};
+    *owner = (struct kvo_seq_owner){
+        .client = client.index, .gen = seq.gen, .tenant = tenant};
     node->clients[client.index].nr_seqs++;
+    node->tenant_seqs[tenant]++;
 }
 
 /* A SEQ_FETCH or SEQ_APPEND of this sequence still under way would find it gone. */
@@ -263,14 +275,12 @@ static kv_status_t seq_seal(kvo_node_t *node, const struct kvo_request *request)
         node->pager, request->seq, request->page, &request->keys[0], &place);
 }
 
-static kv_status_t seq_end(
-    kvo_node_t *node, struct kvo_client_id client, const struct kvo_request *request)
+static kv_status_t seq_end(kvo_node_t *node, const struct kvo_request *request)
 {
     seq_drop_ops(node, request->seq);
     kv_status_t status = kvp_seq_end(node->pager, request->seq, false);
     if (status == KV_OK) {
-        node->seqs[request->seq.index].client = KVO_NONE;
-        node->clients[client.index].nr_seqs--;
+        seq_disown(node, &node->seqs[request->seq.index]);
     }
     return status;
 }
@@ -286,7 +296,7 @@ static void seq_now(
         status = kvp_seq_open(
             node->pager, request->tenant, request->variant, &answer.seq);
         if (status == KV_OK) {
-            seq_own(node, client, answer.seq);
+            seq_own(node, client, request->tenant, answer.seq);
         }
         break;
     case KVO_SEQ_SEAL:
@@ -295,7 +305,7 @@ static void seq_now(
     case KVO_SEQ_FORK:
         status = kvp_seq_fork(node->pager, request->seq, &answer.seq);
         if (status == KV_OK) {
-            seq_own(node, client, answer.seq);
+            seq_own(node, client, request->tenant, answer.seq);
         }
         break;
     case KVO_SEQ_TRUNCATE:
@@ -305,7 +315,7 @@ static void seq_now(
         status = kvp_seq_confirm(node->pager, request->seq, request->version);
         break;
     case KVO_SEQ_END:
-        status = seq_end(node, client, request);
+        status = seq_end(node, request);
         break;
     default:
         KV_ASSERT(false);
@@ -382,6 +392,18 @@ static bool has_keys(enum kvo_op op)
     return op <= KVO_DROP || op == KVO_SEQ_FETCH;
 }
 
+/* One tenant alone must not take the table of all. */
+static kv_status_t seq_ceiling(
+    const kvo_node_t *node, const struct kvo_request *request, struct kv_detail *detail)
+{
+    uint32_t ceiling = node->config.tenant_sequences[request->tenant];
+    uint32_t held = node->tenant_seqs[request->tenant];
+    if (ceiling != 0 && held >= ceiling) {
+        return kv_fail(detail, KV_ERR_QUOTA, "tenant.sequences", ceiling, held + 1ULL);
+    }
+    return KV_OK;
+}
+
 static kv_status_t seq_check(
     const kvo_node_t *node, struct kvo_client_id id, const struct kvo_request *request,
     struct kv_detail *detail)
@@ -412,7 +434,7 @@ static kv_status_t seq_check(
         return kv_fail(
             detail, KV_ERR_TOO_LARGE, "request.tokens", tokens_max, request->tokens);
     }
-    return KV_OK;
+    return request->op == KVO_SEQ_FORK ? seq_ceiling(node, request, detail) : KV_OK;
 }
 
 /* n more pages of that tier were refused: how many there are of which, pages that could
@@ -491,6 +513,9 @@ static kv_status_t request_check(
     static const kv_key_t zero;
     if (request->op == KVO_SEQ_SEAL && kv_key_equal(&request->keys[0], &zero)) {
         return kv_fail(detail, KV_ERR_INVALID, "request.keys", 1, 0);
+    }
+    if (request->op == KVO_SEQ_OPEN) {
+        return seq_ceiling(node, request, detail);
     }
     return is_seq_op(request->op) ? seq_check(node, id, request, detail) : KV_OK;
 }

@@ -412,6 +412,41 @@ static void quota__refuses_beyond_the_ceiling_alone(void **state)
     ck_close(&ck);
 }
 
+/* A tenant's sequences count until they are over, whoever of it has them; the next
+ * tenant has its own. */
+static void sequences__of_a_tenant_have_a_ceiling(void **state)
+{
+    (void)state;
+    struct kvo_request fork = {.op = KVO_SEQ_FORK, .tenant = 1};
+    const struct kvo_request open = {.op = KVO_SEQ_OPEN, .tenant = 1};
+    const struct kvo_request other = {.op = KVO_SEQ_OPEN, .tenant = 0};
+    struct kvo_request end = {.op = KVO_SEQ_END, .tenant = 1};
+
+    ck_init(&ck);
+    ck.config.tenant_sequences[1] = 2;
+    ck_open(&ck);
+    const struct kvo_client_id first = ck_client(&ck, 3);
+    const struct kvo_client_id second = ck_client(&ck, 3);
+    assert_int_equal(ck_ask(&ck, first, &open), KV_OK);
+    fork.seq = ck.answer.seq;
+    assert_int_equal(ck_ask(&ck, second, &open), KV_OK);
+    end.seq = ck.answer.seq;
+    assert_int_equal(ck_ask(&ck, second, &open), KV_ERR_QUOTA);
+    expect_detail("tenant.sequences", 2, 3);
+    assert_int_equal(ck_ask(&ck, first, &fork), KV_ERR_QUOTA);
+    assert_int_equal(ck_ask(&ck, first, &other), KV_OK);
+
+    assert_int_equal(ck_ask(&ck, second, &end), KV_OK);
+    assert_int_equal(ck_ask(&ck, first, &fork), KV_OK);
+    kvo_client_hung_up(ck.node, ck.now_us, first);
+    assert_int_equal(ck_ask(&ck, second, &open), KV_ERR_QUOTA); /* fenced ones count */
+    kvo_client_dead(ck.node, ck.now_us, first);
+    assert_int_equal(ck_ask(&ck, second, &open), KV_OK);
+    assert_int_equal(ck_ask(&ck, second, &open), KV_OK);
+    assert_int_equal(ck_ask(&ck, second, &open), KV_ERR_QUOTA);
+    ck_close(&ck);
+}
+
 /* Tables that are full are the caller's to wait for; nobody is answered. */
 static void request__beyond_the_tables_is_again(void **state)
 {
@@ -601,6 +636,7 @@ int main(void)
         cmocka_unit_test(append__larger_than_the_tier_is_too_large_and_full_is_again),
         cmocka_unit_test(put__into_a_full_pool_is_again),
         cmocka_unit_test(quota__refuses_beyond_the_ceiling_alone),
+        cmocka_unit_test(sequences__of_a_tenant_have_a_ceiling),
         cmocka_unit_test(request__beyond_the_tables_is_again),
         cmocka_unit_test(put__whose_mover_is_late_ends_by_its_deadline),
         cmocka_unit_test(fetch__promotes_and_adopts_the_longest_run),

@@ -7,6 +7,7 @@
  * Object level, for engines that keep their own tensors: batches of keys.
  *
  *   kvr_buffer_create ──► memory that the node reads and writes
+ *   kvr_pool_add ──► … or blocks of tensors where they are, by one more copy
  *   kvr_submit(batch) ──► … ──► kvr_next(): one result a batch, one status a page
  *
  * Pager level, for engines whose kernels read pages where they lie: sequences with
@@ -20,10 +21,10 @@
  * Keys, names and texts may be asked for on any thread. A client does not outlive
  * fork(): the child may only kvr_close() it. Ownership: the caller's arrays of a batch
  * are copied by kvr_submit(); the bytes in buffers belong to the node from submit to
- * result. After a result CANCELLED the node may still be finishing a copy: such a
- * buffer is destroyed, not used again. Of an arena a client writes what an APPEND gave
- * it and nothing else, until the SEAL, TRUNCATE or END of that page. Units: lengths in
- * bytes, times in microseconds.
+ * result, those in pools to the library. After a result CANCELLED the node may still be
+ * finishing a copy: such a buffer is destroyed, not used again. Of an arena a client
+ * writes what an APPEND gave it and nothing else, until the SEAL, TRUNCATE or END of
+ * that page. Units: lengths in bytes, times in microseconds.
  * Errors: kvr_status, negative ones are errors; out arguments are set on KVR_OK only;
  * kvr_error() says the last failure of a client in one line that names the field, the
  * limit and the value. A client that dies gives everything back: pins, sequences, and
@@ -185,6 +186,46 @@ KVR_API kvr_status_t kvr_buffer_add(
 /* Batches under way keep the memory until they end; ours is unmapped at once. */
 KVR_API void kvr_buffer_destroy(kvr_client_t *client, struct kvr_buffer *buffer);
 
+enum {
+    KVR_POOLS_MAX = 16,          /* of a client */
+    KVR_RUNS_MAX = 4096,         /* of a pool */
+    KVR_POOL_SLOTS_MAX = 1 << 16,
+};
+
+/* A part of every block of a pool: of block b the `bytes` at base + b * stride. */
+struct kvr_run {
+    void *base;
+    size_t stride;
+    size_t bytes; /* a multiple of the space's page_tokens: tokens lie one by one */
+};
+
+/* Zero it, then set what is needed. */
+struct kvr_pool_config {
+    size_t struct_size; /* sizeof(struct kvr_pool_config) */
+    const struct kvr_run *runs; /* copied; of a block, in the order of a page's bytes */
+    uint32_t nr_runs;   /* 1 … KVR_RUNS_MAX, of at most page_bytes together */
+    uint32_t nr_blocks;
+    uint32_t nr_slots;  /* pages in flight, page_bytes of shared memory each; 0: 256 */
+};
+
+struct kvr_pool {
+    uint32_t id; /* goes where a buffer's does; never one's */
+    uint32_t nr_slots;
+};
+
+/* Memory of the caller's own, any that this process may read and write, as engines lay
+ * out their keys and values: a tensor a layer, say, is a run a layer. What a batch
+ * moves is copied by this thread, PUT in kvr_submit(), GET in kvr_next(). A page is its
+ * block's runs, one after the other, then zeros; a tail the first tokens of each run.
+ * The memory stays the caller's, and must stay there until kvr_pool_remove(),
+ * kvr_close(). INVALID: a field. AGAIN: KVR_POOLS_MAX. TOO_LARGE: slots of more bytes
+ * than the node allows a client. Else, and waits, as kvr_buffer_create(). */
+KVR_API kvr_status_t kvr_pool_add(
+    kvr_client_t *client, const struct kvr_space *space,
+    const struct kvr_pool_config *config, struct kvr_pool *pool_p);
+/* AGAIN: batches of it are in flight; take their results first. STALE. */
+KVR_API kvr_status_t kvr_pool_remove(kvr_client_t *client, struct kvr_pool *pool);
+
 /* ------------------------------------------------------------------ batches */
 
 enum kvr_op {
@@ -207,10 +248,10 @@ enum kvr_op {
     KVR_OP_SEQ_CHANGED,  /* results alone: a table changed by itself */
 };
 
-/* Where a page lies in a buffer. */
+/* Where a page lies. All pages of a batch in buffers, or all in one pool. */
 struct kvr_at {
-    uint32_t buffer; /* kvr_buffer.id */
-    uint64_t offset;
+    uint32_t buffer; /* kvr_buffer.id, kvr_pool.id */
+    uint64_t offset; /* in bytes; of a pool the block's number */
 };
 
 /* Zero it, then set what the operation needs. */
@@ -235,8 +276,9 @@ struct kvr_batch {
     const struct kvr_key *prev; /* keys[0] is a tail: the key it follows; else NULL */
 };
 
-/* AGAIN: the ring is full or KVR_FLIGHT_MAX are in flight; take results first. INVALID:
- * a field of the batch, and nothing was sent. STALE: a buffer that there is not.
+/* AGAIN: the ring is full, KVR_FLIGHT_MAX are in flight or the pool's slots are taken;
+ * take results first. TOO_LARGE: more keys than the pool has slots. INVALID: a field of
+ * the batch, and nothing was sent. STALE: a buffer or a pool that there is not.
  * LINK_LOST. OK: kvr_next() will give one result. Does not wait. */
 KVR_API kvr_status_t kvr_submit(kvr_client_t *client, const struct kvr_batch *batch);
 

@@ -8,6 +8,9 @@
         buffer.view[0:space.page_bytes] = page     # a memoryview of shared memory
         client.put(space, keys, buffer)            # one status a key
         client.get(space, keys, buffer)
+        # Or where an engine has them, a tensor a layer: (memory, offset, stride, bytes).
+        pool = client.pool(space, [(t, 0, t.strides[0], part) for t in layers], nr_blocks)
+        client.get(space, keys, [(pool, block) for block in blocks])
 
     with kvrail.Client(target, tenant=1, level="pager") as client:
         sequence = client.sequence(client.space("chat"))
@@ -29,7 +32,7 @@ not: look at Result.statuses. Times are seconds.
 import ctypes
 import os
 
-__all__ = ["Client", "Space", "Buffer", "Arena", "Sequence", "Table", "Result", "Error",
+__all__ = ["Client", "Space", "Buffer", "Pool", "Arena", "Sequence", "Table", "Result", "Error",
            "version"]
 
 KEY_BYTES = 32
@@ -62,6 +65,10 @@ _Space = _struct(
     "_Space", variant=_u16, nr_groups=_u16, page_tokens=_u32, page_bytes=_u32,
     salt=_Key, id=_Key)
 _Buffer = _struct("_Buffer", base=_p, bytes=_size, id=_u32)
+_Run = _struct("_Run", base=_p, stride=_size, bytes=_size)
+_PoolConfig = _struct(
+    "_PoolConfig", struct_size=_size, runs=_p, nr_runs=_u32, nr_blocks=_u32, nr_slots=_u32)
+_Pool = _struct("_Pool", id=_u32, nr_slots=_u32)
 _At = _struct("_At", buffer=_u32, offset=_u64)
 _Batch = _struct(
     "_Batch", struct_size=_size, op=_int, variant=_u16, tag=_u64, timeout_us=_u64, keys=_p,
@@ -93,6 +100,7 @@ def _load():
         "kvr_key_next": (_int, _p, _p, _p, _size, _p, _size, _p),
         "kvr_key_opaque": (_int, _p, _p, _size, _p),
         "kvr_buffer_create": (_int, _p, _size, _p), "kvr_buffer_destroy": (None, _p, _p),
+        "kvr_pool_add": (_int, _p, _p, _p, _p), "kvr_pool_remove": (_int, _p, _p),
         "kvr_submit": (_int, _p, _p), "kvr_next": (_int, _p, _u64, _p),
         "kvr_arenas": (_u32, _p, _p), "kvr_seq_submit": (_int, _p, _p),
         "kvr_seq_table": (_int, _p, _u64, _p),
@@ -196,6 +204,20 @@ class Buffer:
             if self._client._handle is not None:
                 _lib.kvr_buffer_destroy(self._client._handle, ctypes.byref(self._raw))
             self._raw = None
+
+
+class Pool:
+    """Blocks of memory of the caller's own, kept until close(); see Client.pool()."""
+
+    def __init__(self, client, raw, memories):
+        self._client, self._raw, self._memories, self.id = client, raw, memories, raw.id
+
+    def close(self):
+        """Error AGAIN while batches of it are in flight."""
+        if self._raw is not None and self._client._handle is not None:
+            _check(_lib.kvr_pool_remove(self._client._handle, ctypes.byref(self._raw)),
+                   self._client._error())
+        self._raw = self._memories = None
 
 
 class Result:
@@ -309,7 +331,7 @@ class Client:
         config = _Config(
             ctypes.sizeof(_Config), target.encode(), tenant, ring_bytes,
             int(timeout * 1e6), max(1, int(spin * 1e6)), _LEVELS[level])
-        self._handle, self._buffers, self.arenas = None, [], []
+        self._handle, self._buffers, self._pools, self.arenas = None, [], [], []
         _check(_lib.kvr_open(
             ctypes.byref(config), ctypes.byref(handle), error, len(error)),
             error.value.decode())
@@ -327,6 +349,8 @@ class Client:
                 arena.view.release()
             handle, self._handle = self._handle, None
             _lib.kvr_close(handle)
+            for pool in self._pools:
+                pool.close()
 
     def __enter__(self):
         return self
@@ -358,10 +382,32 @@ class Client:
         self._buffers.append(buffer)
         return buffer
 
+    def pool(self, space, runs, nr_blocks, nr_slots=0):
+        """Blocks in memory of the caller's own: runs are (memory, offset, stride, bytes),
+        memory anything with a writable buffer. Block b is `bytes` at offset + b * stride of
+        each, one after the other. Batches name (pool, block) in `at`."""
+        raw, memories, nr = _Pool(), [], len(runs)
+        array = (_Run * nr)()
+        for i, (memory, offset, stride, size) in enumerate(runs):
+            whole = memoryview(memory).cast("B")
+            if nr_blocks < 1 or offset < 0 or offset + (nr_blocks - 1) * stride + size > len(whole):
+                raise Error(INVALID, f"run {i}: {nr_blocks} blocks are more than its memory")
+            memories.append((ctypes.c_char * len(whole)).from_buffer(whole))
+            array[i] = _Run(ctypes.addressof(memories[-1]) + offset, stride, size)
+        config = _PoolConfig(
+            ctypes.sizeof(_PoolConfig), ctypes.addressof(array), nr, nr_blocks, nr_slots)
+        _check(_lib.kvr_pool_add(
+            self._handle, ctypes.byref(space._raw), ctypes.byref(config), ctypes.byref(raw)),
+            self._error())
+        pool = Pool(self, raw, memories)
+        self._pools.append(pool)
+        return pool
+
     def submit(self, op, space, keys, at=None, n_tokens=None, group=0, timeout=1.0,
                loose=False, first_page=0, anchor=None, prev=None):
         """Begins a batch and returns its tag; next() gives its result. at: (buffer, offset)
-        a key for "get" and "put"; a Buffer alone means page i at i * page_bytes."""
+        or (pool, block) a key for "get" and "put"; a Buffer alone means page i at
+        i * page_bytes."""
         if isinstance(at, Buffer):
             at = [(at, i * space.page_bytes) for i in range(len(keys))]
         self._tag += 1

@@ -484,6 +484,7 @@ void kvr_close(kvr_client_t *client)
         KV_ASSERT(munmap(client->arenas[i].base, client->arenas[i].bytes) == 0);
     }
     kvr_seqs_free(client);
+    kvr_pools_free(client);
     if (client->rings != NULL) {
         (void)munmap(client->rings, kvn_rings_bytes(client->ring_bytes));
     }

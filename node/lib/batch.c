@@ -45,9 +45,12 @@ static kv_status_t places_check(
     return KV_OK;
 }
 
+/* *pool_p: the pool that it moves pages of; NULL: buffers, or nothing. */
 static kv_status_t batch_check(
-    const kvr_client_t *client, const struct kvr_batch *batch, struct kv_detail *detail)
+    kvr_client_t *client, const struct kvr_batch *batch, struct kvr_pool_state **pool_p,
+    struct kv_detail *detail)
 {
+    *pool_p = NULL;
     if (batch->struct_size != sizeof(*batch)) {
         return kv_fail(
             detail, KV_ERR_INVALID, "batch.struct_size", sizeof(*batch),
@@ -80,7 +83,10 @@ static kv_status_t batch_check(
     if (batch->at == NULL) {
         return kv_fail(detail, KV_ERR_INVALID, "batch.at", batch->nr_keys, 0);
     }
-    return places_check(client, batch, space->page_bytes, detail);
+    *pool_p = kvr_pool_find(client, batch->at[0].buffer);
+    return *pool_p != NULL
+               ? kvr_pool_check(*pool_p, batch, space->page_bytes, detail)
+               : places_check(client, batch, space->page_bytes, detail);
 }
 
 static void
@@ -171,7 +177,8 @@ kvr_status_t kvr_submit(kvr_client_t *client, const struct kvr_batch *batch)
     if (client->gone) {
         return kvr_fail(client, KV_ERR_LINK_LOST, NULL);
     }
-    kv_status_t status = batch_check(client, batch, &detail);
+    struct kvr_pool_state *pool;
+    kv_status_t status = batch_check(client, batch, &pool, &detail);
     if (status != KV_OK) {
         return kvr_fail(client, status, &detail);
     }
@@ -184,16 +191,25 @@ kvr_status_t kvr_submit(kvr_client_t *client, const struct kvr_batch *batch)
     flight->tag = batch->tag;
     flight->op = (uint8_t)batch->op;
     flight->nr_keys = batch->nr_keys;
-    request_write(to, batch, kvr_flight_tag(client, flight), bytes);
+    struct kvr_batch sent = *batch;
+    if (pool != NULL) {
+        kvr_pool_begin(client, pool, flight, &sent);
+    }
+    request_write(to, &sent, kvr_flight_tag(client, flight), bytes);
     kvr_request_send(client);
     return KVR_OK;
 }
 
 /* ------------------------------------------------------------------ results */
 
-static void flight_give(kvr_client_t *client, struct kvr_flight *flight)
+/* `statuses`: one a key. */
+static void flight_give(
+    kvr_client_t *client, struct kvr_flight *flight, const int32_t *statuses)
 {
     KV_ASSERT(flight->used && client->nr_flights > 0);
+    if (flight->pool != NULL) {
+        kvr_pool_end(flight, statuses);
+    }
     flight->used = false;
     flight->gen++;
     flight->next_free = client->free_flight;
@@ -287,7 +303,7 @@ answer_take(kvr_client_t *client, uint32_t len, struct kvr_result *result)
         };
     }
     if (status == KV_OK) {
-        flight_give(client, flight);
+        flight_give(client, flight, result->statuses);
     }
     return status;
 }
@@ -331,7 +347,7 @@ static kvr_status_t cancelled_next(kvr_client_t *client, struct kvr_result *resu
             if (kvn_op_seq(flight->op)) {
                 kvr_seq_cancelled(client, flight, result);
             }
-            flight_give(client, flight);
+            flight_give(client, flight, client->statuses);
             return KVR_OK;
         }
     }

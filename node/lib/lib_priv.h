@@ -1,5 +1,6 @@
 /* What the files of libkvrail share: attach.c (opening, packets, buffers), batch.c
- * (rings), seq.c (sequences and their tables), keys.c (names).
+ * (rings), pool.c (memory of the caller's own), seq.c (sequences and their tables),
+ * keys.c (names).
  *
  * (1) A batch that was submitted has one slot of `flights` until its result is given:
  * by an answer, or, once the node is gone and the ring is empty, as CANCELLED. (2) The
@@ -35,6 +36,8 @@ struct kvr_flight {
     uint32_t nr_keys;
     uint32_t seq;   /* slots: of the sequence, and of the one being made (OPEN, FORK) */
     uint32_t pages; /* of `seq`, that this may add */
+    struct kvr_pool_state *pool; /* of a batch that moves; NULL: buffers */
+    uint32_t slot;               /* the first of its chain */
     uint16_t next_free;
     uint16_t gen;
     uint8_t op;
@@ -69,6 +72,22 @@ struct kvr_memory {
     bool used;
 };
 
+struct kvr_slot {
+    size_t block;    /* of its batch's key */
+    uint32_t tokens;
+    uint32_t next; /* of the batch, in the order of keys; or free */
+};
+
+struct kvr_pool_state {
+    bool used;
+    uint32_t gen;
+    struct kvr_run *runs; /* with `slots` in one piece */
+    struct kvr_slot *slots;
+    uint32_t nr_runs, nr_blocks, page_bytes, page_tokens;
+    uint32_t nr_slots, nr_free, free_slot;
+    struct kvr_buffer window;
+};
+
 struct kvr_client {
     int fd;
     bool gone;     /* (1) */
@@ -87,6 +106,8 @@ struct kvr_client {
     struct kvr_sequence *seqs;
     uint32_t nr_seqs, free_seq, nr_open;
     struct kvr_memory buffers[KVR_BUFFERS_MAX]; /* by the low bits of their ids */
+    struct kvr_pool_state pools[KVR_POOLS_MAX];
+    struct kvr_at at[KVR_BATCH_MAX]; /* where a batch of a pool has its slots */
     struct kvr_flight flights[KVR_FLIGHT_MAX];
     uint32_t nr_flights;
     uint16_t free_flight;
@@ -118,6 +139,21 @@ kvr_status_t kvr_request_begin(
 /* The tag that the node gives back. */
 uint64_t kvr_flight_tag(const kvr_client_t *client, const struct kvr_flight *flight);
 void kvr_request_send(kvr_client_t *client);
+
+/* ------------------------------------------------------------------ pool.c */
+void kvr_pools_free(kvr_client_t *client);
+/* NULL: no pool's id. */
+struct kvr_pool_state *kvr_pool_find(kvr_client_t *client, uint32_t id);
+/* A batch that moves, all but its places checked. AGAIN, TOO_LARGE: slots. */
+kv_status_t kvr_pool_check(
+    const struct kvr_pool_state *pool, const struct kvr_batch *batch,
+    uint32_t page_bytes, struct kv_detail *detail);
+/* Takes slots, gathers what is PUT, and has `batch` name the slots. */
+void kvr_pool_begin(
+    kvr_client_t *client, struct kvr_pool_state *pool, struct kvr_flight *flight,
+    struct kvr_batch *batch);
+/* Scatters what was got, gives the slots back. */
+void kvr_pool_end(struct kvr_flight *flight, const int32_t *statuses);
 
 /* ------------------------------------------------------------------ seq.c */
 void kvr_seqs_free(kvr_client_t *client);

@@ -81,6 +81,7 @@ def main(target):
         line = expect_error(kvrail.INVALID, client.put, space, keys[:1], [(buffer, 6 * PAGE)])
         expect("batch.at.offset is 6144, the limit is 5120" in line, True)
 
+        pool_of_two_layers(client, space)
         tags = {client.submit("exists", space, [k], loose=True) for k in keys}
         while tags:
             if client.arm():
@@ -92,6 +93,33 @@ def main(target):
         buffer.close()
         expect_error(kvrail.STALE, client.put, space, keys[:1], [(buffer, 0)])
     print("python client: ok")
+
+
+def pool_of_two_layers(client, space):
+    """Memory of our own, a part of each page in either layer, 4 bytes of ours between."""
+    half, blocks = PAGE // 2, 5
+    layers = [bytearray(b"\xa5" * (blocks * (half + 4))) for _ in range(2)]
+    runs = [(layer, 0, half + 4, half) for layer in layers]
+    expect_error(kvrail.INVALID, client.pool, space, runs, blocks + 1)
+    pool = client.pool(space, runs, blocks, nr_slots=2)
+    pages = [os.urandom(PAGE) for _ in range(2)]
+    keys = [space.opaque(b"pool-%d" % i) for i in range(2)]
+    at = lambda b: slice(b * (half + 4), b * (half + 4) + half)
+    for block, page in enumerate(pages):
+        layers[0][at(block)], layers[1][at(block)] = page[:half], page[half:]
+    before = [bytes(layer) for layer in layers]
+    expect(client.put(space, keys, [(pool, 0), (pool, 1)], loose=True).ok, True)
+    expect(client.get(space, keys, [(pool, 4), (pool, 2)], loose=True).ok, True)
+    for block, page in (4, pages[0]), (2, pages[1]):
+        expect(bytes(layers[0][at(block)] + layers[1][at(block)]), page)
+        for layer in layers:
+            layer[at(block)] = b"\xa5" * half
+    expect([bytes(layer) for layer in layers], before)
+    buffer = client.buffer(PAGE)
+    expect(client.get(space, keys[:1], buffer, loose=True).ok, True)
+    expect(bytes(buffer.view), pages[0])
+    expect(client.drop(space, keys, loose=True).ok, True)
+    pool.close()
 
 
 def await_hits(sequence, keys, hits):

@@ -11,6 +11,8 @@
 #                                        with tcp- or shm- before it, and pager- between;
 #                                        all of them
 #   KVRAIL_TRACES=DIR                    the public traces (default ../shared/traces)
+#   KVRAIL_MATRIX_JOBS=N                 so many at a time (as many as cores): a run takes
+#                                        about five minutes, and waits for most of them
 set -eu
 cd "$(dirname "$0")/.."
 . tests/lib.sh
@@ -35,9 +37,11 @@ if [ $# -eq 0 ]; then
     done
 fi
 step "build of the program" build release
+python3 tests/node/nodes_matrix.py runs build/bin "$conversation" "$results" \
+    "${KVRAIL_MATRIX_JOBS:-$(nproc)}" "$@" >"$step_log" 2>&1 || cat "$step_log"
 for run in "$@"; do
     step "three real nodes, conversation, $run" \
-        python3 tests/node/nodes_matrix.py run build/bin "$conversation" "$run" "$results"
+        python3 tests/node/nodes_matrix.py result "$results" "$run"
 done
 python3 tests/node/nodes_matrix.py table "$results" >"$results/table.txt"
 cat "$results/table.txt"

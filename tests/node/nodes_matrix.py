@@ -1,6 +1,9 @@
-"""The public conversation trace through three real nodes: one run of the matrix.
+"""The public conversation trace through three real nodes: the runs of the matrix.
 
     python3 tests/node/nodes_matrix.py run BIN TRACE NAME FOLDER   writes FOLDER/NAME.json
+    python3 tests/node/nodes_matrix.py runs BIN TRACE FOLDER JOBS NAME...
+                                                                   so many at a time
+    python3 tests/node/nodes_matrix.py result FOLDER NAME          prints what one said
     python3 tests/node/nodes_matrix.py table FOLDER                prints what is there
 
 Undisturbed runs must have nearly the hits of one pooled cache. In the disturbed ones
@@ -8,6 +11,7 @@ something happens to node 2 when 4,000 requests have ended; by the last 4,000 re
 cluster must be what it is in the undisturbed run. tests/nodes_matrix.sh calls this.
 """
 
+import concurrent.futures
 import json
 import pathlib
 import re
@@ -21,6 +25,7 @@ from nodes_kit import CONFIG, FILL_CONFIG, TRANSPORTS, Cluster
 AT, LAST = 4000, 4000  # requests: when something happens, and what is compared
 COMPUTE_US = 5000
 POOLED_LEAST = 0.97
+SIMULATED_POINTS_MOST = 1.0  # of the hit rate, from that of the simulated run
 POINTS_MOST = 2.0  # of the last requests' page references, each place of hits
 RUN_S = 3600
 
@@ -109,6 +114,9 @@ def check(r, disturbed, undisturbed):
         assert r["unserved"] == 0, r
         ratio = r["hit_rate"] / r["hit_rate_pooled"]
         assert ratio >= POOLED_LEAST, f"{ratio:.4f} of pooled, at least {POOLED_LEAST}"
+        apart = 100 * abs(r["hit_rate"] - r["hit_rate_sim"])
+        assert apart <= SIMULATED_POINTS_MOST, \
+            f"{apart:.2f} points from the simulated run, at most {SIMULATED_POINTS_MOST}"
     elif undisturbed is not None:
         worst = max(map(abs, points(r, undisturbed).values()))
         assert worst <= POINTS_MOST, f"{worst:.2f} points, at most {POINTS_MOST}"
@@ -136,6 +144,28 @@ def run(bin, trace, name, folder):
     check(r, disturb is not None, json.loads(beside.read_text()) if disturb else None)
 
 
+def runs(bin, trace, folder, jobs, *names):
+    """Each in a process of its own, whose words and exit status go to FOLDER/NAME.log."""
+    def one(name):
+        with open(pathlib.Path(folder) / f"{name}.log", "w") as log:
+            code = subprocess.run(
+                [sys.executable, __file__, "run", bin, trace, name, folder],
+                stdout=log, stderr=subprocess.STDOUT).returncode
+            log.write(f"\nexit {code}\n")
+        print(f"{name}: exit {code}", flush=True)
+
+    disturbed = [n for n in names if RUNS[n][4] is not None]
+    for some in [n for n in names if n not in disturbed], disturbed:
+        with concurrent.futures.ThreadPoolExecutor(int(jobs)) as pool:
+            list(pool.map(one, some))
+
+
+def result(folder, name):
+    text = (pathlib.Path(folder) / f"{name}.log").read_text()
+    print(text)
+    sys.exit(0 if text.endswith("\nexit 0\n") else 1)
+
+
 def table(folder):
     folder = pathlib.Path(folder)
     got = {n: json.loads((folder / f"{n}.json").read_text())
@@ -157,4 +187,4 @@ def table(folder):
 
 
 if __name__ == "__main__":
-    {"run": run, "table": table}[sys.argv[1]](*sys.argv[2:])
+    {"run": run, "runs": runs, "result": result, "table": table}[sys.argv[1]](*sys.argv[2:])

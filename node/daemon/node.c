@@ -323,7 +323,11 @@ static void on_publish(uv_timer_t *timer)
 {
     struct kvn_node *node = timer->data;
     kvn_node_lag(node);
-    if (node->http == NULL || node->core == NULL) {
+    if (node->core == NULL) {
+        return;
+    }
+    kvn_node_missed(node);
+    if (node->http == NULL) {
         return;
     }
     kvn_http_collect(

@@ -50,6 +50,29 @@ void kvn_node_say(struct kvn_node *node, const char *line)
     kv_log(KV_LOG_WARN, "core", "%s: %s", line, fixes[i].fix);
 }
 
+/* The lower id dials: of a peer that does not come nobody else would speak. It may be
+ * down, or know another process as this node. */
+void kvn_node_missed(struct kvn_node *node)
+{
+    const struct kvc_view *view = node->core_config->view;
+    const uint64_t patience =
+        KVN_NODE_MISSED_REDIALS * node->core_config->redial_us;
+    if (node->missed_said || kvn_node_now(node) - node->started_us < patience) {
+        return;
+    }
+    node->missed_said = true;
+    for (uint32_t i = 0; i < view->nr; i++) {
+        if (view->members[i].id < node->core_config->node
+            && !kvo_link_up(node->core, i)) {
+            kv_log(
+                KV_LOG_WARN, "link",
+                "node %u dials this one and has not come: does it run, does it reach "
+                "node.%u.address, and is this the only process that is node %u?",
+                view->members[i].id, node->core_config->node, node->core_config->node);
+        }
+    }
+}
+
 kv_status_t kvn_node_files(const struct kvn_node *node, char *line, size_t cap)
 {
     const struct kvn_config *config = node->config;

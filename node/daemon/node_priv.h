@@ -35,6 +35,7 @@ enum {
     /* Of a refused link the log says what mends it, once in so long. */
     KVN_NODE_ADVICES = 5,
     KVN_NODE_ADVICE_US = 60000000,
+    KVN_NODE_MISSED_REDIALS = 64, /* of link.redial: who dials us has done so by then */
     KVN_NODE_FILES = 64, /* descriptors beside connections: loops, log, threads */
     KVN_NODE_CLIENT_FILES = 2, /* its socket and its pidfd */
     KVN_NODE_SHM_FILES = 2,    /* of a connection by shm: the same */
@@ -130,6 +131,7 @@ struct kvn_node {
     struct kv_arena arena;
 
     uint64_t advised_us[KVN_NODE_ADVICES]; /* not again before */
+    bool missed_said;
 
     bool stopping;
     unsigned closing; /* modules that have not said closed yet */
@@ -159,6 +161,8 @@ void kvn_move_done(struct kvn_node *node); /* takes what the movers have finishe
 /* ---- node_operator.c */
 /* A line of the core's trace, for the log; with its remedy if it has one. */
 void kvn_node_say(struct kvn_node *node, const char *line);
+/* Once, a while after the start: who should have dialled us and has not. */
+void kvn_node_missed(struct kvn_node *node);
 /* IO with `line`: this process may not have as many descriptors as the config asks for;
  * the soft limit is raised as far as the hard one lets it. */
 kv_status_t kvn_node_files(const struct kvn_node *node, char *line, size_t cap);

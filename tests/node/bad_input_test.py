@@ -235,6 +235,17 @@ def test_strange_nodes(bin):
         c.stop(2)
         c.start(2)
         c.wait_linked(2)
+        # Twice node 3, which dials nobody: it hears nothing, and says so.
+        c.stop(1)
+        c.start(1, "cluster.node=3", f"listen.address=127.0.0.1:{c.ports[1]}",
+                "link.redial=20ms")
+        await_line(c, 1, "node 2 dials this one and has not come")
+        line = await_line(c, 1, "node 1 dials this one and has not come")
+        assert "is this the only process that is node 3?" in line, line
+        assert links(c, 1) == 0 and links(c, 0) == 1
+        c.stop(1)
+        c.start(1)
+        c.wait_linked(2)
         for i in range(3):
             c.stop(i)
     return "another cluster, key, view, secret, and a second of one id"

@@ -150,19 +150,20 @@ static void conn_break(struct hook *hook, struct hook_conn *slot)
     arm(hook);
 }
 
-static kv_status_t hook_open(
-    kvt_port_t *port, const char *address, const uint8_t *hello, uint32_t len,
-    kvt_conn_t *conn_p)
+static kv_status_t conn_open(
+    struct hook *hook, const char *address, const uint8_t *hello, uint32_t len,
+    bool offered, kvt_conn_t *conn_p)
 {
-    struct hook *hook = hook_of(port);
     struct hook_conn *slot = conn_find(hook, 0);
     kvt_conn_t conn = 0;
 
     if (slot == NULL) {
         return KV_ERR_AGAIN;
     }
-    kv_status_t status = kvt_open(hook->inner, address, hello, len, &conn);
-    trace(hook, "open %s: %s", address, kv_status_name(status));
+    kv_status_t status = (offered ? kvt_offer : kvt_open)(
+        hook->inner, address, hello, len, &conn);
+    trace(
+        hook, "%s %s: %s", offered ? "offer" : "open", address, kv_status_name(status));
     if (status != KV_OK) {
         return status;
     }
@@ -173,6 +174,20 @@ static kv_status_t hook_open(
     }
     *conn_p = conn;
     return KV_OK;
+}
+
+static kv_status_t hook_open(
+    kvt_port_t *port, const char *address, const uint8_t *hello, uint32_t len,
+    kvt_conn_t *conn_p)
+{
+    return conn_open(hook_of(port), address, hello, len, false, conn_p);
+}
+
+static kv_status_t hook_offer(
+    kvt_port_t *port, const char *address, const uint8_t *hello, uint32_t len,
+    kvt_conn_t *conn_p)
+{
+    return conn_open(hook_of(port), address, hello, len, true, conn_p);
 }
 
 static kv_status_t hook_adopt(kvt_port_t *port, int fd)
@@ -489,6 +504,7 @@ static void ops_init(struct hook *hook)
     hook->ops.destroy = hook_destroy;
     hook->ops.fd = hook_fd;
     hook->ops.open = hook_open;
+    hook->ops.offer = hook_offer;
     hook->ops.adopt = hook_adopt;
     hook->ops.accept = hook_accept;
     hook->ops.close = hook_close;

@@ -4,10 +4,12 @@
  *     kvt_open, _read, _send, _close ──► commands, bounded ──► sockets, maps, queues
  *     kvt_next ◄── events, bounded, one event fd ◄── landed bytes and their digests
  *
- * A port is one node's end of one transport; a connection goes from a reader to an
- * owner and carries pages one way, owner to reader. It knows nothing of pages, links or
- * tenants: the first message (DATA_OPEN) and every request (READ) are handed up as
- * bytes, and the node says what is sent for them.
+ * A port is one node's end of one transport; a connection is between a reader and an
+ * owner and carries pages one way, owner to reader. The reader opens it; or, where the
+ * reader cannot reach the owner, the owner offers it (kvt_offer) and the reader accepts
+ * it: bytes still move only because the reader asks for them. It knows nothing of
+ * pages, links or tenants: the first message (DATA_OPEN) and every request (READ) are
+ * handed up as bytes, and the node says what is sent for them.
  *
  * Threading: every call comes from the one thread that opened the port (the loop). No
  * call blocks, none calls back. Ownership: the caller's memory that a read or a send
@@ -45,6 +47,8 @@ enum kvt_cap {
      * at the reader alone: the owner's CLOSED waits until the reader has said that it
      * reads no more, or has died. */
     KVT_CAP_CLOSE_FENCES = 1 << 4,
+    /* kvt_offer(): who dials may be the owner, and who is dialled read. */
+    KVT_CAP_OFFERS = 1 << 5,
 };
 
 /* Memory that reads land in and sends come from. */
@@ -105,6 +109,7 @@ struct kvt_event {
     uint32_t n_tokens;
     const uint8_t *bytes; /* until the next kvt_next() of this port */
     uint32_t nr_bytes;
+    bool offered; /* HELLO: its owner opened it; after accept, reads are ours to post */
 };
 
 struct kvt_ops {
@@ -129,12 +134,19 @@ struct kvt_ops {
     kv_status_t (*open)(
         kvt_port_t *port, const char *address, const uint8_t *hello, uint32_t len,
         kvt_conn_t *conn_p);
+    /* KVT_CAP_OFFERS: the same by the owner: the other side, once it has accepted,
+     * reads, and its requests are handed up here. NULL in a table without the
+     * capability. */
+    kv_status_t (*offer)(
+        kvt_port_t *port, const char *address, const uint8_t *hello, uint32_t len,
+        kvt_conn_t *conn_p);
     /* A connected socket that a listener of the node accepted: the transport owns it
      * from here on, also on failure. AGAIN: nr_conns, or half of them have not said
      * their hello. INVALID: connections come by `listen` alone. One that ends before
      * its hello ends without an event. */
     kv_status_t (*adopt)(kvt_port_t *port, int fd);
-    /* After KVT_EV_HELLO: requests of this connection are handed up from now on. */
+    /* After KVT_EV_HELLO: requests of this connection are handed up from now on; of one
+     * that was offered, reads may be posted. */
     void (*accept)(kvt_port_t *port, kvt_conn_t conn);
     /* Ends it. KVT_EV_CLOSED follows once nothing of it touches memory any more: soon
      * and always, see KVT_CAP_CLOSE_FENCES. Idempotent; an unknown conn is ignored. */
@@ -184,6 +196,14 @@ static inline kv_status_t kvt_open(
     kvt_conn_t *conn_p)
 {
     return port->ops->open(port, address, hello, len, conn_p);
+}
+static inline kv_status_t kvt_offer(
+    kvt_port_t *port, const char *address, const uint8_t *hello, uint32_t len,
+    kvt_conn_t *conn_p)
+{
+    return port->ops->offer == NULL
+               ? KV_ERR_INVALID
+               : port->ops->offer(port, address, hello, len, conn_p);
 }
 static inline kv_status_t kvt_adopt(kvt_port_t *port, int fd)
 {

@@ -11,7 +11,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const enum kvt_frame_kind kinds[] = {
-    KVT_FRAME_HELLO, KVT_FRAME_REQUEST, KVT_FRAME_DATA};
+    KVT_FRAME_HELLO, KVT_FRAME_REQUEST, KVT_FRAME_DATA, KVT_FRAME_OFFER};
 
 /* In pieces of growing length, each a block of its own so that the sanitizer sees a
  * read past it: right so far, until it is whole, or wrong and then for good. */

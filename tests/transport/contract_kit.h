@@ -19,10 +19,15 @@ enum { KIB = 1024, MIB = 1 << 20, POISON = 0xa5, CONTRACT_TESTS_MAX = 512 };
 struct contract_test {
     const char *name;
     CMUnitTestFunction run;
+    bool either; /* whoever opened the connection: also where the owner offers it */
 };
 #define TEST(name)                                                                     \
     {                                                                                  \
-#name, name                                                                    \
+#name, name, false                                                             \
+    }
+#define EITHER(name)                                                                   \
+    {                                                                                  \
+#name, name, true                                                              \
     }
 
 extern struct tk tk; /* of the test that runs */

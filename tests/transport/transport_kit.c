@@ -357,6 +357,7 @@ static void take(struct tk *tk, struct tk_side *side, const struct kvt_event *ev
         assert_true(side->nr_hellos < TK_CONNS);
         side->hellos[side->nr_hellos++] = event->conn;
         side->hello_len = event->nr_bytes;
+        side->offered = event->offered;
         memcpy(side->hello, event->bytes, event->nr_bytes);
         if (tk->accept_all) {
             kvt_accept(side->port, event->conn);
@@ -417,7 +418,8 @@ bool tk_look(struct tk *tk, int patience_ms)
     if (fds[2].revents != 0) {
         int fd = tk_accept(tk->listener);
         assert_true(fd >= 0);
-        (void)kvt_adopt(tk->owner.port, fd);
+        (void)kvt_adopt(
+            tk->candidate->offered ? tk->reader.port : tk->owner.port, fd);
     }
     tk_drain(tk, &tk->owner);
     tk_drain(tk, &tk->reader);
@@ -437,21 +439,27 @@ kvt_conn_t tk_dial(struct tk *tk)
     const uint32_t len = tk_encode_hello(hello);
     kvt_conn_t conn = 0;
 
-    assert_int_equal(kvt_open(tk->reader.port, tk->address, hello, len, &conn), KV_OK);
+    const kv_status_t status =
+        tk->candidate->offered
+            ? kvt_offer(tk->owner.port, tk->address, hello, len, &conn)
+            : kvt_open(tk->reader.port, tk->address, hello, len, &conn);
+    assert_int_equal(status, KV_OK);
     assert_true(conn != 0);
     return conn;
 }
 
 kvt_conn_t tk_connect(struct tk *tk, kvt_conn_t *owner_p)
 {
-    const unsigned nr = tk->owner.nr_hellos;
+    const bool offered = tk->candidate->offered;
+    struct tk_side *called = offered ? &tk->reader : &tk->owner;
+    const unsigned nr = called->nr_hellos;
     const kvt_conn_t conn = tk_dial(tk);
 
-    TK_UNTIL(tk, tk->owner.nr_hellos > nr);
+    TK_UNTIL(tk, called->nr_hellos > nr);
     if (owner_p != NULL) {
-        *owner_p = tk->owner.hellos[nr];
+        *owner_p = offered ? conn : called->hellos[nr];
     }
-    return conn;
+    return offered ? called->hellos[nr] : conn;
 }
 
 kv_status_t tk_read(

@@ -27,6 +27,7 @@ struct tk_candidate {
     const char *name;
     const struct kvt_ops *ops;
     bool hooked;
+    bool offered; /* the owner opens the connections, the reader has the listener */
     struct kvt_hook_config faults; /* of the reader's hook */
     uint64_t seed;
 };
@@ -45,6 +46,7 @@ struct tk_side {
     unsigned nr_hellos;
     uint8_t hello[KVT_HELLO_BYTES_MAX];
     uint32_t hello_len;
+    bool offered; /* said the last hello */
     unsigned nr_requests;
     kvt_conn_t broken[TK_CONNS];
     kv_status_t why; /* of the last */
@@ -59,7 +61,7 @@ struct tk {
     struct tk_side owner, reader;
     int listener;
     char address[KVT_ADDRESS_MAX];
-    bool accept_all; /* owner: says accept() to every hello */
+    bool accept_all; /* says accept() to every hello */
     bool serve;      /* owner: answers READs */
     bool mute_sends; /* owner: READs are counted, not answered */
     uint64_t next_send_id;
@@ -87,7 +89,7 @@ kv_status_t tk_port(
 
 /* A connection that is accepted on both sides; *owner_p is the owner's name for it. */
 kvt_conn_t tk_connect(struct tk *tk, kvt_conn_t *owner_p);
-/* Opens without waiting for anything. */
+/* Opens without waiting for anything; or the owner offers, where the candidate says. */
 kvt_conn_t tk_dial(struct tk *tk);
 
 /* Posts a READ for these copies, the i-th into `to` + room * i, ids from first_id. */

@@ -82,24 +82,34 @@ static void tell(struct kvt_shm_port *port)
 
 /* ---- the end of a connection ---------------------------------------------------- */
 
-void kvt_shm_shut(struct kvt_shm_conn *conn)
+/* A child between fork and exec has the file, too: with it open epoll would go on
+ * telling of a connection that is not there. */
+static void forget(const struct kvt_shm_port *port, int fd)
+{
+    if (port->keeper.epoll_fd >= 0) {
+        (void)epoll_ctl(port->keeper.epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+    }
+    close(fd);
+}
+
+void kvt_shm_shut(const struct kvt_shm_port *port, struct kvt_shm_conn *conn)
 {
     if (conn->fd >= 0) {
-        close(conn->fd); /* epoll forgets it, too: nobody else has this file */
+        forget(port, conn->fd);
     }
     conn->fd = -1;
 }
 
-static void close_fds(struct kvt_shm_conn *conn)
+static void close_fds(const struct kvt_shm_port *port, struct kvt_shm_conn *conn)
 {
-    kvt_shm_shut(conn);
+    kvt_shm_shut(port, conn);
     if (conn->pidfd >= 0) {
-        close(conn->pidfd);
+        forget(port, conn->pidfd);
     }
     conn->pidfd = -1;
 }
 
-void kvt_shm_hang_up(struct kvt_shm_conn *conn)
+void kvt_shm_hang_up(const struct kvt_shm_port *port, struct kvt_shm_conn *conn)
 {
     kvt_shm_unmap(conn);
     if (conn->state == KVT_SHM_SAID || conn->state == KVT_SHM_MAPPED
@@ -107,7 +117,7 @@ void kvt_shm_hang_up(struct kvt_shm_conn *conn)
         uint8_t bytes[KVT_SHM_PACKET_BYTES_MAX];
         (void)kvt_shm_send(conn->fd, bytes, kvt_shm_write_goodbye(bytes), NULL, 0);
     }
-    close_fds(conn);
+    close_fds(port, conn);
     conn->state = KVT_SHM_UNUSED;
 }
 
@@ -115,7 +125,7 @@ void kvt_shm_dead(struct kvt_shm_port *port, struct kvt_shm_conn *conn)
 {
     const bool stranger = conn->state == KVT_SHM_STRANGER;
 
-    close_fds(conn);
+    close_fds(port, conn);
     conn->state = KVT_SHM_DEAD;
     if (stranger) {
         conn->state = KVT_SHM_UNUSED;

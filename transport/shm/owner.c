@@ -201,6 +201,6 @@ void kvt_shm_owner_turn(struct kvt_shm_port *port, struct kvt_shm_conn *conn)
         kvt_shm_break(port, conn, status == KV_OK ? KV_ERR_LINK_LOST : status);
     }
     if (conn->state == KVT_SHM_FENCING) {
-        kvt_shm_shut(conn);
+        kvt_shm_shut(port, conn);
     }
 }

@@ -226,6 +226,7 @@ static void keeper_stop(struct kvt_shm_port *port)
     if (port->keeper.epoll_fd >= 0) {
         close(port->keeper.epoll_fd);
     }
+    port->keeper.epoll_fd = -1;
 }
 
 /* Copiers first: when they have gone nothing is read any more, and goodbye is true. */
@@ -239,7 +240,7 @@ static void shm_destroy(kvt_port_t *base)
     keeper_stop(port);
     kvt_shm_unlisten(port);
     for (uint32_t i = 0; port->conns != NULL && i < port->nr_conns; i++) {
-        kvt_shm_hang_up(&port->conns[i]);
+        kvt_shm_hang_up(port, &port->conns[i]);
     }
     kvt_bell_fini(&port->keeper.bell);
     kvt_ring_fini(&port->keeper.news);

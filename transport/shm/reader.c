@@ -59,7 +59,7 @@ void kvt_shm_reader_dial(struct kvt_shm_port *port, struct kvt_shm_conn *conn)
     }
     if (connect(conn->fd, (const struct sockaddr *)&to, sizeof(to)) != 0) {
         const bool again = errno == EAGAIN || errno == EINTR;
-        kvt_shm_shut(conn);
+        kvt_shm_shut(port, conn);
         if (again) {
             kvt_shm_tick(port);
         } else {

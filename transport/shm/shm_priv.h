@@ -257,7 +257,7 @@ kv_status_t kvt_shm_keeper_init(struct kvt_shm_port *port);
 void *kvt_shm_keeper_main(void *port);
 /* Closes socket and pidfd and leaves nothing mapped; a reader says goodbye. By the
  * keeper, or when no thread runs any more. */
-void kvt_shm_hang_up(struct kvt_shm_conn *conn);
+void kvt_shm_hang_up(const struct kvt_shm_port *port, struct kvt_shm_conn *conn);
 
 /* For owner.c and reader.c. */
 uint64_t kvt_shm_now_ns(void);
@@ -266,7 +266,7 @@ void kvt_shm_put(
 /* The socket, or the pidfd, known to epoll. */
 bool kvt_shm_watch(struct kvt_shm_port *port, struct kvt_shm_conn *conn, bool pidfd);
 /* Closes the socket alone; epoll forgets it. */
-void kvt_shm_shut(struct kvt_shm_conn *conn);
+void kvt_shm_shut(const struct kvt_shm_port *port, struct kvt_shm_conn *conn);
 /* The connection ends by itself: BROKEN, unless it is being closed already. */
 void kvt_shm_break(
     struct kvt_shm_port *port, struct kvt_shm_conn *conn, kv_status_t why);

@@ -25,6 +25,7 @@ uint32_t kvt_frame_head_max(uint32_t kind)
 {
     switch (kind) {
     case KVT_FRAME_HELLO:
+    case KVT_FRAME_OFFER:
         return KVT_HELLO_BYTES_MAX;
     case KVT_FRAME_REQUEST:
         return KVT_REQUEST_BYTES_MAX;
@@ -84,6 +85,12 @@ kv_status_t kvt_frame_parse(
     *frame =
         (struct kvt_frame){.head = head, .head_len = head_len, .body_len = body_len};
     return KV_OK;
+}
+
+enum kvt_frame_kind kvt_frame_first(const uint8_t *bytes, size_t len)
+{
+    return len >= 8 && get_u32(bytes + 4) == KVT_FRAME_OFFER ? KVT_FRAME_OFFER
+                                                             : KVT_FRAME_HELLO;
 }
 
 kv_status_t kvt_frame_data(

@@ -28,6 +28,7 @@ enum kvt_frame_kind {
     KVT_FRAME_HELLO = 1,   /* head: DATA_OPEN; reader to owner, first, once */
     KVT_FRAME_REQUEST = 2, /* head: READ; reader to owner */
     KVT_FRAME_DATA = 3,    /* head: DATA; owner to reader; the only one with a body */
+    KVT_FRAME_OFFER = 4,   /* head: DATA_OPEN; owner to reader, first, once */
 };
 
 struct kvt_frame {
@@ -41,6 +42,10 @@ struct kvt_frame {
 kv_status_t kvt_frame_parse(
     const uint8_t *bytes, size_t len, enum kvt_frame_kind kind, struct kvt_frame *frame,
     struct kv_detail *detail);
+
+/* The first frame of a connection that came in: OFFER where its bytes say so, else
+ * HELLO. To be parsed as that; of fewer than 8 bytes HELLO is no more than a guess. */
+enum kvt_frame_kind kvt_frame_first(const uint8_t *bytes, size_t len);
 
 /* The message in the head of a DATA frame. */
 kv_status_t kvt_frame_data(

@@ -128,24 +128,29 @@ static void lose_ops(struct kvt_tcp_mover *mover, struct kvt_tcp_list *list)
 /* (1) What the kernel has taken but not sent yet is thrown away with the socket (a
  * reset, not a farewell): after CLOSED nothing leaves either, and a peer that does not
  * read can not keep the kernel's memory. */
-void kvt_tcp_hang_up(struct kvt_tcp_conn *conn)
+void kvt_tcp_hang_up(int epoll_fd, struct kvt_tcp_conn *conn)
 {
     const struct linger reset = {.l_onoff = 1, .l_linger = 0};
 
     if (conn->fd >= 0) {
         (void)setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-        close(conn->fd); /* epoll forgets it, too: nobody else has this file */
+        if (epoll_fd >= 0) {
+            /* A child between fork and exec has the file, too: with it open epoll would
+             * go on telling of a connection that is not there. */
+            (void)epoll_ctl(epoll_fd, EPOLL_CTL_DEL, conn->fd, NULL);
+        }
+        close(conn->fd);
     }
     conn->fd = -1;
 }
 
 static void conn_end(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
 {
-    const bool reader =
-        conn->state == KVT_TCP_CONNECTING || conn->state == KVT_TCP_READER;
+    const bool reader = conn->state == KVT_TCP_READER
+                        || (conn->state == KVT_TCP_CONNECTING && !conn->offered);
 
     KV_ASSERT(conn->state != KVT_TCP_DEAD && conn->state != KVT_TCP_UNUSED);
-    kvt_tcp_hang_up(conn);
+    kvt_tcp_hang_up(mover->epoll_fd, conn);
     if (conn->state == KVT_TCP_STRANGER) {
         list_remove(mover, &mover->strangers, conn);
     } else if (conn->dirty) {
@@ -239,9 +244,11 @@ socket_ready(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, uint32_t in
 
 static void connected(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
 {
-    conn->state = KVT_TCP_READER;
-    kvt_tcp_watch(mover, conn, EPOLLIN);
-    if (conn->state == KVT_TCP_READER) {
+    const bool offered = conn->offered;
+
+    conn->state = offered ? KVT_TCP_OWNER : KVT_TCP_READER;
+    kvt_tcp_watch(mover, conn, offered ? EPOLLIN | EPOLLRDHUP : EPOLLIN);
+    if (conn->state != KVT_TCP_DEAD) {
         kvt_tcp_flush(mover, conn); /* the hello, and what was asked meanwhile */
     }
 }
@@ -251,7 +258,7 @@ static void dial(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
 {
     while (conn->next_address < conn->nr_addresses) {
         const struct kvt_address *to = &conn->addresses[conn->next_address++];
-        kvt_tcp_hang_up(conn);
+        kvt_tcp_hang_up(mover->epoll_fd, conn);
         conn->fd = KV_FAULT() ? -1
                               : socket(
                                   to->at.ss_family,
@@ -305,6 +312,7 @@ static void conn_init(struct kvt_tcp_conn *conn)
 static void adopt(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
 {
     conn_init(conn);
+    conn->offered = false; /* until its first frame says so */
     conn->state = KVT_TCP_STRANGER;
     conn->hello_len = 0;
     conn->hello_deadline_ns = now_ns() + mover->port->hello_ns;
@@ -325,9 +333,15 @@ static void close_conn(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
 
 static void accept_conn(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
 {
-    if (conn->state == KVT_TCP_INTRODUCED) {
+    if (conn->state == KVT_TCP_INTRODUCED && !conn->offered) {
         conn->state = KVT_TCP_OWNER;
         kvt_tcp_receive_requests(mover, conn);
+    } else if (conn->state == KVT_TCP_INTRODUCED && conn->in_len > 0) {
+        kvt_tcp_break(mover, conn, KV_ERR_PROTOCOL); /* nobody has asked yet (3) */
+    } else if (conn->state == KVT_TCP_INTRODUCED) {
+        conn->in_at = 0;
+        conn->state = KVT_TCP_READER;
+        kvt_tcp_watch(mover, conn, EPOLLIN);
     }
 }
 
@@ -365,7 +379,9 @@ static void post_send(struct kvt_tcp_mover *mover, uint32_t index)
         return;
     }
     kvt_tcp_queue_op(mover, conn, index);
-    dirty(mover, conn);
+    if (conn->state == KVT_TCP_OWNER) {
+        dirty(mover, conn);
+    }
 }
 
 static void obey(struct kvt_tcp_mover *mover, struct kvt_note note)

@@ -4,7 +4,8 @@
  * seat's generation, so a late call on a connection that is gone finds nothing:
  *
  *   FREE ──open──► READER ─────────────────────────────────┐
- *     └──adopt──► STRANGER ──HELLO──► INTRODUCED ──accept──► OWNER
+ *     ├──offer──► OWNER ───────────────────────────────────┤
+ *     └──adopt──► STRANGER ──HELLO──► INTRODUCED ──accept──► OWNER, offered: READER
  *                    └──GONE──► FREE       │                 │
  *                                          └──── close ──────┴─► CLOSING ─CLOSED─► FREE
  */
@@ -191,7 +192,7 @@ static void tcp_destroy(kvt_port_t *base)
         mover_stop(&port->movers[i]);
     }
     for (uint32_t i = 0; port->conns != NULL && i < port->nr_conns; i++) {
-        kvt_tcp_hang_up(&port->conns[i]);
+        kvt_tcp_hang_up(-1, &port->conns[i]);
     }
     kvt_bell_fini(&port->bell);
     kv_free(port->requests);
@@ -270,11 +271,10 @@ static void dial(
     command(port, port->seats[index].mover, KVT_TCP_DIAL, index);
 }
 
-static kv_status_t tcp_open(
-    kvt_port_t *base, const char *address, const uint8_t *hello, uint32_t len,
-    kvt_conn_t *conn_p)
+static kv_status_t conn_open(
+    struct kvt_tcp_port *port, const char *address, const uint8_t *hello, uint32_t len,
+    bool offered, kvt_conn_t *conn_p)
 {
-    struct kvt_tcp_port *port = port_of(base);
     struct kvt_address numeric = {.len = 0};
     const kv_status_t parsed = kvt_address_parse(address, &numeric);
 
@@ -282,7 +282,8 @@ static kv_status_t tcp_open(
         || (parsed != KV_OK && parsed != KV_INPROGRESS)) {
         return KV_ERR_INVALID;
     }
-    const uint32_t index = seat_take(port, KVT_TCP_SEAT_READER);
+    const uint32_t index =
+        seat_take(port, offered ? KVT_TCP_SEAT_OWNER : KVT_TCP_SEAT_READER);
     if (index == KVT_TCP_NONE) {
         return KV_ERR_AGAIN;
     }
@@ -294,7 +295,9 @@ static kv_status_t tcp_open(
         return KV_ERR_AGAIN;
     }
     struct kvt_tcp_conn *conn = &port->conns[index];
-    kvt_frame_write(conn->hello, KVT_FRAME_HELLO, hello, len, 0);
+    conn->offered = offered;
+    kvt_frame_write(
+        conn->hello, offered ? KVT_FRAME_OFFER : KVT_FRAME_HELLO, hello, len, 0);
     memcpy(conn->hello + KVT_FRAME_HEADER_BYTES, hello, len);
     conn->hello_len = KVT_FRAME_HEADER_BYTES + len;
     command(port, port->seats[index].mover, KVT_TCP_OPEN, index);
@@ -305,6 +308,20 @@ static kv_status_t tcp_open(
     }
     *conn_p = name;
     return KV_OK;
+}
+
+static kv_status_t tcp_open(
+    kvt_port_t *base, const char *address, const uint8_t *hello, uint32_t len,
+    kvt_conn_t *conn_p)
+{
+    return conn_open(port_of(base), address, hello, len, false, conn_p);
+}
+
+static kv_status_t tcp_offer(
+    kvt_port_t *base, const char *address, const uint8_t *hello, uint32_t len,
+    kvt_conn_t *conn_p)
+{
+    return conn_open(port_of(base), address, hello, len, true, conn_p);
 }
 
 /* Strangers may take half of the places: whoever floods us with connections leaves
@@ -334,7 +351,8 @@ static void tcp_accept(kvt_port_t *base, kvt_conn_t name)
     const uint32_t index = seat_find(port, name);
 
     if (index != KVT_TCP_NONE && port->seats[index].state == KVT_TCP_SEAT_INTRODUCED) {
-        port->seats[index].state = KVT_TCP_SEAT_OWNER;
+        port->seats[index].state =
+            port->seats[index].offered ? KVT_TCP_SEAT_READER : KVT_TCP_SEAT_OWNER;
         command(port, port->seats[index].mover, KVT_TCP_ACCEPT, index);
     }
 }
@@ -519,7 +537,8 @@ static void resolved(struct kvt_tcp_port *port)
     while (port->nr_resolving > 0 && kvt_resolver_next(port->resolver, &found)) {
         const uint32_t index = seat_find(port, found.tag);
         port->nr_resolving--;
-        if (index != KVT_TCP_NONE && port->seats[index].state == KVT_TCP_SEAT_READER) {
+        if (index != KVT_TCP_NONE
+            && port->seats[index].state != KVT_TCP_SEAT_CLOSING) {
             dial(port, index, found.addresses, found.nr_addresses);
         }
     }
@@ -581,9 +600,12 @@ event_of(struct kvt_tcp_port *port, struct kvt_note note, struct kvt_event *even
     const bool closing = seat->state == KVT_TCP_SEAT_CLOSING;
     switch ((enum kvt_tcp_news)note.kind) {
     case KVT_TCP_HELLO:
+    case KVT_TCP_OFFER:
         seat->state = KVT_TCP_SEAT_INTRODUCED;
+        seat->offered = note.kind == KVT_TCP_OFFER;
         port->nr_strangers--;
         tray_event(port, note, KVT_EV_HELLO, event);
+        event->offered = seat->offered;
         return true;
     case KVT_TCP_REQUEST:
         if (!closing) {
@@ -646,11 +668,13 @@ static bool tcp_next(kvt_port_t *base, struct kvt_event *event)
 
 const struct kvt_ops kvt_tcp = {
     .name = "tcp",
-    .caps = KVT_CAP_NAMED | KVT_CAP_VERIFIES | KVT_CAP_REMOTE | KVT_CAP_CLOSE_FENCES,
+    .caps = KVT_CAP_NAMED | KVT_CAP_VERIFIES | KVT_CAP_REMOTE | KVT_CAP_CLOSE_FENCES
+            | KVT_CAP_OFFERS,
     .create = tcp_create,
     .destroy = tcp_destroy,
     .fd = tcp_fd,
     .open = tcp_open,
+    .offer = tcp_offer,
     .adopt = tcp_adopt,
     .accept = tcp_accept,
     .close = tcp_close,

@@ -289,7 +289,10 @@ static void hand_up(
         kvt_tcp_introduced(mover, conn);
     }
     kvt_tcp_put(
-        mover, hello ? KVT_TCP_HELLO : KVT_TCP_REQUEST,
+        mover,
+        !hello          ? KVT_TCP_REQUEST
+        : conn->offered ? KVT_TCP_OFFER
+                        : KVT_TCP_HELLO,
         kvt_tcp_conn_index(mover->port, conn), tray);
 }
 
@@ -297,8 +300,10 @@ static void hand_up(
 static bool parse_request(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
 {
     struct kvt_frame frame;
+    const bool stranger = conn->state == KVT_TCP_STRANGER;
     const enum kvt_frame_kind kind =
-        conn->state == KVT_TCP_STRANGER ? KVT_FRAME_HELLO : KVT_FRAME_REQUEST;
+        stranger ? kvt_frame_first(conn->in + conn->in_at, conn->in_len)
+                 : KVT_FRAME_REQUEST;
     const kv_status_t status =
         kvt_frame_parse(conn->in + conn->in_at, conn->in_len, kind, &frame, NULL);
 
@@ -309,6 +314,7 @@ static bool parse_request(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn
         kvt_tcp_break(mover, conn, status);
         return false;
     }
+    conn->offered = stranger ? kind == KVT_FRAME_OFFER : conn->offered;
     hand_up(mover, conn, &frame);
     conn->in_at += KVT_FRAME_HEADER_BYTES + frame.head_len;
     conn->in_len -= KVT_FRAME_HEADER_BYTES + frame.head_len;

@@ -115,6 +115,8 @@ static void gather_pages(
 {
     uint32_t i = conn->queue.first;
 
+    gather->skip = conn->hello_sent;
+    gather_add(gather, conn->hello, conn->hello_len);
     gather->skip = conn->queue_sent;
     for (; i != KVT_TCP_NONE && !gather_full(gather); i = port->ops[i].next) {
         gather_add(gather, port->ops[i].frame, port->ops[i].frame_len);

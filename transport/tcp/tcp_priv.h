@@ -76,6 +76,7 @@ enum { KVT_TCP_CONN_COMMANDS = 4 + KVT_TCP_TRAYS }; /* at most, at one time */
 /* mover to loop */
 enum kvt_tcp_news {
     KVT_TCP_HELLO,   /* connection; arg: tray */
+    KVT_TCP_OFFER,   /* the same, and its owner opened it */
     KVT_TCP_REQUEST, /* connection; arg: tray */
     KVT_TCP_DONE,    /* operation */
     KVT_TCP_BROKEN,  /* connection: its `why` */
@@ -120,10 +121,10 @@ _Static_assert(KV_MSG_READ_MAX <= 64, "pending has a bit a part");
 enum kvt_tcp_state {
     KVT_TCP_UNUSED,
     KVT_TCP_CONNECTING,
-    KVT_TCP_READER,     /* dialled: READs go out, pages come in */
+    KVT_TCP_READER,     /* dialled, or offered and accepted: READs out, pages in */
     KVT_TCP_STRANGER,   /* adopted: has not said its hello */
     KVT_TCP_INTRODUCED, /* its hello is handed up; nothing more is read yet */
-    KVT_TCP_OWNER,      /* accepted: READs come in, pages go out */
+    KVT_TCP_OWNER,      /* accepted, or offered by us: READs in, pages out */
     KVT_TCP_DEAD,       /* its socket is closed; waits for KVT_TCP_CLOSE */
 };
 
@@ -141,6 +142,7 @@ struct kvt_tcp_conn {
     enum kvt_tcp_state state;
     kv_status_t why;     /* of BROKEN */
     uint32_t interest;   /* EPOLL* that epoll knows */
+    bool offered;        /* its owner dials: us, or he who came in */
     bool dirty;          /* has something to send; in the mover's list by `next` */
     uint32_t next, prev; /* dirty list; of strangers the list by deadline */
     uint64_t hello_deadline_ns;
@@ -197,6 +199,7 @@ enum kvt_tcp_seat_state {
 /* The loop's view of a connection slot. */
 struct kvt_tcp_seat {
     enum kvt_tcp_seat_state state;
+    bool offered;
     uint64_t gen; /* grows with every use of the slot */
     uint32_t mover;
     uint32_t next; /* free list */
@@ -230,8 +233,9 @@ struct kvt_tcp_port {
 
 /* mover.c: runs until KVT_TCP_QUIT. Its event fd is in its epoll as index NONE. */
 void *kvt_tcp_mover_main(void *mover);
-/* Closes the socket, if there is one; by the mover, or when no mover runs. */
-void kvt_tcp_hang_up(struct kvt_tcp_conn *conn);
+/* Closes the socket, if there is one; by its mover (`epoll_fd` is the mover's), or when
+ * no mover runs (-1). */
+void kvt_tcp_hang_up(int epoll_fd, struct kvt_tcp_conn *conn);
 /* STRANGER to INTRODUCED. */
 void kvt_tcp_introduced(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn);
 

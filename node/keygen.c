@@ -343,7 +343,7 @@ kvn_keygen_authority(const char *folder, uint64_t days, struct kvn_keygen_made *
     return status;
 }
 
-/* ---- a node ---------------------------------------------------------------------- */
+/* ---- nodes and clients ----------------------------------------------------------- */
 
 static int no_passphrase(char *bytes, int cap, int writing, void *arg)
 {
@@ -405,8 +405,8 @@ issuer_load(struct kvn_keygen_made *made, const char *folder, struct issuer *iss
 }
 
 /* No certificate outlives its authority: it would end before the day that it says. */
-static kv_status_t
-node_until(struct kvn_keygen_made *made, X509 *issuer, uint64_t days, int64_t *until_p)
+static kv_status_t holder_until(
+    struct kvn_keygen_made *made, X509 *issuer, uint64_t days, int64_t *until_p)
 {
     int left_days = 0, left_s = 0;
     if (ASN1_TIME_diff(&left_days, &left_s, NULL, X509_get0_notAfter(issuer)) != 1) {
@@ -427,14 +427,23 @@ node_until(struct kvn_keygen_made *made, X509 *issuer, uint64_t days, int64_t *u
     return KV_OK;
 }
 
-static bool
-node_extensions(X509 *cert, X509 *issuer, const char *cluster, uint32_t node)
+/* Whom a certificate is for: "node" or "tenant", and its number. */
+struct holder {
+    const char *kind;
+    uint32_t id;
+    const char *use; /* extendedKeyUsage */
+};
+
+static bool holder_extensions(
+    X509 *cert, X509 *issuer, const char *cluster, const struct holder *holder)
 {
     char name[KVN_TLS_CLUSTER_MAX + 64];
-    snprintf(name, sizeof(name), "URI:kvrail:%s:node:%" PRIu32, cluster, node);
+    snprintf(
+        name, sizeof(name), "URI:kvrail:%s:%s:%" PRIu32, cluster, holder->kind,
+        holder->id);
     return add_extension(cert, issuer, NID_basic_constraints, "critical,CA:FALSE")
            && add_extension(cert, issuer, NID_key_usage, "critical,digitalSignature")
-           && add_extension(cert, issuer, NID_ext_key_usage, "serverAuth,clientAuth")
+           && add_extension(cert, issuer, NID_ext_key_usage, holder->use)
            && add_extension(cert, issuer, NID_subject_alt_name, name)
            && add_extension(cert, issuer, NID_subject_key_identifier, "hash")
            && add_extension(cert, issuer, NID_authority_key_identifier, "keyid:always");
@@ -461,15 +470,15 @@ static kv_status_t check_cluster(struct kvn_keygen_made *made, const char *clust
     return KV_OK;
 }
 
-kv_status_t kvn_keygen_node(
-    const char *folder, const char *cluster, uint32_t node, uint64_t days,
+static kv_status_t holder_make(
+    const char *folder, const char *cluster, const struct holder *holder, uint64_t days,
     struct kvn_keygen_made *made)
 {
     struct issuer issuer = {0};
     char name[64];
     int64_t until = 0;
-    KV_ASSERT(node != KVN_TLS_NO_NODE && days <= KVN_KEYGEN_DAYS_MAX);
-    snprintf(name, sizeof(name), "node-%" PRIu32, node);
+    KV_ASSERT(days <= KVN_KEYGEN_DAYS_MAX);
+    snprintf(name, sizeof(name), "%s-%" PRIu32, holder->kind, holder->id);
     kv_status_t status = pair_init(made, "certificate", folder, name);
     if (status == KV_OK) {
         status = check_cluster(made, cluster);
@@ -480,15 +489,15 @@ kv_status_t kvn_keygen_node(
     if (status != KV_OK) {
         return status;
     }
-    status = node_until(made, issuer.cert, days, &until);
+    status = holder_until(made, issuer.cert, days, &until);
     if (status == KV_OK) {
-        snprintf(name, sizeof(name), "kvrail node %" PRIu32, node);
+        snprintf(name, sizeof(name), "kvrail %s %" PRIu32, holder->kind, holder->id);
         EVP_PKEY *key = make_key();
         X509 *cert =
             key == NULL ? NULL : cert_begin(key, name, -KVN_KEYGEN_SLACK_S, until);
         if (cert == NULL
             || X509_set_issuer_name(cert, X509_get_subject_name(issuer.cert)) != 1
-            || !node_extensions(cert, issuer.cert, cluster, node)
+            || !holder_extensions(cert, issuer.cert, cluster, holder)
             || X509_sign(cert, issuer.key, EVP_sha256()) == 0) {
             status = no_memory(made);
         } else {
@@ -499,4 +508,21 @@ kv_status_t kvn_keygen_node(
     }
     issuer_free(&issuer);
     return status;
+}
+
+kv_status_t kvn_keygen_node(
+    const char *folder, const char *cluster, uint32_t node, uint64_t days,
+    struct kvn_keygen_made *made)
+{
+    const struct holder holder = {"node", node, "serverAuth,clientAuth"};
+    KV_ASSERT(node != KVN_TLS_NO_NODE);
+    return holder_make(folder, cluster, &holder, days, made);
+}
+
+kv_status_t kvn_keygen_tenant(
+    const char *folder, const char *cluster, uint32_t tenant, uint64_t days,
+    struct kvn_keygen_made *made)
+{
+    const struct holder holder = {"tenant", tenant, "clientAuth"};
+    return holder_make(folder, cluster, &holder, days, made);
 }

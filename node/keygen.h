@@ -3,6 +3,7 @@
  *
  *   random ──► 64 hex digits, mode 0600           --psk FILE, --secret FILE
  *   P-256 ──► ca.pem, ca.key ──► node-ID.pem, node-ID.key  (URI:kvrail:CLUSTER:node:ID)
+ *                        └─────► tenant-ID.pem, tenant-ID.key  (…:tenant:ID): clients
  *
  * Nothing is ever written over: a file that is there is refused. What was written
  * before something failed is taken away again.
@@ -47,6 +48,10 @@ kvn_keygen_authority(const char *folder, uint64_t days, struct kvn_keygen_made *
 /* days 0: KVN_KEYGEN_NODE_DAYS, or until the authority ends. */
 kv_status_t kvn_keygen_node(
     const char *folder, const char *cluster, uint32_t node, uint64_t days,
+    struct kvn_keygen_made *made);
+/* The same for clients of a tenant: theirs is for TLS clients alone, and no node's. */
+kv_status_t kvn_keygen_tenant(
+    const char *folder, const char *cluster, uint32_t tenant, uint64_t days,
     struct kvn_keygen_made *made);
 
 #endif

@@ -1,4 +1,4 @@
-/* kvrail keygen: credentials of nodes and secrets of tenants. */
+/* kvrail keygen: credentials of nodes and clients, and secrets of tenants. */
 #include "node/cli.h"
 #include "node/daemon/tls.h"
 #include "node/keygen.h"
@@ -13,6 +13,7 @@ enum flag {
     FLAG_CA,
     FLAG_CLUSTER,
     FLAG_NODE,
+    FLAG_TENANT,
     FLAG_DAYS,
     FLAG_JSON,
     NR_FLAGS
@@ -20,17 +21,22 @@ enum flag {
 
 static const struct kvn_flag flags[NR_FLAGS] = {
     [FLAG_PSK] =
-        {"psk", "FILE", "a pre-shared key for all nodes of a cluster: 64 hex digits"},
+        {"psk", "FILE",
+         "a pre-shared key for all nodes of a cluster, or for clients of one tenant: "
+         "64 hex digits"},
     [FLAG_SECRET] = {"secret", "FILE", "a tenant's secret: 64 hex digits"},
     [FLAG_CA] =
         {"ca", "FOLDER", "alone: an authority, FOLDER/ca.pem and FOLDER/ca.key"},
     [FLAG_CLUSTER] =
-        {"cluster", "NAME", "with --ca and --node: of the node's certificate"},
+        {"cluster", "NAME", "with --ca and --node or --tenant: of the certificate"},
     [FLAG_NODE] =
         {"node", "ID", "with --ca and --cluster: FOLDER/node-ID.pem and .key"},
+    [FLAG_TENANT] =
+        {"tenant", "ID",
+         "with --ca and --cluster: FOLDER/tenant-ID.pem and .key, for its clients"},
     [FLAG_DAYS] =
         {"days", "N",
-         "that it is valid (3650 of an authority, 365 of a node, from 1 to 36500)"},
+         "that it is valid (3650 of an authority, else 365, from 1 to 36500)"},
     [FLAG_JSON] = {"json", NULL, "print what was written as JSON"},
 };
 
@@ -41,15 +47,16 @@ static const struct kvn_cli cli = {
         "  kvrail keygen --psk FILE\n"
         "  kvrail keygen --secret FILE\n"
         "  kvrail keygen --ca FOLDER [--days N]\n"
-        "  kvrail keygen --ca FOLDER --cluster NAME --node ID [--days N]\n\n"
-        "ca.key signs for any node: keep it off the nodes.",
+        "  kvrail keygen --ca FOLDER --cluster NAME --node ID [--days N]\n"
+        "  kvrail keygen --ca FOLDER --cluster NAME --tenant ID [--days N]\n\n"
+        "ca.key signs for any node and any tenant: keep it off the nodes.",
     .flags = flags,
     .nr_flags = NR_FLAGS,
 };
 
 struct wanted {
     const char *text[NR_FLAGS];
-    uint64_t node, days;
+    uint64_t id, days; /* of the node or tenant */
 };
 
 static void print_text(const struct kvn_keygen_made *made)
@@ -97,12 +104,16 @@ static int run(const struct wanted *wanted)
         status = kvn_keygen_secret(wanted->text[FLAG_PSK], "pre-shared key", &made);
     } else if (wanted->text[FLAG_SECRET] != NULL) {
         status = kvn_keygen_secret(wanted->text[FLAG_SECRET], "tenant secret", &made);
+    } else if (wanted->text[FLAG_TENANT] != NULL) {
+        status = kvn_keygen_tenant(
+            wanted->text[FLAG_CA], wanted->text[FLAG_CLUSTER], (uint32_t)wanted->id,
+            wanted->days, &made);
     } else if (wanted->text[FLAG_NODE] == NULL) {
         const uint64_t days = wanted->days == 0 ? KVN_KEYGEN_CA_DAYS : wanted->days;
         status = kvn_keygen_authority(wanted->text[FLAG_CA], days, &made);
     } else {
         status = kvn_keygen_node(
-            wanted->text[FLAG_CA], wanted->text[FLAG_CLUSTER], (uint32_t)wanted->node,
+            wanted->text[FLAG_CA], wanted->text[FLAG_CLUSTER], (uint32_t)wanted->id,
             wanted->days, &made);
     }
     if (status != KV_OK) {
@@ -122,21 +133,29 @@ static int check(struct wanted *wanted)
     const char *const *text = wanted->text;
     const bool psk = text[FLAG_PSK] != NULL, secret = text[FLAG_SECRET] != NULL;
     const bool ca = text[FLAG_CA] != NULL, node = text[FLAG_NODE] != NULL;
+    const bool tenant = text[FLAG_TENANT] != NULL;
+    const enum flag whose = tenant ? FLAG_TENANT : FLAG_NODE;
     if (psk + secret + ca != 1) {
         return kvn_cli_refuse(&cli, "one of --psk, --secret and --ca is needed");
     }
-    if (node != (text[FLAG_CLUSTER] != NULL)) {
-        return kvn_cli_refuse(&cli, "--cluster and --node go together");
+    if (node && tenant) {
+        return kvn_cli_refuse(&cli, "--node and --tenant: a certificate is of one");
     }
-    if (!ca && (node || text[FLAG_DAYS] != NULL)) {
-        return kvn_cli_refuse(&cli, "--%s: goes with --ca", node ? "node" : "days");
+    if ((node || tenant) != (text[FLAG_CLUSTER] != NULL)) {
+        return kvn_cli_refuse(
+            &cli, "--cluster and --%s go together", flags[whose].name);
+    }
+    if (!ca && (node || tenant || text[FLAG_DAYS] != NULL)) {
+        return kvn_cli_refuse(
+            &cli, "--%s: goes with --ca", node || tenant ? flags[whose].name : "days");
     }
     if (ca && text[FLAG_CA][0] == '\0') {
         return kvn_cli_refuse(&cli, "--ca: the folder's name is empty");
     }
-    if (node
+    if ((node || tenant)
         && !kvn_cli_number(
-            &cli, "node", text[FLAG_NODE], 1, UINT32_MAX, &wanted->node)) {
+            &cli, flags[whose].name, text[whose], node ? 1 : 0, UINT32_MAX,
+            &wanted->id)) {
         return KVN_EXIT_USAGE;
     }
     if (text[FLAG_DAYS] != NULL

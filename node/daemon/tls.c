@@ -33,8 +33,8 @@ struct kvn_tls_session {
     BIO *in, *out; /* the SSL's */
     enum state state;
     bool dialling;
-    uint32_t expected; /* who must answer, or NO_NODE */
-    uint32_t claimed;  /* by certificate or identity, while HANDSHAKE */
+    uint32_t expected; /* node that must answer, or NO_NODE */
+    struct kvn_tls_who claimed; /* by certificate or identity, while HANDSHAKE */
     size_t handshake_bytes;
     /* Where in a record the bytes that came end: OpenSSL does not tell it of a head. */
     uint8_t record_head[RECORD_HEAD_BYTES];
@@ -69,34 +69,48 @@ static void server_name(uint32_t node, char *out, size_t cap)
 
 /* ---- callbacks of a handshake ---------------------------------------------------- */
 
-/* Is this node one that we speak to? (2) */
-static bool admit(struct kvn_tls_session *session, uint32_t node)
+/* Is this one whom we speak to? (2) Clients come to nodes that take them; whoever was
+ * dialled is a node. */
+static bool admit(struct kvn_tls_session *session, struct kvn_tls_who who)
 {
-    if (node == session->tls->node) {
+    const struct kvn_tls *tls = session->tls;
+    if (who.tenant && session->dialling) {
+        because(
+            session, "a client of tenant %" PRIu32 " answers where a node was dialled",
+            who.id);
+        return false;
+    }
+    if (who.tenant && !tls->clients) {
+        because(
+            session, "a client of tenant %" PRIu32 ", and no clients are taken here",
+            who.id);
+        return false;
+    }
+    if (!who.tenant && !tls->who.tenant && who.id == tls->who.id) {
         because(
             session,
             "the peer says that it is node %" PRIu32
             ", which we are: give each node its own cluster.node",
-            node);
+            who.id);
         return false;
     }
-    if (session->expected != KVN_TLS_NO_NODE && node != session->expected) {
+    if (session->expected != KVN_TLS_NO_NODE && who.id != session->expected) {
         because(
             session, "node %" PRIu32 " answers where node %" PRIu32 " was dialled",
-            node, session->expected);
+            who.id, session->expected);
         return false;
     }
-    session->claimed = node;
+    session->claimed = who;
     return true;
 }
 
 static bool admit_name(
     struct kvn_tls_session *session, const char *what, enum kvn_tls_name got,
-    uint32_t node)
+    struct kvn_tls_who who)
 {
     switch (got) {
     case KVN_TLS_NAME_OK:
-        return admit(session, node);
+        return admit(session, who);
     case KVN_TLS_NAME_CLUSTER:
         because(
             session,
@@ -131,10 +145,10 @@ static int verify_peer(X509_STORE_CTX *store, void *arg)
         because(session, "the peer's certificate %s", words);
         return 0;
     }
-    uint32_t node = KVN_TLS_NO_NODE;
+    struct kvn_tls_who who = {0};
     const enum kvn_tls_name got = kvn_tls_cert_name(
-        session->tls->cluster, X509_STORE_CTX_get0_cert(store), &node);
-    if (!admit_name(session, "certificate", got, node)) {
+        session->tls->cluster, X509_STORE_CTX_get0_cert(store), &who);
+    if (!admit_name(session, "certificate", got, who)) {
         X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION);
         return 0;
     }
@@ -151,7 +165,7 @@ static int check_server_name(SSL *ssl, int *alert, void *arg)
     if (session->dialling || name == NULL) {
         return SSL_TLSEXT_ERR_NOACK;
     }
-    server_name(session->tls->node, ours, sizeof(ours));
+    server_name(session->tls->who.id, ours, sizeof(ours));
     if (strcmp(name, ours) != 0) {
         because(session, "the peer wants '%.40s', this is '%s'", name, ours);
         *alert = SSL_AD_UNRECOGNIZED_NAME;
@@ -160,15 +174,14 @@ static int check_server_name(SSL *ssl, int *alert, void *arg)
     return SSL_TLSEXT_ERR_OK;
 }
 
-/* The pre-shared key in the form that OpenSSL takes for TLS 1.3; NULL: no memory. */
-static SSL_SESSION *psk_session(SSL *ssl)
+/* A pre-shared key in the form that OpenSSL takes for TLS 1.3; NULL: no memory. */
+static SSL_SESSION *psk_session(SSL *ssl, const uint8_t psk[KVN_TLS_PSK_BYTES])
 {
     static const unsigned char suite[] = {0x13, 0x02}; /* TLS_AES_256_GCM_SHA384 */
-    const struct kvn_tls *tls = session_of(ssl)->tls;
     const SSL_CIPHER *cipher = SSL_CIPHER_find(ssl, suite);
     SSL_SESSION *made = KV_FAULT() ? NULL : SSL_SESSION_new();
     if (made == NULL || cipher == NULL
-        || SSL_SESSION_set1_master_key(made, tls->psk, sizeof(tls->psk)) != 1
+        || SSL_SESSION_set1_master_key(made, psk, KVN_TLS_PSK_BYTES) != 1
         || SSL_SESSION_set_cipher(made, cipher) != 1
         || SSL_SESSION_set_protocol_version(made, TLS1_3_VERSION) != 1) {
         SSL_SESSION_free(made);
@@ -183,7 +196,7 @@ static int psk_use(
 {
     struct kvn_tls_session *session = session_of(ssl);
     (void)md; /* one suite, one hash */
-    *psk_p = psk_session(ssl);
+    *psk_p = psk_session(ssl, session->tls->psk);
     if (*psk_p == NULL) {
         because(session, "out of memory");
         return 0;
@@ -193,17 +206,36 @@ static int psk_use(
     return 1;
 }
 
+/* The key that who has this identity must have: a tenant's is no other's, and a node's
+ * is no tenant's. */
+static const uint8_t *psk_of(const struct kvn_tls *tls, struct kvn_tls_who who)
+{
+    if (!who.tenant) {
+        return tls->psk;
+    }
+    for (uint32_t i = 0; i < tls->nr_tenants; i++) {
+        if (tls->tenants[i].id == who.id) {
+            return tls->tenants[i].psk;
+        }
+    }
+    return tls->nobodys_psk;
+}
+
 static int psk_find(SSL *ssl, const unsigned char *id, size_t len, SSL_SESSION **psk_p)
 {
     struct kvn_tls_session *session = session_of(ssl);
-    uint32_t node = KVN_TLS_NO_NODE;
+    struct kvn_tls_who who = {0};
     const enum kvn_tls_name got =
-        kvn_tls_name_parse(session->tls->cluster, (const char *)id, len, &node);
+        kvn_tls_name_parse(session->tls->cluster, (const char *)id, len, &who);
     *psk_p = NULL;
-    if (!admit_name(session, "identity", got, node)) {
+    if (!admit_name(session, "identity", got, who)) {
         return 0;
     }
-    *psk_p = psk_session(ssl);
+    if (!who.tenant && !session->tls->has_psk) {
+        because(session, "the peer has a pre-shared key, we have certificates");
+        return 0;
+    }
+    *psk_p = psk_session(ssl, psk_of(session->tls, who));
     if (*psk_p == NULL) {
         because(session, "out of memory");
         return 0;
@@ -228,7 +260,8 @@ static void because_of_errors(struct kvn_tls_session *session)
     const unsigned long error = ERR_peek_last_error();
     const int reason = ERR_GET_REASON(error);
     const char *words = ERR_reason_error_string(error);
-    const bool offered = session->claimed != KVN_TLS_NO_NODE;
+    const bool offered =
+        session->claimed.tenant || session->claimed.id != KVN_TLS_NO_NODE;
     if (error == 0 || words == NULL) {
         because(session, "TLS failed without a reason");
     } else if (ERR_GET_LIB(error) == ERR_LIB_SSL && reason > SSL_AD_REASON_OFFSET) {
@@ -269,20 +302,23 @@ static kv_status_t handshake_done(struct kvn_tls_session *session)
         because(session, "the peer does not speak TLS 1.3");
         return fail(session, KV_ERR_DENIED);
     }
-    if (tls->has_psk && SSL_session_reused(session->ssl) != 1) {
+    const bool by_psk = SSL_session_reused(session->ssl) == 1;
+    if (tls->has_psk && !by_psk) {
         because(session, "the peer took no pre-shared key");
         return fail(session, KV_ERR_DENIED);
     }
     if (tls->has_psk && session->dialling) {
-        session->claimed = session->expected;
+        session->claimed = (struct kvn_tls_who){.id = session->expected};
     }
-    if (!tls->has_psk && SSL_get0_peer_certificate(session->ssl) == NULL) {
+    if (!by_psk && SSL_get0_peer_certificate(session->ssl) == NULL) {
         because(session, "the peer has no certificate");
         return fail(session, KV_ERR_DENIED);
     }
+    /* (2) Beside certificates only clients have keys. */
+    KV_ASSERT(KV_IMPLIES(by_psk && !tls->has_psk, session->claimed.tenant));
     KV_ASSERT(KV_IMPLIES(
         session->expected != KVN_TLS_NO_NODE,
-        session->claimed == session->expected)); /* (2) */
+        !session->claimed.tenant && session->claimed.id == session->expected));
     session->state = STATE_READY;
     return KV_OK;
 }
@@ -314,8 +350,10 @@ static bool make_ssl(struct kvn_tls_session *session)
     }
     SSL_set_bio(session->ssl, session->in, session->out);
     SSL_set_app_data(session->ssl, session);
-    if (tls->has_psk) {
+    if (tls->has_psk && session->dialling) {
         SSL_set_psk_use_session_callback(session->ssl, psk_use);
+    }
+    if (!session->dialling && (tls->has_psk || tls->nr_tenants > 0)) {
         SSL_set_psk_find_session_callback(session->ssl, psk_find);
     }
     if (!session->dialling) {
@@ -336,6 +374,7 @@ kv_status_t kvn_tls_open(
     const kvn_tls_t *tls, bool dialling, uint32_t peer, kvn_tls_session_t **session_p)
 {
     KV_ASSERT(peer == KVN_TLS_NO_NODE || dialling);
+    KV_ASSERT(KV_IMPLIES(tls->who.tenant, dialling)); /* nobody dials a client */
     struct kvn_tls_session *session = kv_calloc(1, sizeof(*session));
     if (session == NULL) {
         return KV_ERR_NOMEM;
@@ -343,7 +382,7 @@ kv_status_t kvn_tls_open(
     session->tls = tls;
     session->dialling = dialling;
     session->expected = peer;
-    kvn_tls_name_make(tls->cluster, tls->node, session->identity);
+    kvn_tls_name_make(tls->cluster, tls->who, session->identity);
     /* Of the dialling side: its first bytes. */
     if (!make_ssl(session) || (dialling && handshake(session) != KV_OK)) {
         ERR_clear_error();
@@ -437,7 +476,31 @@ bool kvn_tls_ready(const kvn_tls_session_t *session)
 
 uint32_t kvn_tls_peer(const kvn_tls_session_t *session)
 {
-    return session->state == STATE_READY ? session->claimed : KVN_TLS_NO_NODE;
+    return session->state == STATE_READY && !session->claimed.tenant
+               ? session->claimed.id
+               : KVN_TLS_NO_NODE;
+}
+
+kv_status_t kvn_tls_export(
+    kvn_tls_session_t *session, const char *label, uint8_t *bytes, size_t len)
+{
+    KV_ASSERT(session->state == STATE_READY);
+    ERR_clear_error();
+    return !KV_FAULT()
+                   && SSL_export_keying_material(
+                          session->ssl, bytes, len, label, strlen(label), NULL, 0, 0)
+                          == 1
+               ? KV_OK
+               : KV_ERR_NOMEM;
+}
+
+bool kvn_tls_tenant(const kvn_tls_session_t *session, uint32_t *tenant_p)
+{
+    if (session->state != STATE_READY || !session->claimed.tenant) {
+        return false;
+    }
+    *tenant_p = session->claimed.id;
+    return true;
 }
 
 kv_status_t

@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
+#include <openssl/rand.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -142,21 +143,67 @@ static bool psk_parse(const struct blob *blob, uint8_t psk[KVN_TLS_PSK_BYTES])
            && bytes == KVN_TLS_PSK_BYTES;
 }
 
-static bool load_psk(struct load *load)
+static bool
+read_psk(struct load *load, const char *path, uint8_t psk[KVN_TLS_PSK_BYTES])
 {
     struct blob blob;
-    if (!read_file(load, "pre-shared key", load->config->psk, true, &blob)) {
+    if (!read_file(load, "pre-shared key", path, true, &blob)) {
         return false;
     }
-    const bool parsed = psk_parse(&blob, load->tls->psk);
+    const bool parsed = psk_parse(&blob, psk);
     blob_free(&blob);
-    load->tls->has_psk = true;
     return parsed
            || wrong(
                load,
                "pre-shared key %.300s: is not %d hex digits: kvrail keygen "
                "--psk FILE makes one",
-               load->config->psk, 2 * KVN_TLS_PSK_BYTES);
+               path, 2 * KVN_TLS_PSK_BYTES);
+}
+
+static bool load_psk(struct load *load)
+{
+    load->tls->has_psk = true;
+    return read_psk(load, load->config->psk, load->tls->psk);
+}
+
+/* A tenant's key that is another's, or the nodes', would make one the other. */
+static bool psk_is_new(struct load *load, uint32_t nr_before)
+{
+    const struct kvn_tls *tls = load->tls;
+    const uint8_t *psk = tls->tenants[nr_before].psk;
+    bool same = tls->has_psk && CRYPTO_memcmp(tls->psk, psk, KVN_TLS_PSK_BYTES) == 0;
+    for (uint32_t i = 0; i < nr_before; i++) {
+        same |= CRYPTO_memcmp(tls->tenants[i].psk, psk, KVN_TLS_PSK_BYTES) == 0;
+        if (tls->tenants[i].id == tls->tenants[nr_before].id) {
+            return wrong(
+                load, "pre-shared key of tenant %" PRIu32 ": is given twice",
+                tls->tenants[i].id);
+        }
+    }
+    return !same
+           || wrong(
+               load,
+               "pre-shared key %.300s: is another's too: kvrail keygen --psk FILE "
+               "makes one for tenant %" PRIu32 " alone",
+               load->config->tenants[nr_before].psk, tls->tenants[nr_before].id);
+}
+
+static bool load_tenants(struct load *load)
+{
+    const struct kvn_tls_config *config = load->config;
+    struct kvn_tls *tls = load->tls;
+    if (KV_FAULT() || RAND_bytes(tls->nobodys_psk, KVN_TLS_PSK_BYTES) != 1) {
+        return no_memory(load);
+    }
+    for (uint32_t i = 0; i < config->nr_tenants; i++) {
+        tls->tenants[i].id = config->tenants[i].id;
+        if (!read_psk(load, config->tenants[i].psk, tls->tenants[i].psk)
+            || !psk_is_new(load, i)) {
+            return false;
+        }
+        tls->nr_tenants++;
+    }
+    return true;
 }
 
 /* ---- certificates --------------------------------------------------------------- */
@@ -170,49 +217,64 @@ void kvn_tls_time_format(const ASN1_TIME *time, char *out, size_t cap)
     }
 }
 
-void kvn_tls_name_make(const char *cluster, uint32_t node, char out[KVN_TLS_NAME_MAX])
+void kvn_tls_name_make(
+    const char *cluster, struct kvn_tls_who who, char out[KVN_TLS_NAME_MAX])
 {
-    snprintf(out, KVN_TLS_NAME_MAX, "kvrail:%s:node:%" PRIu32, cluster, node);
+    snprintf(
+        out, KVN_TLS_NAME_MAX, "kvrail:%s:%s:%" PRIu32, cluster,
+        who.tenant ? "tenant" : "node", who.id);
 }
 
-/* 1 to UINT32_MAX, written in the one way in which we write it. */
-static bool parse_id(const char *text, size_t len, uint32_t *node_p)
+/* 0 to UINT32_MAX, written in the one way in which we write it. */
+static bool parse_id(const char *text, size_t len, uint32_t *id_p)
 {
-    uint64_t node = 0;
-    if (len == 0 || len > 10 || text[0] == '0') {
+    uint64_t id = 0;
+    if (len == 0 || len > 10 || (text[0] == '0' && len > 1)) {
         return false;
     }
     for (size_t i = 0; i < len; i++) {
         if (text[i] < '0' || text[i] > '9') {
             return false;
         }
-        node = 10 * node + (uint64_t)(text[i] - '0');
+        id = 10 * id + (uint64_t)(text[i] - '0');
     }
-    if (node > UINT32_MAX) {
+    if (id > UINT32_MAX) {
         return false;
     }
-    *node_p = (uint32_t)node;
+    *id_p = (uint32_t)id;
     return true;
 }
 
-enum kvn_tls_name
-kvn_tls_name_parse(const char *cluster, const char *name, size_t len, uint32_t *node_p)
+enum kvn_tls_name kvn_tls_name_parse(
+    const char *cluster, const char *name, size_t len, struct kvn_tls_who *who_p)
 {
-    static const char ours[] = "kvrail:";
+    static const char ours[] = "kvrail:", nodes[] = "node:", tenants[] = "tenant:";
     char head[KVN_TLS_NAME_MAX];
+    uint32_t id;
     if (len < strlen(ours) || memcmp(name, ours, strlen(ours)) != 0) {
         return KVN_TLS_NAME_NONE;
     }
     const size_t head_len =
-        (size_t)snprintf(head, sizeof(head), "kvrail:%s:node:", cluster);
+        (size_t)snprintf(head, sizeof(head), "kvrail:%s:", cluster);
     if (len < head_len || memcmp(name, head, head_len) != 0) {
         return KVN_TLS_NAME_CLUSTER;
     }
-    return parse_id(name + head_len, len - head_len, node_p) ? KVN_TLS_NAME_OK
-                                                             : KVN_TLS_NAME_NONE;
+    name += head_len;
+    len -= head_len;
+    const bool tenant =
+        len >= strlen(tenants) && memcmp(name, tenants, strlen(tenants)) == 0;
+    const char *kind = tenant ? tenants : nodes;
+    if (len < strlen(kind) || memcmp(name, kind, strlen(kind)) != 0
+        || !parse_id(name + strlen(kind), len - strlen(kind), &id)
+        || (!tenant && id == KVN_TLS_NO_NODE)) {
+        return KVN_TLS_NAME_NONE;
+    }
+    *who_p = (struct kvn_tls_who){.tenant = tenant, .id = id};
+    return KVN_TLS_NAME_OK;
 }
 
-enum kvn_tls_name kvn_tls_cert_name(const char *cluster, X509 *cert, uint32_t *node_p)
+enum kvn_tls_name
+kvn_tls_cert_name(const char *cluster, X509 *cert, struct kvn_tls_who *who_p)
 {
     enum kvn_tls_name found = KVN_TLS_NAME_NONE;
     GENERAL_NAMES *names = X509_get_ext_d2i(cert, NID_subject_alt_name, NULL, NULL);
@@ -224,7 +286,7 @@ enum kvn_tls_name kvn_tls_cert_name(const char *cluster, X509 *cert, uint32_t *n
         const ASN1_IA5STRING *uri = name->d.uniformResourceIdentifier;
         const enum kvn_tls_name got = kvn_tls_name_parse(
             cluster, (const char *)ASN1_STRING_get0_data(uri),
-            (size_t)ASN1_STRING_length(uri), node_p);
+            (size_t)ASN1_STRING_length(uri), who_p);
         if (got != KVN_TLS_NAME_NONE) {
             found = found == KVN_TLS_NAME_NONE ? got : KVN_TLS_NAME_SEVERAL;
         }
@@ -385,34 +447,42 @@ static bool check_name(struct load *load, X509 *cert)
     char name[KVN_TLS_NAME_MAX];
     const char *path = load->config->cert;
     const struct kvn_tls *tls = load->tls;
-    uint32_t node = KVN_TLS_NO_NODE;
-    kvn_tls_name_make(tls->cluster, tls->node, name);
-    switch (kvn_tls_cert_name(tls->cluster, cert, &node)) {
+    const char *kind = tls->who.tenant ? "tenant" : "node";
+    struct kvn_tls_who who = {0};
+    kvn_tls_name_make(tls->cluster, tls->who, name);
+    switch (kvn_tls_cert_name(tls->cluster, cert, &who)) {
     case KVN_TLS_NAME_NONE:
         return wrong(
             load,
-            "certificate %.200s: names no node: it needs the alternative name "
+            "certificate %.200s: names no %s: it needs the alternative name "
             "URI:%s",
-            path, name);
+            path, kind, name);
     case KVN_TLS_NAME_CLUSTER:
         return wrong(
             load, "certificate %.200s: is of another cluster than '%s'", path,
             tls->cluster);
     case KVN_TLS_NAME_SEVERAL:
-        return wrong(load, "certificate %.200s: names several nodes", path);
+        return wrong(load, "certificate %.200s: names several %ss", path, kind);
     case KVN_TLS_NAME_OK:
         break;
     }
-    return node == tls->node
+    return (who.tenant == tls->who.tenant && who.id == tls->who.id)
            || wrong(
                load,
-               "certificate %.200s: is of node %" PRIu32 ", this is node %" PRIu32,
-               path, node, tls->node);
+               "certificate %.200s: is of %s %" PRIu32 ", this is %s %" PRIu32, path,
+               who.tenant ? "tenant" : "node", who.id, kind, tls->who.id);
 }
 
-/* A node is server to those who dial it and client to those whom it dials. */
+/* A node is server to those who dial it and client to those whom it dials; a client is
+ * nobody's server. */
 static bool check_purpose(struct load *load, X509 *cert)
 {
+    if (load->tls->who.tenant) {
+        return X509_check_purpose(cert, X509_PURPOSE_SSL_CLIENT, 0) == 1
+               || wrong(
+                   load, "certificate %.200s: is not for TLS clients",
+                   load->config->cert);
+    }
     return (X509_check_purpose(cert, X509_PURPOSE_SSL_CLIENT, 0) == 1
             && X509_check_purpose(cert, X509_PURPOSE_SSL_SERVER, 0) == 1)
            || wrong(
@@ -452,9 +522,18 @@ static bool check_config(struct load *load)
             "1 and %d",
             len, KVN_TLS_CLUSTER_MAX);
     }
-    if (config->node == KVN_TLS_NO_NODE) {
+    if (!config->client && config->node == KVN_TLS_NO_NODE) {
         return wrong(load, "credentials: no node has the id 0");
     }
+    if (config->nr_tenants > KVN_TLS_TENANTS_MAX) {
+        return wrong(
+            load,
+            "credentials: pre-shared keys of %" PRIu32 " tenants, the limit is %d",
+            config->nr_tenants, KVN_TLS_TENANTS_MAX);
+    }
+    KV_ASSERT(KV_IMPLIES(
+        config->client, config->node == KVN_TLS_NO_NODE && !config->clients));
+    KV_ASSERT(KV_IMPLIES(config->nr_tenants > 0, config->clients));
     if (given(config->psk) && any) {
         return wrong(
             load, "credentials: both a pre-shared key and certificates are given: "
@@ -513,9 +592,12 @@ kv_status_t kvn_tls_load(
         return load.status;
     }
     const bool psk = given(config->psk);
-    load.tls->node = config->node;
+    load.tls->who.tenant = config->client;
+    load.tls->who.id = config->client ? config->tenant : config->node;
+    load.tls->clients = config->clients;
     snprintf(load.tls->cluster, sizeof(load.tls->cluster), "%s", config->cluster);
-    if (!make_context(&load, psk) || !(psk ? load_psk(&load) : load_certs(&load))) {
+    if (!make_context(&load, psk) || !(psk ? load_psk(&load) : load_certs(&load))
+        || !load_tenants(&load)) {
         kvn_tls_free(load.tls);
         KV_ASSERT(load.status != KV_OK);
         return load.status;
@@ -530,7 +612,7 @@ void kvn_tls_free(kvn_tls_t *tls)
         return;
     }
     SSL_CTX_free(tls->ctx);
-    OPENSSL_cleanse(tls->psk, sizeof(tls->psk));
+    OPENSSL_cleanse(tls, sizeof(*tls));
     kv_free(tls);
 }
 

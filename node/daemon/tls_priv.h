@@ -14,26 +14,43 @@
 
 enum { KVN_TLS_NAME_MAX = KVN_TLS_CLUSTER_MAX + 32 };
 
+/* Whom a credential names. */
+struct kvn_tls_who {
+    bool tenant; /* a client of it; else a node */
+    uint32_t id;
+};
+
 struct kvn_tls {
     SSL_CTX *ctx;
-    bool has_psk;
+    bool has_psk; /* of our own; else certificates */
     uint8_t psk[KVN_TLS_PSK_BYTES];
-    uint32_t node;
+    struct kvn_tls_who who; /* we are */
+    bool clients;
+    struct {
+        uint32_t id;
+        uint8_t psk[KVN_TLS_PSK_BYTES];
+    } tenants[KVN_TLS_TENANTS_MAX];
+    uint32_t nr_tenants;
+    /* In place of the key of a tenant that there is not: a stranger is told the same as
+     * one who has a wrong key, and cannot ask which tenants there are. */
+    uint8_t nobodys_psk[KVN_TLS_PSK_BYTES];
     char cluster[KVN_TLS_CLUSTER_MAX + 1];
 };
 
 enum kvn_tls_name {
     KVN_TLS_NAME_OK,
-    KVN_TLS_NAME_NONE,    /* not "kvrail:<cluster>:node:<id>" at all */
+    KVN_TLS_NAME_NONE,    /* not "kvrail:<cluster>:node:<id>" or :tenant:<id> at all */
     KVN_TLS_NAME_CLUSTER, /* of another cluster */
-    KVN_TLS_NAME_SEVERAL, /* a certificate that names more than one node */
+    KVN_TLS_NAME_SEVERAL, /* a certificate that names more than one */
 };
-/* "kvrail:<cluster>:node:<id>"; *node_p is written on OK alone. */
-enum kvn_tls_name
-kvn_tls_name_parse(const char *cluster, const char *name, size_t len, uint32_t *node_p);
-void kvn_tls_name_make(const char *cluster, uint32_t node, char out[KVN_TLS_NAME_MAX]);
+/* "kvrail:<cluster>:node:<id>" or "…:tenant:<id>"; *who_p is written on OK alone. */
+enum kvn_tls_name kvn_tls_name_parse(
+    const char *cluster, const char *name, size_t len, struct kvn_tls_who *who_p);
+void kvn_tls_name_make(
+    const char *cluster, struct kvn_tls_who who, char out[KVN_TLS_NAME_MAX]);
 /* The one name of ours among the certificate's URIs. */
-enum kvn_tls_name kvn_tls_cert_name(const char *cluster, X509 *cert, uint32_t *node_p);
+enum kvn_tls_name
+kvn_tls_cert_name(const char *cluster, X509 *cert, struct kvn_tls_who *who_p);
 
 /* Why X509_verify_cert() said no, to follow the name of the certificate. */
 void kvn_tls_verify_words(X509_STORE_CTX *store, char *out, size_t cap);

@@ -133,6 +133,35 @@ static void keygen__makes_certificates(void **state)
     kvn_tls_free(tls);
 }
 
+/* A pair for clients of a tenant: theirs to load, and no node's. */
+static void keygen__makes_certificates_of_tenants(void **state)
+{
+    (void)state;
+    RUN("--ca", kit.folder);
+    expect_ok();
+    RUN("--ca", kit.folder, "--cluster", "c1", "--tenant", "7", "--days", "9");
+    expect_ok();
+    assert_non_null(strstr(result.out, "tenant-7.pem: certificate"));
+    assert_int_equal(mode_of("tenant-7.pem"), 0644);
+    assert_int_equal(mode_of("tenant-7.key"), 0600);
+    struct kvn_tls_config config = {
+        .cluster = "c1",
+        .client = true,
+        .tenant = 7,
+        .ca = cert_kit_path(&kit, "ca.pem"),
+        .cert = cert_kit_path(&kit, "tenant-7.pem"),
+        .key = cert_kit_path(&kit, "tenant-7.key"),
+    };
+    char line[512];
+    kvn_tls_t *tls = NULL;
+    assert_int_equal(kvn_tls_load(&config, &tls, line, sizeof(line)), KV_OK);
+    assert_in_range(kvn_tls_expires_s(tls), 9 * 86400 - 100, 9 * 86400);
+    kvn_tls_free(tls);
+    config.client = false;
+    config.node = 7;
+    assert_int_equal(kvn_tls_load(&config, &tls, line, sizeof(line)), KV_ERR_CONFIG);
+}
+
 /* What is there stays as it is, to the byte; also when only one of a pair is there. */
 static void keygen__never_writes_over(void **state)
 {
@@ -178,6 +207,14 @@ static void keygen__refuses_and_says_why(void **state)
     expect_refused("--ca: the folder's name is empty");
     RUN("--ca", ca, "--node", "3");
     expect_refused("--cluster and --node go together");
+    RUN("--ca", ca, "--tenant", "3");
+    expect_refused("--cluster and --tenant go together");
+    RUN("--ca", ca, "--cluster", "c1", "--tenant", "3", "--node", "3");
+    expect_refused("--node and --tenant: a certificate is of one");
+    RUN("--psk", "a", "--cluster", "c1", "--tenant", "3");
+    expect_refused("--tenant: goes with --ca");
+    RUN("--ca", ca, "--cluster", "c1", "--tenant", "4294967296");
+    expect_refused("--tenant: 4294967296 is above the maximum 4294967295");
     RUN("--ca", ca, "--cluster", "c1", "--node", "0");
     expect_refused("--node: 0 is below the minimum 1");
     RUN("--ca", ca, "--cluster", "c1", "--node", "4294967296");
@@ -272,6 +309,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(keygen__makes_secrets),
         TEST(keygen__makes_certificates),
+        TEST(keygen__makes_certificates_of_tenants),
         TEST(keygen__never_writes_over),
         TEST(keygen__refuses_and_says_why),
         TEST(keygen__signs_with_an_authority_alone),

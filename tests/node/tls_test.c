@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "node/daemon/tls.h"
 #include "tests/node/cert_kit.h"
+#include "tests/node/tls_kit.h"
 
 #include <openssl/err.h>
 #include <openssl/rand.h>
@@ -20,7 +21,7 @@
 
 #include <cmocka.h>
 
-enum { HOUR_S = 3600, DAY_S = 86400, WIRE_BYTES = 1 << 18 };
+enum { HOUR_S = 3600, DAY_S = 86400 };
 
 static struct cert_kit kit, foreign;
 static char line[512];
@@ -46,106 +47,6 @@ static int teardown(void **state)
     return 0;
 }
 
-/* ---- a wire ---------------------------------------------------------------------- */
-
-struct wire {
-    const kvn_tls_t *a_tls, *b_tls; /* a dials */
-    kvn_tls_session_t *a, *b;
-    kv_status_t a_status, b_status;
-    uint64_t nr_bytes; /* that went over */
-    uint64_t flip_at;  /* the byte of this number has a bit flipped; 0: none */
-    uint64_t cut_at;   /* bytes from this number on are lost; 0: none */
-};
-
-static kv_status_t
-carry(struct wire *wire, kvn_tls_session_t *from, kvn_tls_session_t *to, bool *moved_p)
-{
-    static uint8_t bytes[WIRE_BYTES];
-    size_t len = kvn_tls_out(from, bytes, sizeof(bytes));
-    *moved_p = *moved_p || len > 0;
-    for (size_t i = 0; i < len; i++) {
-        wire->nr_bytes++;
-        if (wire->nr_bytes == wire->flip_at) {
-            bytes[i] ^= 0x10;
-        }
-        if (wire->nr_bytes == wire->cut_at) {
-            len = i;
-        }
-    }
-    return len == 0 ? KV_OK : kvn_tls_in(to, bytes, len);
-}
-
-/* Until nobody has anything to say. */
-static void settle(struct wire *wire)
-{
-    bool moved = true;
-    while (moved) {
-        moved = false;
-        const kv_status_t b = carry(wire, wire->a, wire->b, &moved);
-        wire->b_status = wire->b_status == KV_OK ? b : wire->b_status;
-        const kv_status_t a = carry(wire, wire->b, wire->a, &moved);
-        wire->a_status = wire->a_status == KV_OK ? a : wire->a_status;
-    }
-}
-
-static void meet(struct wire *wire, uint32_t peer)
-{
-    assert_int_equal(kvn_tls_open(wire->a_tls, true, peer, &wire->a), KV_OK);
-    assert_int_equal(
-        kvn_tls_open(wire->b_tls, false, KVN_TLS_NO_NODE, &wire->b), KV_OK);
-    settle(wire);
-}
-
-static void part(struct wire *wire)
-{
-    kvn_tls_close(wire->a);
-    kvn_tls_close(wire->b);
-    wire->a = wire->b = NULL;
-    wire->a_status = wire->b_status = KV_OK;
-    wire->nr_bytes = 0;
-    wire->flip_at = wire->cut_at = 0;
-}
-
-/* All that can be read clear. */
-static size_t read_all(kvn_tls_session_t *session, uint8_t *bytes, size_t cap)
-{
-    size_t len = 0, nr = 1;
-    while (nr > 0) {
-        assert_int_equal(kvn_tls_read(session, bytes + len, cap - len, &nr), KV_OK);
-        len += nr;
-        if (len == cap) {
-            break;
-        }
-    }
-    return len;
-}
-
-static void expect_linked(struct wire *wire)
-{
-    static const uint8_t ping[] = "ping", pong[] = "pong";
-    uint8_t bytes[16];
-    assert_true(kvn_tls_ready(wire->a));
-    assert_true(kvn_tls_ready(wire->b));
-    assert_string_equal(kvn_tls_reason(wire->a), "");
-    assert_int_equal(kvn_tls_write(wire->a, ping, 4), KV_OK);
-    assert_int_equal(kvn_tls_write(wire->b, pong, 4), KV_OK);
-    settle(wire);
-    assert_int_equal(read_all(wire->b, bytes, sizeof(bytes)), 4);
-    assert_memory_equal(bytes, ping, 4);
-    assert_int_equal(read_all(wire->a, bytes, sizeof(bytes)), 4);
-    assert_memory_equal(bytes, pong, 4);
-}
-
-static void expect_reason(const kvn_tls_session_t *session, const char *text)
-{
-    if (strstr(kvn_tls_reason(session), text) == NULL) {
-        fail_msg("'%s' is not in '%s'", text, kvn_tls_reason(session));
-    }
-    assert_null(strchr(kvn_tls_reason(session), '\n'));
-    assert_false(kvn_tls_ready(session));
-    assert_int_equal(kvn_tls_peer(session), KVN_TLS_NO_NODE);
-}
-
 /* ---- sessions that succeed ------------------------------------------------------- */
 
 /* Both kinds of credential: both sides know each other, and bytes go through. */
@@ -155,17 +56,17 @@ static void tls__links_with_either_credential(void **state)
     for (int certs = 0; certs < 2; certs++) {
         kvn_tls_t *one = certs ? cert_kit_load(&kit, 1) : cert_kit_load_psk(&kit, 1);
         kvn_tls_t *two = certs ? cert_kit_load(&kit, 2) : cert_kit_load_psk(&kit, 2);
-        struct wire wire = {.a_tls = one, .b_tls = two};
-        meet(&wire, 2);
+        struct tls_wire wire = {.a_tls = one, .b_tls = two};
+        tls_wire_meet(&wire, 2);
         assert_int_equal(kvn_tls_peer(wire.a), 2);
         assert_int_equal(kvn_tls_peer(wire.b), 1);
-        expect_linked(&wire);
-        part(&wire);
+        tls_wire_expect_linked(&wire);
+        tls_wire_part(&wire);
         if (certs) {
             assert_in_range(kvn_tls_expires_s(one), 29 * DAY_S, 30 * DAY_S);
-            meet(&wire, KVN_TLS_NO_NODE); /* whoever comes */
+            tls_wire_meet(&wire, KVN_TLS_NO_NODE); /* whoever comes */
             assert_int_equal(kvn_tls_peer(wire.a), 2);
-            part(&wire);
+            tls_wire_part(&wire);
         } else {
             assert_true(kvn_tls_expires_s(one) == INT64_MAX);
         }
@@ -180,9 +81,9 @@ static void tls__carries_many_bytes_in_small_pieces(void **state)
     enum { BYTES = 200000 };
     uint8_t *sent = malloc(BYTES), *got = malloc(BYTES);
     kvn_tls_t *one = cert_kit_load_psk(&kit, 1), *two = cert_kit_load_psk(&kit, 2);
-    struct wire wire = {.a_tls = one, .b_tls = two};
+    struct tls_wire wire = {.a_tls = one, .b_tls = two};
     (void)state;
-    meet(&wire, 2);
+    tls_wire_meet(&wire, 2);
     assert_int_equal(RAND_bytes(sent, BYTES), 1);
     assert_int_equal(kvn_tls_write(wire.a, sent, BYTES), KV_OK);
     assert_int_equal(kvn_tls_write(wire.a, sent, 0), KV_OK);
@@ -190,12 +91,12 @@ static void tls__carries_many_bytes_in_small_pieces(void **state)
     uint8_t piece[997];
     while ((len = kvn_tls_out(wire.a, piece, size)) > 0) {
         assert_int_equal(kvn_tls_in(wire.b, piece, len), KV_OK);
-        have += read_all(wire.b, got + have, BYTES - have);
+        have += tls_read_all(wire.b, got + have, BYTES - have);
         size = size % sizeof(piece) + 1;
     }
     assert_int_equal(have, BYTES);
     assert_memory_equal(sent, got, BYTES);
-    part(&wire);
+    tls_wire_part(&wire);
     kvn_tls_free(one);
     kvn_tls_free(two);
     free(sent);
@@ -206,11 +107,11 @@ static void tls__carries_many_bytes_in_small_pieces(void **state)
 static void tls__partial_says_half_a_record(void **state)
 {
     kvn_tls_t *one = cert_kit_load_psk(&kit, 1), *two = cert_kit_load_psk(&kit, 2);
-    struct wire wire = {.a_tls = one, .b_tls = two};
+    struct tls_wire wire = {.a_tls = one, .b_tls = two};
     uint8_t bytes[64], clear[16];
     size_t nr;
     (void)state;
-    meet(&wire, 2);
+    tls_wire_meet(&wire, 2);
     assert_false(kvn_tls_partial(wire.b));
     assert_int_equal(kvn_tls_write(wire.a, (const uint8_t *)"hello", 5), KV_OK);
     const size_t len = kvn_tls_out(wire.a, bytes, sizeof(bytes));
@@ -220,7 +121,7 @@ static void tls__partial_says_half_a_record(void **state)
         assert_int_equal(nr, i + 1 == len ? 5 : 0);
         assert_int_equal(kvn_tls_partial(wire.b), i + 1 < len);
     }
-    part(&wire);
+    tls_wire_part(&wire);
     kvn_tls_free(one);
     kvn_tls_free(two);
 }
@@ -229,19 +130,19 @@ static void tls__partial_says_half_a_record(void **state)
 static void tls__goodbye_ends_reading(void **state)
 {
     kvn_tls_t *one = cert_kit_load_psk(&kit, 1), *two = cert_kit_load_psk(&kit, 2);
-    struct wire wire = {.a_tls = one, .b_tls = two};
+    struct tls_wire wire = {.a_tls = one, .b_tls = two};
     uint8_t bytes[16];
     size_t nr;
     (void)state;
-    meet(&wire, 2);
+    tls_wire_meet(&wire, 2);
     assert_int_equal(kvn_tls_write(wire.a, (const uint8_t *)"last", 4), KV_OK);
     kvn_tls_bye(wire.a);
-    settle(&wire);
+    tls_wire_settle(&wire);
     assert_int_equal(kvn_tls_read(wire.b, bytes, sizeof(bytes), &nr), KV_OK);
     assert_int_equal(nr, 4);
     assert_int_equal(kvn_tls_read(wire.b, bytes, sizeof(bytes), &nr), KV_ERR_LINK_LOST);
     assert_non_null(strstr(kvn_tls_reason(wire.b), "goodbye"));
-    part(&wire);
+    tls_wire_part(&wire);
     kvn_tls_free(one);
     kvn_tls_free(two);
 }
@@ -250,16 +151,16 @@ static void tls__goodbye_ends_reading(void **state)
 static void tls__never_resumes(void **state)
 {
     kvn_tls_t *one = cert_kit_load(&kit, 1), *two = cert_kit_load(&kit, 2);
-    struct wire wire = {.a_tls = one, .b_tls = two};
+    struct tls_wire wire = {.a_tls = one, .b_tls = two};
     uint64_t bytes[2];
     (void)state;
     for (int i = 0; i < 2; i++) {
-        meet(&wire, 2);
+        tls_wire_meet(&wire, 2);
         assert_true(kvn_tls_ready(wire.b));
         uint8_t rest[16];
         assert_int_equal(kvn_tls_out(wire.b, rest, sizeof(rest)), 0);
         bytes[i] = wire.nr_bytes;
-        part(&wire);
+        tls_wire_part(&wire);
     }
     /* A resumed one has no certificates: half the bytes. Signatures vary by a few. */
     assert_in_range(bytes[1], bytes[0] - 16, bytes[0] + 16);
@@ -271,12 +172,12 @@ static void tls__never_resumes(void **state)
 
 /* b refuses a for this reason; a may have thought that it was through, but hears of it
  * before it reads a byte. */
-static void expect_refused_by_b(struct wire *wire, const char *text)
+static void expect_refused_by_b(struct tls_wire *wire, const char *text)
 {
     uint8_t bytes[16];
     size_t nr = 0;
     assert_int_equal(wire->b_status, KV_ERR_DENIED);
-    expect_reason(wire->b, text);
+    tls_expect_reason(wire->b, text);
     assert_int_equal(kvn_tls_read(wire->b, bytes, sizeof(bytes), &nr), KV_ERR_DENIED);
     assert_int_equal(kvn_tls_write(wire->b, bytes, 1), KV_ERR_DENIED);
     assert_int_equal(kvn_tls_in(wire->b, bytes, 1), KV_ERR_DENIED);
@@ -285,10 +186,10 @@ static void expect_refused_by_b(struct wire *wire, const char *text)
     assert_non_null(strstr(kvn_tls_reason(wire->a), "the peer refused us"));
 }
 
-static void expect_refused_by_a(struct wire *wire, const char *text)
+static void expect_refused_by_a(struct tls_wire *wire, const char *text)
 {
     assert_int_equal(wire->a_status, KV_ERR_DENIED);
-    expect_reason(wire->a, text);
+    tls_expect_reason(wire->a, text);
     assert_false(kvn_tls_ready(wire->b));
 }
 
@@ -303,24 +204,24 @@ static void tls__refuses_other_psk_and_other_names(void **state)
     (void)state;
     assert_int_equal(kvn_tls_load(&config, &elsewhere, line, sizeof(line)), KV_OK);
 
-    struct wire wire = {.a_tls = other, .b_tls = two};
-    meet(&wire, 2);
+    struct tls_wire wire = {.a_tls = other, .b_tls = two};
+    tls_wire_meet(&wire, 2);
     expect_refused_by_b(&wire, "another pre-shared key");
-    part(&wire);
+    tls_wire_part(&wire);
     wire.a_tls = elsewhere;
-    meet(&wire, 2);
+    tls_wire_meet(&wire, 2);
     expect_refused_by_b(&wire, "identity is of another cluster");
-    part(&wire);
+    tls_wire_part(&wire);
     /* Led back to ourselves, by a mirror of our own words. */
     wire.a_tls = two;
-    meet(&wire, 1);
+    tls_wire_meet(&wire, 1);
     expect_refused_by_b(&wire, "node 2, which we are");
-    part(&wire);
+    tls_wire_part(&wire);
     /* Led to node 2 while node 3 was dialled: all hold the key, and still. */
     wire.a_tls = one;
-    meet(&wire, 3);
+    tls_wire_meet(&wire, 3);
     expect_refused_by_b(&wire, "wants 'node-3.kvrail', this is 'node-2.kvrail'");
-    part(&wire);
+    tls_wire_part(&wire);
     kvn_tls_free(one);
     kvn_tls_free(two);
     kvn_tls_free(other);
@@ -331,16 +232,16 @@ static void tls__refuses_other_psk_and_other_names(void **state)
 static void tls__refuses_the_other_kind(void **state)
 {
     kvn_tls_t *psk = cert_kit_load_psk(&kit, 1), *cert = cert_kit_load(&kit, 2);
-    struct wire wire = {.a_tls = psk, .b_tls = cert};
+    struct tls_wire wire = {.a_tls = psk, .b_tls = cert};
     (void)state;
-    meet(&wire, 2);
+    tls_wire_meet(&wire, 2);
     expect_refused_by_a(&wire, "the peer has a certificate, we have a pre-shared key");
-    part(&wire);
+    tls_wire_part(&wire);
     wire.a_tls = cert;
     wire.b_tls = psk;
-    meet(&wire, 1);
+    tls_wire_meet(&wire, 1);
     expect_refused_by_b(&wire, "offers no pre-shared key");
-    part(&wire);
+    tls_wire_part(&wire);
     kvn_tls_free(psk);
     kvn_tls_free(cert);
 }
@@ -349,16 +250,16 @@ static void tls__refuses_the_other_kind(void **state)
 static void tls__refuses_another_authority(void **state)
 {
     kvn_tls_t *ours = cert_kit_load(&kit, 2), *theirs = cert_kit_load(&foreign, 1);
-    struct wire wire = {.a_tls = theirs, .b_tls = ours};
+    struct tls_wire wire = {.a_tls = theirs, .b_tls = ours};
     (void)state;
-    meet(&wire, 2);
+    tls_wire_meet(&wire, 2);
     expect_refused_by_a(&wire, "certificate is not of our authority");
-    part(&wire);
+    tls_wire_part(&wire);
     wire.a_tls = ours;
     wire.b_tls = theirs;
-    meet(&wire, 1);
+    tls_wire_meet(&wire, 1);
     expect_refused_by_a(&wire, "certificate is not of our authority");
-    part(&wire);
+    tls_wire_part(&wire);
     kvn_tls_free(ours);
     kvn_tls_free(theirs);
 }
@@ -463,7 +364,7 @@ static void tls__refuses_odd_certificates_and_says_why(void **state)
                 kvn_tls_open(tls, dialling, dialling ? 3 : KVN_TLS_NO_NODE, &session),
                 KV_OK);
             assert_int_equal(raw_settle(&raw, session), KV_ERR_DENIED);
-            expect_reason(session, rows[i].text);
+            tls_expect_reason(session, rows[i].text);
             kvn_tls_close(session);
             raw_close(&raw);
         }
@@ -484,7 +385,7 @@ static void tls__refuses_certificates_for_other_purposes(void **state)
     raw_open(&raw, true, "odd", TLS1_3_VERSION);
     assert_int_equal(kvn_tls_open(tls, false, KVN_TLS_NO_NODE, &session), KV_OK);
     assert_int_equal(raw_settle(&raw, session), KV_ERR_DENIED);
-    expect_reason(session, "purpose");
+    tls_expect_reason(session, "purpose");
     kvn_tls_close(session);
     raw_close(&raw);
     kvn_tls_free(tls);
@@ -501,7 +402,7 @@ static void tls__refuses_tls12_and_no_certificate(void **state)
         raw_open(&raw, true, "node-1", TLS1_2_VERSION);
         assert_int_equal(kvn_tls_open(tls, false, KVN_TLS_NO_NODE, &session), KV_OK);
         assert_int_equal(raw_settle(&raw, session), KV_ERR_DENIED);
-        expect_reason(session, "does not speak TLS 1.3");
+        tls_expect_reason(session, "does not speak TLS 1.3");
         kvn_tls_close(session);
         raw_close(&raw);
 
@@ -515,7 +416,7 @@ static void tls__refuses_tls12_and_no_certificate(void **state)
         raw_open(&raw, true, NULL, TLS1_3_VERSION);
         assert_int_equal(kvn_tls_open(tls, false, KVN_TLS_NO_NODE, &session), KV_OK);
         assert_int_equal(raw_settle(&raw, session), KV_ERR_DENIED);
-        expect_reason(session, psk ? "no pre-shared key" : "has no certificate");
+        tls_expect_reason(session, psk ? "no pre-shared key" : "has no certificate");
         kvn_tls_close(session);
         raw_close(&raw);
         kvn_tls_free(tls);
@@ -526,11 +427,11 @@ static void tls__refuses_tls12_and_no_certificate(void **state)
 static void tls__refuses_another_node_than_dialled(void **state)
 {
     kvn_tls_t *one = cert_kit_load(&kit, 1), *two = cert_kit_load(&kit, 2);
-    struct wire wire = {.a_tls = one, .b_tls = two};
+    struct tls_wire wire = {.a_tls = one, .b_tls = two};
     (void)state;
-    meet(&wire, 3);
+    tls_wire_meet(&wire, 3);
     expect_refused_by_b(&wire, "wants 'node-3.kvrail', this is 'node-2.kvrail'");
-    part(&wire);
+    tls_wire_part(&wire);
     kvn_tls_free(one);
     kvn_tls_free(two);
 
@@ -541,7 +442,7 @@ static void tls__refuses_another_node_than_dialled(void **state)
     raw_open(&raw, false, "node-2", TLS1_3_VERSION);
     assert_int_equal(kvn_tls_open(one, true, 3, &session), KV_OK);
     assert_int_equal(raw_settle(&raw, session), KV_ERR_DENIED);
-    expect_reason(session, "node 2 answers where node 3 was dialled");
+    tls_expect_reason(session, "node 2 answers where node 3 was dialled");
     kvn_tls_close(session);
     raw_close(&raw);
     kvn_tls_free(one);
@@ -559,17 +460,17 @@ static void tls__flipped_bits_never_change_a_byte(void **state)
     for (int certs = 0; certs < 2; certs++) {
         kvn_tls_t *one = certs ? cert_kit_load(&kit, 1) : cert_kit_load_psk(&kit, 1);
         kvn_tls_t *two = certs ? cert_kit_load(&kit, 2) : cert_kit_load_psk(&kit, 2);
-        struct wire wire = {.a_tls = one, .b_tls = two};
+        struct tls_wire wire = {.a_tls = one, .b_tls = two};
         uint64_t nr_bytes = UINT64_MAX;
         unsigned nr_through = 0, nr_refused = 0;
         for (uint64_t at = 1; at <= nr_bytes; at += certs ? 7 : 3) {
             uint8_t got[64];
             size_t nr = 0;
             wire.flip_at = at;
-            meet(&wire, 2);
+            tls_wire_meet(&wire, 2);
             if (kvn_tls_ready(wire.a)
                 && kvn_tls_write(wire.a, sent, sizeof(sent)) == KV_OK) {
-                settle(&wire);
+                tls_wire_settle(&wire);
             }
             const kv_status_t status = kvn_tls_ready(wire.b)
                                            ? kvn_tls_read(wire.b, got, sizeof(got), &nr)
@@ -584,7 +485,7 @@ static void tls__flipped_bits_never_change_a_byte(void **state)
             if (nr_bytes == UINT64_MAX) {
                 nr_bytes = 1200 + (uint64_t)certs * 1800;
             }
-            part(&wire);
+            tls_wire_part(&wire);
         }
         assert_true(nr_refused > 100);
         assert_true(nr_refused > nr_through);
@@ -597,12 +498,12 @@ static void tls__flipped_bits_never_change_a_byte(void **state)
 static void tls__cut_streams_are_never_ready(void **state)
 {
     kvn_tls_t *one = cert_kit_load(&kit, 1), *two = cert_kit_load(&kit, 2);
-    struct wire wire = {.a_tls = one, .b_tls = two};
+    struct tls_wire wire = {.a_tls = one, .b_tls = two};
     uint64_t whole;
     (void)state;
-    meet(&wire, 2);
+    tls_wire_meet(&wire, 2);
     whole = wire.nr_bytes;
-    part(&wire);
+    tls_wire_part(&wire);
     for (uint64_t at = 1; at + 16 < whole; at += 13) {
         bool moved;
         wire.cut_at = at;
@@ -610,13 +511,13 @@ static void tls__cut_streams_are_never_ready(void **state)
         assert_int_equal(kvn_tls_open(two, false, KVN_TLS_NO_NODE, &wire.b), KV_OK);
         do { /* nothing follows what was cut */
             moved = false;
-            assert_int_equal(carry(&wire, wire.a, wire.b, &moved), KV_OK);
+            assert_int_equal(tls_wire_carry(&wire, wire.a, wire.b, &moved), KV_OK);
             if (wire.nr_bytes < at) {
-                assert_int_equal(carry(&wire, wire.b, wire.a, &moved), KV_OK);
+                assert_int_equal(tls_wire_carry(&wire, wire.b, wire.a, &moved), KV_OK);
             }
         } while (moved && wire.nr_bytes < at);
         assert_false(kvn_tls_ready(wire.b));
-        part(&wire);
+        tls_wire_part(&wire);
     }
     kvn_tls_free(one);
     kvn_tls_free(two);
@@ -841,7 +742,7 @@ static void tls__survives_every_fault(void **state)
                 certs ? cert_kit_load(&kit, 2) : cert_kit_load_psk(&kit, 2);
             kvn_tls_t *tls = NULL;
             kvn_tls_session_t *a = NULL, *b = NULL;
-            struct wire wire = {0};
+            struct tls_wire wire = {0};
             kv_fault_after(++n);
             kv_status_t status = kvn_tls_load(&config, &tls, line, sizeof(line));
             assert_true((status == KV_OK) == (tls != NULL));
@@ -851,7 +752,7 @@ static void tls__survives_every_fault(void **state)
             if (a != NULL && kvn_tls_open(two, false, KVN_TLS_NO_NODE, &b) == KV_OK) {
                 wire.a = a;
                 wire.b = b;
-                settle(&wire);
+                tls_wire_settle(&wire);
                 done = kvn_tls_ready(a) && kvn_tls_ready(b);
                 assert_true(KV_OK == wire.a_status || kvn_tls_reason(a)[0] != '\0');
                 assert_true(KV_OK == wire.b_status || kvn_tls_reason(b)[0] != '\0');

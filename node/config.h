@@ -89,6 +89,7 @@ struct kvn_config_tenant {
     char uids_text[KV_OPT_TEXT_BYTES];     /* "1000, 1001"; "": the node's own */
     uint32_t uids[KVN_CONFIG_UIDS_MAX];
     uint32_t nr_uids;
+    char client_psk[KV_OPT_TEXT_BYTES]; /* file of a key for remote clients */
 };
 
 struct kvn_config_space {
@@ -141,6 +142,7 @@ struct kvn_config {
     char tls_ca[KV_OPT_TEXT_BYTES], tls_cert[KV_OPT_TEXT_BYTES];
     char tls_key[KV_OPT_TEXT_BYTES];
     bool clear; /* links without TLS: loopback alone */
+    bool remote_clients; /* of tenants, from other hosts, by TLS */
     uint64_t nr_transport_threads, nr_mover_threads, nr_data_conns;
     bool verify_reads, populate;
     uint64_t client_buffer_bytes, client_poll_us;
@@ -152,7 +154,8 @@ struct kvn_config {
 
     uint64_t dir_entries, dir_holdings, dir_cold_us, sync_items;
 
-    uint64_t nr_clients, nr_ops, nr_items, nr_calls, nr_reads, nr_grants;
+    uint64_t nr_clients, nr_remote_clients, nr_ops, nr_items, nr_calls, nr_reads;
+    uint64_t nr_grants;
     uint64_t nr_sequences, nr_leaves, nr_retired;
 
     struct kvn_origin origins[KVN_CONFIG_GLOBALS_MAX];

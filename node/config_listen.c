@@ -165,9 +165,34 @@ static void take_uids(
     }
 }
 
+/* Remote clients have credentials, and places beside those of this machine. */
+static void
+check_remote(const struct kvn_config *config, struct kvn_config_errors *errors)
+{
+    if (config->remote_clients && config->clear) {
+        kvn_config_fail_at(
+            config, NULL, "listen.clients", errors,
+            "true beside tls.clear: clients need credentials, see kvrail keygen");
+    }
+    if (config->remote_clients
+        && config->nr_clients + config->nr_remote_clients > KVO_CLIENTS_MAX) {
+        kvn_config_fail_at(
+            config, NULL, "limits.remote_clients", errors,
+            "with limits.clients above the limit of %d", KVO_CLIENTS_MAX);
+    }
+    for (uint32_t i = 0; !config->remote_clients && i < config->nr_tenants; i++) {
+        if (config->tenants[i].client_psk[0] != '\0') {
+            kvn_config_fail_at(
+                config, &config->tenants[i].section, "tenant.client_psk", errors,
+                "given, and listen.clients is false");
+        }
+    }
+}
+
 void kvn_config_check_listen(
     struct kvn_config *config, struct kvn_config_errors *errors)
 {
+    check_remote(config, errors);
     check_listeners(config, errors);
     check_unix(config, errors);
     check_transports(config, errors);

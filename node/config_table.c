@@ -29,6 +29,8 @@ const struct kv_option kvn_config_globals[] = {
      "name or number of its group; empty: that of the process"},
     {"listen.peers", KV_OPT_TEXT, AT(peers_path), "", 0, 107, NULL,
      "socket by which nodes of this host map pages; empty: listen.unix and .peers"},
+    {"listen.clients", KV_OPT_BOOL, AT(remote_clients), "false", 0, 0, NULL,
+     "take clients of tenants from other hosts, by TLS on listen.address"},
     {"listen.http", KV_OPT_TEXT, AT(http), "", 0, 120, NULL,
      "host:port of /metrics and /healthz; empty: none"},
     {"listen.handshake", KV_OPT_TIME, AT(handshake_us), "5s", 1000, MINUTE, NULL,
@@ -126,6 +128,8 @@ const struct kv_option kvn_config_globals[] = {
 
     {"limits.clients", KV_OPT_UINT, AT(nr_clients), "64", 1, KVO_CLIENTS_MAX, NULL,
      "clients at once"},
+    {"limits.remote_clients", KV_OPT_UINT, AT(nr_remote_clients), "32", 1, 256, NULL,
+     "clients from other hosts at once, beside those"},
     {"limits.requests", KV_OPT_UINT, AT(nr_ops), "1024", 1, 65536, NULL,
      "requests of clients in flight"},
     {"limits.fetching", KV_OPT_UINT, AT(nr_items), "8192", 1, 1 << 20, NULL,
@@ -177,6 +181,9 @@ static const struct kv_option tenant_options[] = {
      "sequences of it at once; 0: no ceiling but limits.sequences"},
     {"tenant.uids", KV_OPT_TEXT, AT(uids_text), "", 0, KV_OPT_TEXT_BYTES - 1, NULL,
      "users whose processes may speak as it, with commas; empty: the node's own"},
+    {"tenant.client_psk", KV_OPT_TEXT, AT(client_psk), "", 0, KV_OPT_TEXT_BYTES - 1,
+     NULL, "file of a key, mode 0600, by which clients of this tenant come from other "
+     "hosts; kvrail keygen makes it"},
 };
 
 #undef AT

@@ -141,8 +141,10 @@ static void end_close(struct kvn_drive_end *end)
 static kv_status_t end_open(struct kvn_drive_run *run, uint32_t node)
 {
     struct kvn_drive_end *end = &run->ends[node];
-    char target[256], error[512] = "";
-    snprintf(target, sizeof(target), "unix:%s", run->config->sockets[node]);
+    char target[1024], error[512] = "";
+    const char *at = run->config->nodes[node];
+    snprintf(
+        target, sizeof(target), "%s%s", strstr(at, "://") == NULL ? "unix:" : "", at);
     const struct kvr_config config = {
         .struct_size = sizeof(config),
         .target = target,

@@ -14,7 +14,7 @@
  * them. A node that is gone is attached again every second; requests that come to it
  * meanwhile count as unserved and find nothing.
  *
- * Threading: one thread drives all clients. Ownership: trace and sockets are only
+ * Threading: one thread drives all clients. Ownership: trace and nodes are only
  * read. Errors: every call that waits has a deadline; a run whose requests do not
  * end within it ends with IO and says which.
  */
@@ -35,7 +35,7 @@ enum {
 };
 
 struct kvn_drive_config {
-    const char *const *sockets; /* one a node */
+    const char *const *nodes; /* socket of each, or "tls://…" as kvr_open() takes it */
     uint32_t nr_nodes;
     const char *space;
     uint32_t tenant;

@@ -33,7 +33,7 @@ enum flag {
 };
 
 static const struct kvn_flag flags[NR_FLAGS] = {
-    [FLAG_NODE] = {"node", "SOCKET", "of a node, once for each"},
+    [FLAG_NODE] = {"node", "SOCKET", "of a node, or tls://host:port?…, once for each"},
     [FLAG_TRACE] = {"trace", "FILE", "chats or agent sessions, .jsonl or .jsonl.gz"},
     [FLAG_WORKLOAD] = {"workload", "chats", "generated requests instead of a trace"},
     [FLAG_SPACE] = {"space", "NAME", "of the nodes' configuration (chat)"},
@@ -61,8 +61,8 @@ static const struct kvn_cli cli = {
 enum { PAGES_MAX = 1 << 22, MARK_REQUESTS = 100 };
 
 struct options {
-    const char *sockets[KVN_DRIVE_NODES_MAX];
-    uint32_t nr_sockets;
+    const char *nodes[KVN_DRIVE_NODES_MAX];
+    uint32_t nr_nodes;
     const char *trace, *space, *json_file, *mark;
     uint64_t tenant, pages, in_flight, timeout_ms, compute_us, last;
     bool chats, pager, skew, json;
@@ -88,11 +88,11 @@ static int take_flag(struct options *options, enum flag flag, const char *value)
 {
     switch (flag) {
     case FLAG_NODE:
-        if (options->nr_sockets == KVN_DRIVE_NODES_MAX) {
+        if (options->nr_nodes == KVN_DRIVE_NODES_MAX) {
             return kvn_cli_refuse(
                 &cli, "--node: more than %d times", KVN_DRIVE_NODES_MAX);
         }
-        options->sockets[options->nr_sockets++] = value;
+        options->nodes[options->nr_nodes++] = value;
         return KVN_EXIT_OK;
     case FLAG_TRACE:
         options->trace = value;
@@ -159,7 +159,7 @@ static int parse(struct options *options, int argc, char **argv, bool *done_p)
     if (flag != KVN_CLI_END) {
         return flag == KVN_CLI_HELP ? KVN_EXIT_OK : KVN_EXIT_USAGE;
     }
-    if (options->nr_sockets == 0) {
+    if (options->nr_nodes == 0) {
         return kvn_cli_refuse(&cli, "--node SOCKET is needed, once for each node");
     }
     if (options->chats == (options->trace != NULL)) {
@@ -220,7 +220,7 @@ static json_t *to_json(const struct options *options, const struct outcome *outc
     json_object_set_new(root, "nodes_lost", kvn_json_uint(drive->lost));
     json_object_set_new(root, "page_bytes", kvn_json_uint(drive->page_bytes));
     json_object_set_new(root, "seconds", json_real(outcome->seconds));
-    json_object_set_new(root, "nodes", kvn_json_uint(options->nr_sockets));
+    json_object_set_new(root, "nodes", kvn_json_uint(options->nr_nodes));
     json_object_set_new(
         root, "level", json_string(options->pager ? "pager" : "object"));
     json_object_set_new(
@@ -248,7 +248,7 @@ static void print_table(const struct options *options, const struct outcome *out
     printf(
         "%" PRIu64 " requests, %" PRIu64 " page references of %" PRIu32
         " bytes; %" PRIu32 " nodes, %s level, balance %s\n\n",
-        all->requests, all->page_refs, drive->page_bytes, options->nr_sockets,
+        all->requests, all->page_refs, drive->page_bytes, options->nr_nodes,
         options->pager ? "pager" : "object", options->skew ? "skew" : "even");
     printf("  %-28s  %12s  %9s\n", "pages", "count", "share");
     for (unsigned i = 1; i < KVN_DRIVE_PLACES; i++) {
@@ -310,8 +310,8 @@ static int run(const struct options *options, const struct kvn_trace *trace)
         return KVN_EXIT_FAILED;
     }
     const struct kvn_drive_config config = {
-        .sockets = options->sockets,
-        .nr_nodes = options->nr_sockets,
+        .nodes = options->nodes,
+        .nr_nodes = options->nr_nodes,
         .space = options->space,
         .tenant = (uint32_t)options->tenant,
         .in_flight = (uint32_t)options->in_flight,

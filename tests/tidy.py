@@ -14,9 +14,10 @@ PRODUCT = CORE | {"transport", "kernels", "node/sim", "node", "node/lib", "inclu
 MAY_INCLUDE = {
     "include": set(), "base": {"include"}, "pager": {"base"}, "cluster": {"base"}, "transport": {"base"},
     "kernels": {"base"}, "node/core": CORE, "node/sim": CORE, "node": PRODUCT - {"node/lib"},
-    "node/lib": {"include", "base"}, "tests": PRODUCT | {"tests"},
+    "node/lib": {"include", "base", "transport"}, "tests": PRODUCT | {"tests"},
 }  # and every folder its own
-SHARED = {("node/lib", "node/ring.h")}  # a library's one header of another's folder
+SHARED = {("node/lib", "node/" + name) for name in (  # headers of another's folder
+    "ring.h", "remote_wire.h", "daemon/tls.h", "daemon/frame.h")}
 PREFIX = {
     "include": "kvr_", "base": "kv_", "pager": "kvp_", "cluster": "kvc_", "transport": "kvt_",
     "kernels": "kvk_", "node/core": "kvo_", "node/sim": "kvs_", "node": "kvn_",

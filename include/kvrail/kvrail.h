@@ -2,6 +2,7 @@
  * the names of their content, asynchronously.
  *
  *   kvr_open("unix:/run/kvrail/node.sock") ──► kvr_client
+ *   kvr_open("tls://host:port?cluster=NAME&psk=FILE") ──► of a node on another host
  *   kvr_space_find("chat") ──► kvr_space ──► kvr_keys_tokens(tokens) ──► keys
  *
  * Object level, for engines that keep their own tensors: batches of keys.
@@ -103,7 +104,11 @@ enum kvr_level {
 /* Zero it, then set struct_size, target and tenant. */
 struct kvr_config {
     size_t struct_size; /* sizeof(struct kvr_config) */
-    const char *target; /* "unix:PATH" */
+    /* "unix:PATH"; or "tls://host:port?cluster=NAME&psk=FILE", the tenant's key, or
+     * with ca=FILE&cert=FILE&key=FILE, its certificate; node=ID: that node or none. Of
+     * such a node results and statuses are the same, buffers are memory of this process
+     * alone, and a name is resolved by the system, however long that takes. */
+    const char *target;
     uint32_t tenant;    /* id; the credentials of the process must cover it */
     uint32_t ring_bytes; /* a power of two, 128 KiB … 16 MiB; 0: 1 MiB */
     uint64_t timeout_us; /* of attaching and of buffers; 0: 5 s */

@@ -71,6 +71,11 @@ struct kvn_links_events {
         void *arg, uint32_t peer, uint64_t conn, const uint8_t *bytes, size_t len);
     /* The receiver owns the socket (non-blocking); nothing was read from it. */
     void (*data)(void *arg, int fd);
+    /* A client of `tenant` has proved that it is one; the receiver owns its socket and
+     * its session, in which bytes may wait. NULL: clients are refused. */
+    void (*client)(
+        void *arg, int fd, kvn_tls_session_t *tls, uint32_t tenant,
+        const char *address);
 };
 
 struct kvn_links_counts {

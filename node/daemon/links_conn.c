@@ -430,8 +430,30 @@ static bool take_peer(struct kvn_conn *conn, uint32_t node)
     return true;
 }
 
+/* No node, but a tenant's client: others speak with it from here on. */
+static void hand_client(struct kvn_conn *conn, uint32_t tenant)
+{
+    struct kvn_links *links = conn->links;
+    kvn_tls_session_t *tls = conn->tls;
+    const int fd = conn->fd;
+    if (links->events.client == NULL || conn->out_len > 0) {
+        kvn_conn_end(conn, "a client of tenant %" PRIu32 ", not taken here", tenant);
+        return;
+    }
+    kvn_conn_unwatch(conn);
+    conn->fd = -1;
+    conn->tls = NULL;
+    conn_close(conn); /* its memory stays until the loop has closed its handles */
+    links->events.client(links->events.arg, fd, tls, tenant, conn->addr_text);
+}
+
 static void shake_done(struct kvn_conn *conn)
 {
+    uint32_t tenant;
+    if (kvn_tls_tenant(conn->tls, &tenant)) {
+        hand_client(conn, tenant);
+        return;
+    }
     if (take_peer(conn, kvn_tls_peer(conn->tls))) {
         begin_hello(conn);
     }

@@ -107,7 +107,9 @@ static void on_order(void *arg, const struct kvo_order *order)
 static void on_answer(void *arg, const struct kvo_answer *answer)
 {
     struct kvn_node *node = arg;
-    if (node->local != NULL) { /* (3) */
+    if (node->remote != NULL && kvn_remote_has(node->remote, answer->client.index)) {
+        kvn_remote_answer(node->remote, answer);
+    } else if (node->local != NULL) { /* (3) */
         kvn_local_answer(node->local, answer);
     }
 }
@@ -194,6 +196,17 @@ client_attach(void *arg, uint64_t tenants, struct kvo_client_id *client_p)
     return kvo_client_attach(node->core, kvn_node_now(node), tenants, client_p);
 }
 
+/* Places of remote clients are theirs. */
+static kv_status_t
+local_attach(void *arg, uint64_t tenants, struct kvo_client_id *client_p)
+{
+    struct kvn_node *node = arg;
+    if (kvn_local_counts(node->local)->clients >= node->config->nr_clients) {
+        return KV_ERR_AGAIN;
+    }
+    return client_attach(arg, tenants, client_p);
+}
+
 static kv_status_t client_request(
     void *arg, struct kvo_client_id client, const struct kvo_request *request)
 {
@@ -225,6 +238,20 @@ static void client_note(void *arg, const char *line)
 {
     (void)arg;
     kv_log(KV_LOG_INFO, "client", "%s", line);
+}
+
+struct kvn_local_events kvn_node_client_events(struct kvn_node *node)
+{
+    return (struct kvn_local_events){
+        .arg = node,
+        .ask = kvn_node_ask,
+        .attach = client_attach,
+        .request = client_request,
+        .table = client_table,
+        .hung_up = client_hung_up,
+        .dead = client_dead,
+        .note = client_note,
+    };
 }
 
 /* ------------------------------------------------------------------ the turn */
@@ -415,6 +442,9 @@ static kv_status_t start_core_config(struct kvn_node *node, char *line, size_t c
         return status;
     }
     take_transports(node->core_config, &node->nearby);
+    if (config->remote_clients) {
+        node->core_config->nr_clients += (uint32_t)config->nr_remote_clients;
+    }
     for (uint32_t i = 0; i < node->core_config->pager.nr_pools; i++) {
         node->first_frame[i + 1] =
             node->first_frame[i] + node->core_config->pager.pools[i].nr_frames;
@@ -526,7 +556,12 @@ static kv_status_t start_tls(struct kvn_node *node, char *line, size_t cap)
             "yes, on loopback alone");
         return KV_ERR_CONFIG;
     }
+    struct kvn_tls_tenant tenants[KVP_TENANTS_MAX];
+    char paths[KVP_TENANTS_MAX][KVN_NODE_PATH_BYTES];
     const struct kvn_tls_config tls = {
+        .clients = config->remote_clients,
+        .tenants = tenants,
+        .nr_tenants = kvn_node_remote_tenants(config, tenants, paths),
         .cluster = config->cluster_name,
         .node = node->core_config->node,
         .psk = psk,
@@ -540,7 +575,7 @@ static kv_status_t start_tls(struct kvn_node *node, char *line, size_t cap)
 static kv_status_t start_links(struct kvn_node *node, char *line, size_t cap)
 {
     const struct kvn_config *config = node->config;
-    if (config->nr_nodes == 1) {
+    if (config->nr_nodes == 1 && !config->remote_clients) {
         return KV_OK;
     }
     kv_status_t status = start_tls(node, line, cap);
@@ -574,13 +609,14 @@ static kv_status_t start_links(struct kvn_node *node, char *line, size_t cap)
         .dial_failed = link_dial_failed,
         .frame = link_frame,
         .data = link_data,
+        .client = config->remote_clients ? kvn_node_remote_session : NULL,
     };
     status = kvn_links_open(node->loop, &links, &events, &node->links, line, cap);
     kv_free(peers);
     return status;
 }
 
-static void take_tenants(const struct kvn_config *config, struct kvn_local_tenant *to)
+void kvn_node_take_tenants(const struct kvn_config *config, struct kvn_local_tenant *to)
 {
     for (uint32_t i = 0; i < config->nr_tenants; i++) {
         const struct kvn_config_tenant *from = &config->tenants[i];
@@ -597,7 +633,7 @@ static void take_tenants(const struct kvn_config *config, struct kvn_local_tenan
     }
 }
 
-static void take_spaces(const struct kvn_node *node, struct kvn_local_space *to)
+void kvn_node_take_spaces(const struct kvn_node *node, struct kvn_local_space *to)
 {
     const struct kvn_config *config = node->config;
     for (uint32_t i = 0; i < config->nr_spaces; i++) {
@@ -652,8 +688,8 @@ static kv_status_t start_local(struct kvn_node *node, char *line, size_t cap)
     if (lists == NULL) {
         return fail(line, cap, KV_ERR_NOMEM, "clients");
     }
-    take_tenants(config, lists->tenants);
-    take_spaces(node, lists->spaces);
+    kvn_node_take_tenants(config, lists->tenants);
+    kvn_node_take_spaces(node, lists->spaces);
     const struct kvn_local_config local = {
         .path = config->unix_path,
         .group_too = config->unix_mode == KVN_UNIX_GROUP,
@@ -665,21 +701,13 @@ static kv_status_t start_local(struct kvn_node *node, char *line, size_t cap)
         .arenas = lists->arenas,
         .nr_arenas = take_arenas(node, lists->arenas),
         .nr_sequences = node->core_config->pager.nr_sequences,
-        .nr_clients = (uint32_t)config->nr_clients,
+        .nr_clients = node->core_config->nr_clients, /* indices may be as high */
         .buffer_bytes = config->client_buffer_bytes,
         .poll_us = config->client_poll_us,
         .attach_us = config->handshake_us,
     };
-    const struct kvn_local_events events = {
-        .arg = node,
-        .ask = kvn_node_ask,
-        .attach = client_attach,
-        .request = client_request,
-        .table = client_table,
-        .hung_up = client_hung_up,
-        .dead = client_dead,
-        .note = client_note,
-    };
+    struct kvn_local_events events = kvn_node_client_events(node);
+    events.attach = local_attach;
     kv_status_t status =
         kvn_local_open(node->loop, &local, &events, &node->local, line, cap);
     explicit_bzero(lists, sizeof(*lists));
@@ -794,6 +822,12 @@ static void local_closed(void *arg)
     module_closed(arg);
 }
 
+static void remote_closed(void *arg)
+{
+    ((struct kvn_node *)arg)->remote = NULL; /* (3) */
+    module_closed(arg);
+}
+
 static void links_closed(void *arg)
 {
     ((struct kvn_node *)arg)->links = NULL; /* (3) */
@@ -810,6 +844,10 @@ void kvn_node_stop(kvn_node_t *node, void (*stopped)(void *arg), void *arg)
     if (node->local != NULL) {
         node->closing++;
         kvn_local_close(node->local, local_closed, node);
+    }
+    if (node->remote != NULL) {
+        node->closing++;
+        kvn_remote_close(node->remote, remote_closed, node);
     }
     if (node->links != NULL) {
         node->closing++;
@@ -846,6 +884,9 @@ static kv_status_t start(struct kvn_node *node, char *line, size_t cap)
     }
     if (status == KV_OK) {
         status = start_local(node, line, cap);
+    }
+    if (status == KV_OK) {
+        status = kvn_node_remote_start(node, line, cap);
     }
     /* Last: from here on others can see us. */
     return status == KV_OK ? start_links(node, line, cap) : status;

@@ -72,6 +72,10 @@ kv_status_t kvn_data_start(struct kvn_node *node, char *line, size_t cap)
         if (kind == KVO_ONE_SIDED && !node->nearby.wanted) {
             continue;
         }
+        if (kind == KVO_NAMED && config->remote_clients) {
+            port.nr_ops += kvn_remote_ops((uint32_t)config->nr_remote_clients);
+            port.nr_conns += 2 * (uint32_t)config->nr_remote_clients;
+        }
         kv_status_t status =
             transports[kind]->create(&port, &node->ports[kind], &detail);
         if (status != KV_OK) {
@@ -425,6 +429,10 @@ static void introduced(
 {
     struct kv_msg msg;
     struct kv_detail detail = {0};
+    if (event->offered) { /* a peer's pages are read on connections that we open */
+        refuse_conn(node, kind, event->conn, "nobody asked for an offer");
+        return;
+    }
     node->arena.used = 0;
     kv_status_t status =
         kv_decode(event->bytes, event->nr_bytes, &node->arena, &msg, &detail);
@@ -554,6 +562,10 @@ void kvn_data_events(struct kvn_node *node, enum kvo_kind kind)
     for (unsigned i = 0; i < KVN_NODE_EVENTS_A_TURN; i++) {
         if (!kvt_next(node->ports[kind], &event)) {
             return;
+        }
+        if (kind == KVO_NAMED && node->remote != NULL
+            && kvn_remote_event(node->remote, &event)) {
+            continue;
         }
         switch (event.kind) {
         case KVT_EV_HELLO:

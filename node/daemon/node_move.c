@@ -57,6 +57,14 @@ void kvn_move_local(struct kvn_node *node, const struct kvp_order *order)
 void kvn_move_client(struct kvn_node *node, const struct kvo_order *order)
 {
     const struct kvo_part *part = &order->parts[0];
+    if (node->remote != NULL && kvn_remote_has(node->remote, order->peer)) {
+        struct kvp_info info;
+        KV_ASSERT(kvp_info(kvo_pager(node->core), part->frame, &info) == KV_OK);
+        kvn_remote_order(
+            node->remote, order,
+            kvn_memory_frame(node->memory, part->pool, part->pool_frame), &info);
+        return;
+    }
     uint64_t hold = 0;
     uint8_t *memory =
         node->local == NULL

@@ -20,6 +20,7 @@
 #include "node/daemon/nearby.h"
 #include "node/daemon/node.h"
 #include "node/daemon/reports.h"
+#include "node/daemon/remote.h"
 
 enum {
     KVN_NODE_JOBS = 4096,         /* at the movers at once; the rest waits here */
@@ -101,6 +102,7 @@ struct kvn_node {
     kvn_tls_t *tls;
     kvn_links_t *links; /* NULL: alone in its cluster, or closed */
     kvn_local_t *local; /* NULL: no clients, or closed */
+    kvn_remote_t *remote; /* NULL: none from other hosts, or closed */
     kvn_http_t *http;   /* NULL: not asked for */
     kvn_reports_t *reports;
     uint64_t started_us;
@@ -143,6 +145,24 @@ struct kvn_node {
 uint64_t kvn_node_now(const struct kvn_node *node);
 /* For orders: said at the next turn. */
 void kvn_node_defer(struct kvn_node *node, const struct kvn_deferred *deferred);
+
+/* What clients ask, wherever they are; `arg` is the node. */
+struct kvn_local_events kvn_node_client_events(struct kvn_node *node);
+/* Their lists as the configuration has them: KVP_TENANTS_MAX, KVN_CONFIG_SPACES_MAX. */
+void kvn_node_take_tenants(
+    const struct kvn_config *config, struct kvn_local_tenant *to);
+void kvn_node_take_spaces(const struct kvn_node *node, struct kvn_local_space *to);
+
+/* ---- node_remote.c: where the configuration takes clients from other hosts */
+enum { KVN_NODE_PATH_BYTES = 700 };
+/* Their tenants' keys, and the room for their paths: how many. */
+uint32_t kvn_node_remote_tenants(
+    const struct kvn_config *config, struct kvn_tls_tenant *tenants,
+    char paths[][KVN_NODE_PATH_BYTES]);
+kv_status_t kvn_node_remote_start(struct kvn_node *node, char *line, size_t cap);
+/* For kvn_links_events.client. */
+void kvn_node_remote_session(
+    void *arg, int fd, kvn_tls_session_t *tls, uint32_t tenant, const char *address);
 
 /* ---- node_ask.c */
 /* For kvn_local_events.ask; `arg` is the node. */

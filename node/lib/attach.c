@@ -263,18 +263,6 @@ static kvr_status_t config_check(kvr_client_t *client, const struct kvr_config *
             config->struct_size);
         return kvr_fail(client, KV_ERR_CONFIG, &detail);
     }
-    if (config->target == NULL || strncmp(config->target, "unix:", 5) != 0
-        || config->target[5] == '\0') {
-        return kvr_fail_text(
-            client, KV_ERR_CONFIG,
-            "config: config.target is \"%.100s\", not \"unix:PATH\"",
-            config->target != NULL ? config->target : "");
-    }
-    if (strlen(config->target + 5) > 107) {
-        kv_fail(
-            &detail, KV_ERR_CONFIG, "config.target", 107, strlen(config->target + 5));
-        return kvr_fail(client, KV_ERR_CONFIG, &detail);
-    }
     if (!kvn_rings_size_ok(ring_bytes)) {
         kv_fail(
             &detail, KV_ERR_CONFIG, "config.ring_bytes", KVN_RING_BYTES_MAX,
@@ -304,6 +292,13 @@ static kvr_status_t config_check(kvr_client_t *client, const struct kvr_config *
 static kvr_status_t connect_to(kvr_client_t *client, const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct kv_detail detail = {0};
+    if (strlen(path) >= sizeof(address.sun_path)) {
+        kv_fail(
+            &detail, KV_ERR_CONFIG, "config.target", sizeof(address.sun_path) - 1,
+            strlen(path));
+        return kvr_fail(client, KV_ERR_CONFIG, &detail);
+    }
     uint64_t until = kvr_now_us() + client->timeout_us;
     (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
     client->fd =
@@ -437,6 +432,44 @@ static kvr_status_t attach(kvr_client_t *client, const struct kvr_config *config
     return status;
 }
 
+static kvr_status_t
+unix_open(kvr_client_t *client, const struct kvr_config *config, const char *path)
+{
+    kvr_status_t status = connect_to(client, path);
+    return status == KVR_OK ? attach(client, config) : status;
+}
+
+/* What config.target may begin with; `rest` is what follows, and is not empty. */
+static const struct {
+    const char *prefix, *shape;
+    kvr_status_t (*open)(
+        kvr_client_t *client, const struct kvr_config *config, const char *rest);
+} targets[] = {
+    {"unix:", "unix:PATH", unix_open},
+    {"tls://", "tls://host:port?…", kvr_remote_open},
+};
+
+static kvr_status_t target_open(kvr_client_t *client, const struct kvr_config *config)
+{
+    const char *target = config->target != NULL ? config->target : "";
+    for (unsigned i = 0; i < KV_COUNT_OF(targets); i++) {
+        size_t len = strlen(targets[i].prefix);
+        if (strncmp(target, targets[i].prefix, len) == 0 && target[len] != '\0') {
+            return targets[i].open(client, config, target + len);
+        }
+    }
+    char shapes[100];
+    int len = 0;
+    for (unsigned i = 0; i < KV_COUNT_OF(targets); i++) {
+        len += snprintf(
+            shapes + len, sizeof(shapes) - (size_t)len, "%s\"%s\"",
+            i > 0 ? " or " : "", targets[i].shape);
+    }
+    return kvr_fail_text(
+        client, KV_ERR_CONFIG, "config: config.target is \"%.100s\", not %s", target,
+        shapes);
+}
+
 kvr_status_t kvr_open(
     const struct kvr_config *config, kvr_client_t **client_p, char *error,
     size_t error_cap)
@@ -454,10 +487,7 @@ kvr_status_t kvr_open(
     }
     kvr_status_t status = config_check(client, config);
     if (status == KVR_OK) {
-        status = connect_to(client, config->target + 5);
-    }
-    if (status == KVR_OK) {
-        status = attach(client, config);
+        status = target_open(client, config);
     }
     if (status != KVR_OK) {
         if (error_cap > 0) {
@@ -474,6 +504,9 @@ void kvr_close(kvr_client_t *client)
 {
     if (client == NULL) {
         return;
+    }
+    if (client->remote != NULL) {
+        kvr_remote_close(client);
     }
     for (uint32_t i = 0; i < KVR_BUFFERS_MAX; i++) {
         if (client->buffers[i].used && client->buffers[i].base != NULL) {
@@ -502,7 +535,7 @@ const char *kvr_error(const kvr_client_t *client)
 
 int kvr_fd(const kvr_client_t *client)
 {
-    return client->fd;
+    return client->remote != NULL ? kvr_remote_fd(client) : client->fd;
 }
 
 kvr_status_t
@@ -568,7 +601,9 @@ static kvr_status_t buffer_register(
 kvr_status_t
 kvr_buffer_add(kvr_client_t *client, int fd, size_t bytes, struct kvr_buffer *buffer_p)
 {
-    return buffer_register(client, fd, bytes, NULL, buffer_p);
+    return client->remote != NULL
+               ? kvr_remote_buffer_add(client, fd, bytes, buffer_p)
+               : buffer_register(client, fd, bytes, NULL, buffer_p);
 }
 
 kvr_status_t
@@ -578,6 +613,9 @@ kvr_buffer_create(kvr_client_t *client, size_t bytes, struct kvr_buffer *buffer_
     if (bytes == 0 || bytes > PTRDIFF_MAX) {
         kv_fail(&detail, KV_ERR_INVALID, "buffer.bytes", PTRDIFF_MAX, bytes);
         return kvr_fail(client, KV_ERR_INVALID, &detail);
+    }
+    if (client->remote != NULL) {
+        return kvr_remote_buffer_create(client, bytes, buffer_p);
     }
     int fd = kvn_memfd_sealed("kvrail-buffer", bytes, F_SEAL_SHRINK | F_SEAL_GROW);
     if (fd < 0) {
@@ -608,6 +646,12 @@ void kvr_buffer_destroy(kvr_client_t *client, struct kvr_buffer *buffer)
 {
     struct kvr_memory *memory = &client->buffers[buffer->id % KVR_BUFFERS_MAX];
     if (!memory->used || memory->id != buffer->id) {
+        return;
+    }
+    if (client->remote != NULL) {
+        kvr_remote_unbuffer(client, memory);
+        memset(buffer, 0, sizeof(*buffer));
+        buffer->id = UINT32_MAX;
         return;
     }
     if (memory->base != NULL) {

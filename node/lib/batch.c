@@ -89,8 +89,9 @@ static kv_status_t batch_check(
                : places_check(client, batch, space->page_bytes, detail);
 }
 
-static void
-request_write(uint8_t *to, const struct kvr_batch *batch, uint64_t tag, uint32_t bytes)
+void kvr_request_write(
+    uint8_t *to, const struct kvr_batch *batch, uint64_t tag, uint32_t bytes,
+    bool remote)
 {
     uint32_t n = batch->nr_keys;
     int loose = batch->loose ? KVN_REQUEST_LOOSE : 0;
@@ -118,13 +119,26 @@ request_write(uint8_t *to, const struct kvr_batch *batch, uint64_t tag, uint32_t
     to += n * sizeof(struct kvr_key);
     for (uint32_t i = 0; kvn_op_moves(batch->op) && i < n; i++) {
         uint64_t address =
-            (uint64_t)batch->at[i].buffer << KVN_OFFSET_BITS | batch->at[i].offset;
+            remote ? 0
+                   : (uint64_t)batch->at[i].buffer << KVN_OFFSET_BITS
+                         | batch->at[i].offset;
         memcpy(to, &address, sizeof(address));
         to += sizeof(address);
     }
     if (batch->n_tokens != NULL) {
         memcpy(to, batch->n_tokens, n * sizeof(uint32_t));
     }
+}
+
+struct kvr_flight *kvr_flight_take(kvr_client_t *client)
+{
+    uint16_t index = client->free_flight;
+    struct kvr_flight *flight = &client->flights[index];
+    KV_ASSERT(index < KVR_FLIGHT_MAX && !flight->used);
+    client->free_flight = flight->next_free;
+    client->nr_flights++;
+    flight->used = true;
+    return flight;
 }
 
 kvr_status_t kvr_request_begin(
@@ -146,13 +160,7 @@ kvr_status_t kvr_request_begin(
         client->gone = true; /* (2) */
         return kvr_fail(client, KV_ERR_LINK_LOST, &detail);
     }
-    uint16_t index = client->free_flight;
-    struct kvr_flight *flight = &client->flights[index];
-    KV_ASSERT(index < KVR_FLIGHT_MAX && !flight->used);
-    client->free_flight = flight->next_free;
-    client->nr_flights++;
-    flight->used = true;
-    *flight_p = flight;
+    *flight_p = kvr_flight_take(client);
     return KVR_OK;
 }
 
@@ -182,6 +190,9 @@ kvr_status_t kvr_submit(kvr_client_t *client, const struct kvr_batch *batch)
     if (status != KV_OK) {
         return kvr_fail(client, status, &detail);
     }
+    if (client->remote != NULL) {
+        return kvr_remote_submit(client, batch, pool);
+    }
     uint32_t bytes =
         kvn_request_bytes(batch->op, batch->nr_keys, batch->n_tokens != NULL);
     status = kvr_request_begin(client, bytes, &to, &flight);
@@ -195,15 +206,14 @@ kvr_status_t kvr_submit(kvr_client_t *client, const struct kvr_batch *batch)
     if (pool != NULL) {
         kvr_pool_begin(client, pool, flight, &sent);
     }
-    request_write(to, &sent, kvr_flight_tag(client, flight), bytes);
+    kvr_request_write(to, &sent, kvr_flight_tag(client, flight), bytes, false);
     kvr_request_send(client);
     return KVR_OK;
 }
 
 /* ------------------------------------------------------------------ results */
 
-/* `statuses`: one a key. */
-static void flight_give(
+void kvr_flight_give(
     kvr_client_t *client, struct kvr_flight *flight, const int32_t *statuses)
 {
     KV_ASSERT(flight->used && client->nr_flights > 0);
@@ -229,8 +239,7 @@ static void statuses_whole(
     result->reasons = result->places = client->zeros;
 }
 
-/* A result whose keys all have the status of the whole. */
-static void result_whole(
+void kvr_result_whole(
     kvr_client_t *client, const struct kvr_flight *flight, kvr_status_t status,
     struct kvr_result *result)
 {
@@ -243,7 +252,7 @@ static void result_whole(
 }
 
 /* Of a refusal of the whole, and of what a sequence's operation came to. */
-static void error_take(kvr_client_t *client, const struct kvn_answer *answer)
+void kvr_error_take(kvr_client_t *client, const struct kvn_answer *answer)
 {
     const struct kv_detail detail = {
         .field = answer->head.field[0] != '\0' ? answer->head.field : NULL,
@@ -282,15 +291,15 @@ answer_take(kvr_client_t *client, uint32_t len, struct kvr_result *result)
     }
     if (of_seq) {
         if (answer.head.status < 0) {
-            error_take(client, &answer);
+            kvr_error_take(client, &answer);
         }
         status = kvr_seq_take(client, &answer, flight, result);
         if (status == KV_OK && answer.head.nr_keys < flight->nr_keys) {
             statuses_whole(client, flight, answer.head.status, result);
         }
     } else if (answer.head.nr_keys == 0) {
-        error_take(client, &answer);
-        result_whole(client, flight, answer.head.status, result);
+        kvr_error_take(client, &answer);
+        kvr_result_whole(client, flight, answer.head.status, result);
     } else {
         *result = (struct kvr_result){
             .tag = flight->tag,
@@ -303,7 +312,7 @@ answer_take(kvr_client_t *client, uint32_t len, struct kvr_result *result)
         };
     }
     if (status == KV_OK) {
-        flight_give(client, flight, result->statuses);
+        kvr_flight_give(client, flight, result->statuses);
     }
     return status;
 }
@@ -338,16 +347,16 @@ static kv_status_t ring_next(kvr_client_t *client, struct kvr_result *result)
 }
 
 /* The node is gone and its ring is empty: what is in flight ends now, one a call. */
-static kvr_status_t cancelled_next(kvr_client_t *client, struct kvr_result *result)
+kvr_status_t kvr_cancelled_next(kvr_client_t *client, struct kvr_result *result)
 {
     for (uint32_t i = 0; i < KVR_FLIGHT_MAX && client->nr_flights > 0; i++) {
         struct kvr_flight *flight = &client->flights[i];
         if (flight->used) {
-            result_whole(client, flight, KVR_CANCELLED, result);
+            kvr_result_whole(client, flight, KVR_CANCELLED, result);
             if (kvn_op_seq(flight->op)) {
                 kvr_seq_cancelled(client, flight, result);
             }
-            flight_give(client, flight, client->statuses);
+            kvr_flight_give(client, flight, client->statuses);
             return KVR_OK;
         }
     }
@@ -363,6 +372,9 @@ static void sleep_flag(kvr_client_t *client, uint32_t flag)
 
 int kvr_arm(kvr_client_t *client)
 {
+    if (client->remote != NULL) {
+        return kvr_remote_arm(client);
+    }
     kvr_socket_drain(client);
     if (client->gone) {
         return 0;
@@ -418,6 +430,9 @@ static void wait_for(kvr_client_t *client, uint64_t until_us)
 kvr_status_t
 kvr_next(kvr_client_t *client, uint64_t timeout_us, struct kvr_result *result_p)
 {
+    if (client->remote != NULL) {
+        return kvr_remote_next(client, timeout_us, result_p);
+    }
     uint64_t now = kvr_now_us();
     uint64_t until = timeout_us < UINT64_MAX - now ? now + timeout_us : UINT64_MAX;
     for (;;) {
@@ -426,7 +441,7 @@ kvr_next(kvr_client_t *client, uint64_t timeout_us, struct kvr_result *result_p)
             return KVR_OK;
         }
         if (client->gone) {
-            return cancelled_next(client, result_p);
+            return kvr_cancelled_next(client, result_p);
         }
         bool none = client->nr_flights == 0 && client->nr_open == 0;
         if (now - client->looked_us >= KVR_LOOK_US || none) {

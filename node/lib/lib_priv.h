@@ -88,7 +88,10 @@ struct kvr_pool_state {
     struct kvr_buffer window;
 };
 
+struct kvr_remote;
+
 struct kvr_client {
+    struct kvr_remote *remote; /* of a node on another host; NULL: rings */
     int fd;
     bool gone;     /* (1) */
     bool nonsense; /* was in its ring: nothing behind it is believed */
@@ -136,9 +139,25 @@ kvr_space_of(const kvr_client_t *client, uint16_t variant);
 /* Room for a request of `bytes` and a flight for it: AGAIN, LINK_LOST. */
 kvr_status_t kvr_request_begin(
     kvr_client_t *client, uint32_t bytes, uint8_t **to_p, struct kvr_flight **flight_p);
+/* Takes a slot of `flights`, which there is. */
+struct kvr_flight *kvr_flight_take(kvr_client_t *client);
+/* `statuses`: one a key; NULL: it was never sent. */
+void kvr_flight_give(
+    kvr_client_t *client, struct kvr_flight *flight, const int32_t *statuses);
 /* The tag that the node gives back. */
 uint64_t kvr_flight_tag(const kvr_client_t *client, const struct kvr_flight *flight);
 void kvr_request_send(kvr_client_t *client);
+/* `remote`: addresses are zero, since the node has no buffers of ours. */
+void kvr_request_write(
+    uint8_t *to, const struct kvr_batch *batch, uint64_t tag, uint32_t bytes,
+    bool remote);
+/* A result whose keys all have the status of the whole. */
+void kvr_result_whole(
+    kvr_client_t *client, const struct kvr_flight *flight, kvr_status_t status,
+    struct kvr_result *result);
+/* What an answer says of the whole is the client's last error. */
+void kvr_error_take(kvr_client_t *client, const struct kvn_answer *answer);
+kvr_status_t kvr_cancelled_next(kvr_client_t *client, struct kvr_result *result);
 
 /* ------------------------------------------------------------------ pool.c */
 void kvr_pools_free(kvr_client_t *client);
@@ -152,7 +171,7 @@ kv_status_t kvr_pool_check(
 void kvr_pool_begin(
     kvr_client_t *client, struct kvr_pool_state *pool, struct kvr_flight *flight,
     struct kvr_batch *batch);
-/* Scatters what was got, gives the slots back. */
+/* Scatters what was got, gives the slots back. NULL: nothing was. */
 void kvr_pool_end(struct kvr_flight *flight, const int32_t *statuses);
 
 /* ------------------------------------------------------------------ seq.c */
@@ -165,5 +184,22 @@ kv_status_t kvr_seq_take(
 /* No answer will come. */
 void kvr_seq_cancelled(
     kvr_client_t *client, const struct kvr_flight *flight, struct kvr_result *result);
+/* ------------------------------------------------------------------ remote.c */
+/* `text`: what follows "tls://". */
+kvr_status_t kvr_remote_open(
+    kvr_client_t *client, const struct kvr_config *config, const char *text);
+void kvr_remote_close(kvr_client_t *client); /* before memory is unmapped */
+/* `pool`: of its pages, or NULL. */
+kvr_status_t kvr_remote_submit(
+    kvr_client_t *client, const struct kvr_batch *batch, struct kvr_pool_state *pool);
+kvr_status_t kvr_remote_next(
+    kvr_client_t *client, uint64_t timeout_us, struct kvr_result *result);
+int kvr_remote_arm(kvr_client_t *client);
+int kvr_remote_fd(const kvr_client_t *client);
+kvr_status_t kvr_remote_buffer_create(
+    kvr_client_t *client, size_t bytes, struct kvr_buffer *buffer_p);
+kvr_status_t kvr_remote_buffer_add(
+    kvr_client_t *client, int fd, size_t bytes, struct kvr_buffer *buffer_p);
+void kvr_remote_unbuffer(kvr_client_t *client, struct kvr_memory *memory);
 
 #endif

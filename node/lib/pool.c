@@ -295,7 +295,8 @@ void kvr_pool_end(struct kvr_flight *flight, const int32_t *statuses)
     for (uint32_t i = 0; i < flight->nr_keys; i++) {
         struct kvr_slot *slot = &pool->slots[index];
         const uint32_t next = slot->next;
-        if (flight->op == KVR_OP_GET && statuses[i] == KVR_OK) { /* (2) */
+        const bool got = statuses != NULL && statuses[i] == KVR_OK;
+        if (flight->op == KVR_OP_GET && got) { /* (2) */
             scatter(pool, index);
         }
         slot->next = pool->free_slot;

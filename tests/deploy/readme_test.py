@@ -24,7 +24,8 @@ def compile_example(folder, library):
     source.write_text(blocks[0])
     subprocess.run(
         ["cc", "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{ROOT / 'include'}",
-         "-o", program, source, library, "-lcrypto", "-pthread"], check=True, timeout=RUN_S)
+         "-o", program, source, library, "-lssl", "-lcrypto", "-pthread"],
+        check=True, timeout=RUN_S)
     return program
 
 

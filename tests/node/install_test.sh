@@ -41,7 +41,7 @@ compile() {
     compile cc -std=c11 $strict "$into/use.c" $(pkg-config --cflags --libs kvrail)
     compile c++ -std=c++11 $strict "$into/use.cc" $(pkg-config --cflags --libs kvrail)
     compile cc -std=c11 $strict "$into/use.c" $(pkg-config --cflags kvrail) \
-        "$lib/libkvrail.a" $(pkg-config --libs libcrypto) -pthread
+        "$lib/libkvrail.a" $(pkg-config --libs libssl libcrypto) -pthread
 }
 
 cat >"$into/CMakeLists.txt" <<'END'

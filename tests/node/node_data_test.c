@@ -424,6 +424,22 @@ static void done__of_other_bytes_is_not_verified(void **state)
     }
 }
 
+/* A peer that offers to be read from is refused, whatever its hello says: nothing of it
+ * is looked at, and nothing is accepted. */
+static void offers__of_peers_are_refused(void **state)
+{
+    (void)state;
+    node_open();
+    for (unsigned kind = 0; kind < KVO_NR_KINDS; kind++) {
+        say(kind, &(struct kvt_event){
+                      .kind = KVT_EV_HELLO, .conn = 3, .offered = true});
+    }
+    assert_int_equal(tcp.closed[3] + shm.closed[3], 2);
+    assert_int_equal(tcp.accepted[3] + shm.accepted[3], 0);
+    assert_int_equal(conns[0].conn, 0);
+    ck_close(&ck);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -434,6 +450,7 @@ int main(void)
         cmocka_unit_test(fence__waits_for_both_kinds),
         cmocka_unit_test(get__goes_by_the_one_sided_connection),
         cmocka_unit_test(done__of_other_bytes_is_not_verified),
+        cmocka_unit_test(offers__of_peers_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -76,6 +76,7 @@ class Cluster:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="kvrail-"))
         self.ports, self.http = free_ports(nr), free_ports(nr)
         self.nodes, self.logs, self.pages = [None] * nr, [], pages
+        self.target = None  # how drive() reaches node i, if not by its socket
         self.run("keygen", "--psk", self.folder / "cluster.psk")
         self.run("keygen", "--secret", self.folder / "t7.hex")
         nodes = "\n".join(
@@ -150,7 +151,7 @@ class Cluster:
         """Through the first `nr` nodes; through all."""
         out = [self.bin / "kvrail", "drive", "--json", "--pages", str(self.pages)]
         for i in range(self.nr if nr is None else nr):
-            out += ["--node", str(self.socket(i))]
+            out += ["--node", self.target(i) if self.target else str(self.socket(i))]
         return [*map(str, out), *map(str, args)]
 
     def drive(self, *args, nr=None):

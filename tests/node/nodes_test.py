@@ -489,17 +489,55 @@ def await_rest(c, wanted):
         time.sleep(0.1)
 
 
+def remote(c):
+    """Lets clients of tenant 7 come from other hosts, and says how they reach node i."""
+    c.run("keygen", "--psk", c.folder / "seven.psk")
+    secret = "secret = file:t7.hex\n"
+    text = c.config.read_text()
+    assert secret in text
+    c.config.write_text(
+        text.replace(secret, secret + "client_psk = seven.psk\n") + "[listen]\nclients = yes\n")
+    return lambda i: f"tls://127.0.0.1:{c.ports[i]}?cluster=test&psk={c.folder}/seven.psk"
+
+
+def test_remote_chats(bin):
+    """Three nodes by clients of another host: every byte of every hit is checked."""
+    with Cluster(bin) as c:
+        c.target = remote(c)
+        for i in range(3):
+            c.start(i)
+        c.wait_linked()
+        r = c.drive("--workload", "chats")
+        healthy(r)
+        assert r["requests"] == 1960 and r["unserved"] == 0 and r["nodes_lost"] == 0, r
+        assert r["hits"]["peer"] > 1000 and r["hits"]["device"] > 1000, r
+        assert r["checked_bytes"] > 1 << 28, r
+        for i in range(3):
+            nothing_held(c, i)
+            c.stop(i)
+    return f"{r['checked_bytes']} bytes checked"
+
+
 def test_client_kills(bin):
     """Clients are killed in the middle of fills, reads and batches: the node gives back
     what they held, and the next one gets right bytes."""
+    return client_kills(bin, lambda c: lambda i: f"unix:{c.socket(i)}")
+
+
+def test_remote_client_kills(bin):
+    """The same of clients on other hosts, in the middle of GETs and PUTs."""
+    return client_kills(bin, remote)
+
+
+def client_kills(bin, targets):
     environment = library(bin)
     if environment is None:
         return "no libkvrail beside the programs: skipped"
     kills = 200 if NIGHTLY else 60
     with Cluster(bin, pages=120, nr=1) as c:
+        target, draw = targets(c)(0), random.Random(60)
         c.start(0)
         c.wait_linked(0)
-        target, draw = f"unix:{c.socket(0)}", random.Random(60)
         for i in range(kills):
             child = subprocess.Popen(
                 [sys.executable, __file__, "--victim", target, str(i)],

@@ -7,6 +7,7 @@
 #ifndef KVT_CHECK_H
 #define KVT_CHECK_H
 
+#include "base/assert.h"
 #include "transport/transport.h"
 
 struct kvt_bound {
@@ -26,6 +27,21 @@ kvt_check_bounds(const struct kvt_bound *bounds, unsigned nr, struct kv_detail *
         }
     }
     return KV_OK;
+}
+
+/* The figures that every port has. */
+static inline kv_status_t
+kvt_check_config(const struct kvt_config *config, struct kv_detail *detail)
+{
+    const struct kvt_bound bounds[] = {
+        {"transport.regions", config->nr_regions, 0, KVT_REGIONS_MAX},
+        {"transport.ops", config->nr_ops, 1, KVT_OPS_MAX},
+        {"transport.conns", config->nr_conns, 1, KVT_CONNS_MAX},
+        {"transport.threads", config->nr_threads, 1, KVT_THREADS_MAX},
+        {"transport.hello", config->hello_us, 1, UINT32_MAX},
+    };
+
+    return kvt_check_bounds(bounds, KV_COUNT_OF(bounds), detail);
 }
 
 /* Does at[0 … len) lie in one of the regions? */

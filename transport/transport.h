@@ -35,6 +35,10 @@ enum {
     KVT_REQUEST_BYTES_MAX = 16384, /* an encoded READ of KV_MSG_READ_MAX copies */
     KVT_HEAD_BYTES_MAX = 256,      /* an encoded DATA */
     KVT_ADDRESS_MAX = 128,         /* "host:port" or a path, with the NUL */
+    /* Of one port; more is refused at its start. */
+    KVT_OPS_MAX = 65536,
+    KVT_CONNS_MAX = 4096,
+    KVT_THREADS_MAX = 64,
 };
 
 /* What a transport can do; tests/transport/contract_test.c proves every bit. */

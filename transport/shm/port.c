@@ -1,12 +1,6 @@
 /* The loop's side of the shm transport: slots, commands, events. Nothing here waits.
  *
- * A seat is the loop's view of a connection slot; its number for the caller carries the
- * seat's generation, so a late call on a connection that is gone finds nothing:
- *
- *   FREE ──open──► READER ─────────────────────────────────┐
- *     └─KNOCK───► STRANGER ──HELLO──► INTRODUCED ──accept──► OWNER
- *                    └──GONE──► FREE       │                 │
- *                                          └──── close ──────┴─► CLOSING ─CLOSED─► FREE
+ * Connections are named by their seats (transport/seat.h).
  *
  * A get waits at its seat until the arenas are mapped; then it goes to the copier that
  * has the fewest bytes before it. What no copier has when its connection ends is lost
@@ -28,32 +22,11 @@
 #define F_SEAL_FUTURE_WRITE 0x0010 /* Linux 5.1; headers of older systems lack it */
 #endif
 
-enum { SEAT_BITS = 16 };
-_Static_assert(KVT_SHM_CONNS_MAX <= 1 << SEAT_BITS, "a seat fits its bits");
-
 static const struct kvt_shm_list no_list = {KVT_SHM_NONE, KVT_SHM_NONE};
 
 static struct kvt_shm_port *port_of(kvt_port_t *port)
 {
     return (struct kvt_shm_port *)port;
-}
-
-static kvt_conn_t conn_name(const struct kvt_shm_port *port, uint32_t index)
-{
-    return port->seats[index].gen << SEAT_BITS | index;
-}
-
-/* NONE for a connection that the caller does not have. */
-static uint32_t seat_find(const struct kvt_shm_port *port, kvt_conn_t conn)
-{
-    const uint32_t index = (uint32_t)(conn & ((1u << SEAT_BITS) - 1));
-
-    if (index >= port->nr_conns || port->seats[index].gen != conn >> SEAT_BITS
-        || port->seats[index].state == KVT_SHM_SEAT_FREE
-        || port->seats[index].state == KVT_SHM_SEAT_STRANGER) {
-        return KVT_SHM_NONE;
-    }
-    return index;
 }
 
 static void command(struct kvt_shm_port *port, enum kvt_shm_command kind, uint32_t i)
@@ -65,47 +38,23 @@ static void command(struct kvt_shm_port *port, enum kvt_shm_command kind, uint32
 
 /* ---- seats ---------------------------------------------------------------------- */
 
-static uint32_t seat_take(struct kvt_shm_port *port, enum kvt_shm_seat_state state)
+static uint32_t seat_take(struct kvt_shm_port *port, enum kvt_seat_state state)
 {
-    const uint32_t index = port->free_seat;
+    const uint32_t index = kvt_seat_take(&port->seats, state);
 
-    if (index == KVT_SHM_NONE) {
-        return index;
+    if (index != KVT_NO_SEAT) {
+        port->gets[index] = (struct kvt_shm_gets){.waiting = no_list};
     }
-    struct kvt_shm_seat *seat = &port->seats[index];
-    port->free_seat = seat->next;
-    *seat =
-        (struct kvt_shm_seat){.state = state, .gen = seat->gen + 1, .waiting = no_list};
-    port->nr_strangers += state == KVT_SHM_SEAT_STRANGER;
     return index;
 }
 
 static void seat_give(struct kvt_shm_port *port, uint32_t index)
 {
-    struct kvt_shm_seat *seat = &port->seats[index];
-
-    KV_ASSERT(seat->nr_ops == 0); /* (5) */
-    port->nr_strangers -= seat->state == KVT_SHM_SEAT_STRANGER;
-    seat->state = KVT_SHM_SEAT_FREE;
-    seat->next = port->free_seat;
-    port->free_seat = index;
+    KV_ASSERT(port->gets[index].nr == 0); /* (5) */
+    kvt_seat_give(&port->seats, index);
 }
 
 /* ---- create and destroy --------------------------------------------------------- */
-
-static kv_status_t
-config_check(const struct kvt_config *config, struct kv_detail *detail)
-{
-    const struct kvt_bound bounds[] = {
-        {"transport.regions", config->nr_regions, 0, KVT_REGIONS_MAX},
-        {"transport.ops", config->nr_ops, 1, KVT_SHM_OPS_MAX},
-        {"transport.conns", config->nr_conns, 1, KVT_SHM_CONNS_MAX},
-        {"transport.threads", config->nr_threads, 1, KVT_SHM_THREADS_MAX},
-        {"transport.hello", config->hello_us, 1, UINT32_MAX},
-    };
-
-    return kvt_check_bounds(bounds, KV_COUNT_OF(bounds), detail);
-}
 
 /* Who has a descriptor of ours may neither change what we hold nor kill us: without the
  * seal against writers it could be opened again for writing. */
@@ -156,7 +105,7 @@ static kv_status_t slots_create(struct kvt_shm_port *port)
 {
     port->copiers = kv_calloc(port->nr_copiers, sizeof(*port->copiers));
     port->conns = kv_calloc(port->nr_conns, sizeof(*port->conns));
-    port->seats = kv_calloc(port->nr_conns, sizeof(*port->seats));
+    port->gets = kv_calloc(port->nr_conns, sizeof(*port->gets));
     port->ops = kv_calloc(port->nr_ops, sizeof(*port->ops));
     for (uint32_t i = 0; port->copiers != NULL && i < port->nr_copiers; i++) {
         port->copiers[i].bell.fd = -1;
@@ -164,15 +113,12 @@ static kv_status_t slots_create(struct kvt_shm_port *port)
     for (uint32_t i = 0; port->conns != NULL && i < port->nr_conns; i++) {
         port->conns[i].fd = port->conns[i].pidfd = -1;
     }
-    if (port->copiers == NULL || port->conns == NULL || port->seats == NULL
-        || port->ops == NULL) {
+    if (port->copiers == NULL || port->conns == NULL || port->gets == NULL
+        || port->ops == NULL || kvt_seats_init(&port->seats, port->nr_conns) != KV_OK) {
         return KV_ERR_NOMEM;
     }
     for (uint32_t i = 0; i < port->nr_ops; i++) {
         port->ops[i].next = i + 1 < port->nr_ops ? i + 1 : KVT_SHM_NONE;
-    }
-    for (uint32_t i = 0; i < port->nr_conns; i++) {
-        port->seats[i].next = i + 1 < port->nr_conns ? i + 1 : KVT_SHM_NONE;
     }
     port->lost = no_list;
     port->closed = KVT_SHM_NONE;
@@ -247,7 +193,8 @@ static void shm_destroy(kvt_port_t *base)
     kvt_ring_fini(&port->keeper.commands);
     kvt_bell_fini(&port->bell);
     kv_free(port->ops);
-    kv_free(port->seats);
+    kvt_seats_fini(&port->seats);
+    kv_free(port->gets);
     kv_free(port->conns);
     kv_free(port->copiers);
     kv_free(port);
@@ -287,7 +234,7 @@ static kv_status_t parts_create(
 static kv_status_t shm_create(
     const struct kvt_config *config, kvt_port_t **port_p, struct kv_detail *detail)
 {
-    kv_status_t status = config_check(config, detail);
+    kv_status_t status = kvt_check_config(config, detail);
 
     if (status != KV_OK) {
         return status;
@@ -374,22 +321,22 @@ static void lose(struct kvt_shm_port *port, uint32_t index)
 }
 
 /* No get of it is begun any more; those that copiers have they see to themselves. */
-static void seat_lost(struct kvt_shm_port *port, struct kvt_shm_seat *seat)
+static void gets_lost(struct kvt_shm_port *port, struct kvt_shm_gets *gets)
 {
     uint32_t index;
 
-    seat->is_lost = true;
-    while ((index = list_take(port, &seat->waiting)) != KVT_SHM_NONE) {
+    gets->is_lost = true;
+    while ((index = list_take(port, &gets->waiting)) != KVT_SHM_NONE) {
         lose(port, index);
     }
 }
 
-static void seat_mapped(struct kvt_shm_port *port, struct kvt_shm_seat *seat)
+static void gets_mapped(struct kvt_shm_port *port, struct kvt_shm_gets *gets)
 {
     uint32_t index;
 
-    seat->is_mapped = true;
-    while ((index = list_take(port, &seat->waiting)) != KVT_SHM_NONE) {
+    gets->is_mapped = true;
+    while ((index = list_take(port, &gets->waiting)) != KVT_SHM_NONE) {
         dispatch(port, index);
     }
 }
@@ -398,14 +345,15 @@ static kv_status_t
 shm_get(kvt_port_t *base, kvt_conn_t name, const struct kvt_part *part)
 {
     struct kvt_shm_port *port = port_of(base);
-    const uint32_t conn = seat_find(port, name);
+    uint32_t conn;
+    const kv_status_t status =
+        kvt_seat_usable(&port->seats, name, KVT_SEAT_READER, &conn);
 
-    if (conn == KVT_SHM_NONE || port->seats[conn].state == KVT_SHM_SEAT_CLOSING) {
-        return KV_ERR_LINK_LOST;
+    if (status != KV_OK) {
+        return status;
     }
-    struct kvt_shm_seat *seat = &port->seats[conn];
-    if (seat->state != KVT_SHM_SEAT_READER
-        || !kvt_check_inside(port->regions, port->nr_regions, part->to, part->room)) {
+    struct kvt_shm_gets *gets = &port->gets[conn];
+    if (!kvt_check_inside(port->regions, port->nr_regions, part->to, part->room)) {
         return KV_ERR_INVALID;
     }
     const uint32_t index = port->free_op;
@@ -422,13 +370,13 @@ shm_get(kvt_port_t *base, kvt_conn_t name, const struct kvt_part *part)
         .to = part->to,
         .room = part->room,
     };
-    seat->nr_ops++;
-    if (seat->is_lost) {
+    gets->nr++;
+    if (gets->is_lost) {
         lose(port, index);
-    } else if (seat->is_mapped) {
+    } else if (gets->is_mapped) {
         dispatch(port, index);
     } else {
-        list_put(port, &seat->waiting, index);
+        list_put(port, &gets->waiting, index);
     }
     return KV_OK;
 }
@@ -475,8 +423,8 @@ static kv_status_t shm_open(
         || len > KVT_HELLO_BYTES_MAX) {
         return KV_ERR_INVALID;
     }
-    const uint32_t index = seat_take(port, KVT_SHM_SEAT_READER);
-    if (index == KVT_SHM_NONE) {
+    const uint32_t index = seat_take(port, KVT_SEAT_READER);
+    if (index == KVT_NO_SEAT) {
         return KV_ERR_AGAIN;
     }
     struct kvt_shm_conn *conn = &port->conns[index];
@@ -485,7 +433,7 @@ static kv_status_t shm_open(
     memcpy(conn->hello, hello, len);
     conn->hello_len = len;
     command(port, KVT_SHM_OPEN, index);
-    *conn_p = conn_name(port, index);
+    *conn_p = kvt_seat_name(&port->seats, index);
     return KV_OK;
 }
 
@@ -503,10 +451,9 @@ static kv_status_t shm_adopt(kvt_port_t *base, int fd)
 static void shm_accept(kvt_port_t *base, kvt_conn_t name)
 {
     struct kvt_shm_port *port = port_of(base);
-    const uint32_t index = seat_find(port, name);
+    const uint32_t index = kvt_seat_accept(&port->seats, name);
 
-    if (index != KVT_SHM_NONE && port->seats[index].state == KVT_SHM_SEAT_INTRODUCED) {
-        port->seats[index].state = KVT_SHM_SEAT_OWNER;
+    if (index != KVT_NO_SEAT) {
         command(port, KVT_SHM_ACCEPT, index);
     }
 }
@@ -514,26 +461,19 @@ static void shm_accept(kvt_port_t *base, kvt_conn_t name)
 static void shm_close(kvt_port_t *base, kvt_conn_t name)
 {
     struct kvt_shm_port *port = port_of(base);
-    const uint32_t index = seat_find(port, name);
+    const uint32_t index = kvt_seat_close(&port->seats, name);
 
-    if (index == KVT_SHM_NONE || port->seats[index].state == KVT_SHM_SEAT_CLOSING) {
-        return;
+    if (index != KVT_NO_SEAT) {
+        gets_lost(port, &port->gets[index]);
+        command(port, KVT_SHM_CLOSE, index);
     }
-    port->seats[index].state = KVT_SHM_SEAT_CLOSING;
-    seat_lost(port, &port->seats[index]);
-    command(port, KVT_SHM_CLOSE, index);
 }
 
-/* Strangers may take half of the places: whoever floods us with connections leaves
- * room for those that we open, and for those that have said who they are. */
 static void let_in(struct kvt_shm_port *port, int fd)
 {
-    uint32_t index = KVT_SHM_NONE;
+    const uint32_t index = seat_take(port, KVT_SEAT_STRANGER);
 
-    if (port->nr_strangers < (port->nr_conns + 1) / 2 && !KV_FAULT()) {
-        index = seat_take(port, KVT_SHM_SEAT_STRANGER);
-    }
-    if (index == KVT_SHM_NONE) {
+    if (index == KVT_NO_SEAT) {
         close(fd);
         return;
     }
@@ -567,12 +507,12 @@ static void answer_knock(struct kvt_shm_port *port)
 static void op_event(struct kvt_shm_port *port, uint32_t index, struct kvt_event *event)
 {
     struct kvt_shm_op *op = &port->ops[index];
-    struct kvt_shm_seat *seat = &port->seats[op->conn];
+    struct kvt_shm_gets *gets = &port->gets[op->conn];
     const bool ok = op->status == KV_OK;
 
     *event = (struct kvt_event){
         .kind = KVT_EV_DONE,
-        .conn = conn_name(port, op->conn),
+        .conn = kvt_seat_name(&port->seats, op->conn),
         .id = op->id,
         .status = op->status,
         .computed = ok ? op->computed : 0,
@@ -581,9 +521,9 @@ static void op_event(struct kvt_shm_port *port, uint32_t index, struct kvt_event
     if (op->copier != KVT_SHM_NONE) {
         port->copiers[op->copier].load -= load_of(op);
     }
-    KV_ASSERT(seat->nr_ops > 0);
-    if (--seat->nr_ops == 0 && seat->is_closed) { /* (5) */
-        seat->next = port->closed;
+    KV_ASSERT(gets->nr > 0);
+    if (--gets->nr == 0 && gets->is_closed) { /* (5) */
+        gets->next = port->closed;
         port->closed = op->conn;
     }
     op->next = port->free_op;
@@ -592,19 +532,18 @@ static void op_event(struct kvt_shm_port *port, uint32_t index, struct kvt_event
 
 static void closed_event(struct kvt_shm_port *port, uint32_t i, struct kvt_event *event)
 {
-    *event = (struct kvt_event){.kind = KVT_EV_CLOSED, .conn = conn_name(port, i)};
+    *event = (struct kvt_event){
+        .kind = KVT_EV_CLOSED, .conn = kvt_seat_name(&port->seats, i)};
     seat_give(port, i);
 }
 
 static void
 hello_event(struct kvt_shm_port *port, uint32_t index, struct kvt_event *event)
 {
-    KV_ASSERT(port->seats[index].state == KVT_SHM_SEAT_STRANGER);
-    port->seats[index].state = KVT_SHM_SEAT_INTRODUCED;
-    port->nr_strangers--;
+    kvt_seat_introduced(&port->seats, index, false);
     *event = (struct kvt_event){
         .kind = KVT_EV_HELLO,
-        .conn = conn_name(port, index),
+        .conn = kvt_seat_name(&port->seats, index),
         .bytes = port->conns[index].hello,
         .nr_bytes = port->conns[index].hello_len,
     };
@@ -614,8 +553,8 @@ hello_event(struct kvt_shm_port *port, uint32_t index, struct kvt_event *event)
 static bool
 event_of(struct kvt_shm_port *port, struct kvt_note note, struct kvt_event *event)
 {
-    struct kvt_shm_seat *seat = &port->seats[note.index];
-    const bool closing = seat->state == KVT_SHM_SEAT_CLOSING;
+    struct kvt_shm_gets *gets = &port->gets[note.index];
+    const bool closing = kvt_seat_state(&port->seats, note.index) == KVT_SEAT_CLOSING;
 
     switch ((enum kvt_shm_news)note.kind) {
     case KVT_SHM_KNOCK:
@@ -626,20 +565,20 @@ event_of(struct kvt_shm_port *port, struct kvt_note note, struct kvt_event *even
         return true;
     case KVT_SHM_MAPPED_NOW:
         if (!closing) {
-            seat_mapped(port, seat);
+            gets_mapped(port, gets);
         }
         return false;
     case KVT_SHM_BROKEN:
-        seat_lost(port, seat);
+        gets_lost(port, gets);
         *event = (struct kvt_event){
             .kind = KVT_EV_BROKEN,
-            .conn = conn_name(port, note.index),
+            .conn = kvt_seat_name(&port->seats, note.index),
             .status = port->conns[note.index].why,
         };
         return !closing;
     case KVT_SHM_CLOSED:
-        seat->is_closed = true;
-        if (seat->nr_ops == 0) { /* (5) */
+        gets->is_closed = true;
+        if (gets->nr == 0) { /* (5) */
             closed_event(port, note.index, event);
             return true;
         }
@@ -663,7 +602,7 @@ static bool own_event(struct kvt_shm_port *port, struct kvt_event *event)
     }
     if (port->closed != KVT_SHM_NONE) {
         const uint32_t seat = port->closed;
-        port->closed = port->seats[seat].next;
+        port->closed = port->gets[seat].next;
         closed_event(port, seat, event);
         return true;
     }

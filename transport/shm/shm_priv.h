@@ -54,15 +54,13 @@
 #include "transport/bell.h"
 #include "transport/check.h"
 #include "transport/ring.h"
+#include "transport/seat.h"
 #include "transport/shm/wire.h"
 #include "transport/transport.h"
 
 #include <pthread.h>
 
 enum {
-    KVT_SHM_OPS_MAX = 65536,
-    KVT_SHM_CONNS_MAX = 4096,
-    KVT_SHM_THREADS_MAX = 64,
     KVT_SHM_PATH_BYTES = 108, /* of a Unix socket's path, with its NUL */
     KVT_SHM_BACKLOG = 128,
     /* Sockets accepted in one turn of the loop. */
@@ -197,21 +195,10 @@ struct kvt_shm_keeper {
     struct kvt_shm_packet packet; /* within one turn */
 };
 
-enum kvt_shm_seat_state {
-    KVT_SHM_SEAT_FREE,
-    KVT_SHM_SEAT_STRANGER,
-    KVT_SHM_SEAT_INTRODUCED,
-    KVT_SHM_SEAT_OWNER,
-    KVT_SHM_SEAT_READER,
-    KVT_SHM_SEAT_CLOSING,
-};
-
-/* The loop's view of a connection slot. */
-struct kvt_shm_seat {
-    enum kvt_shm_seat_state state;
-    uint64_t gen;  /* grows with every use of the slot */
-    uint32_t next; /* free list; those that are closed, with their last DONE taken */
-    uint32_t nr_ops;
+/* What the loop knows of a seat's gets. */
+struct kvt_shm_gets {
+    uint32_t nr;
+    uint32_t next; /* of the seats that are closed, with their last DONE taken */
     bool is_mapped, is_lost, is_closed;
     struct kvt_shm_list waiting; /* gets, until it is mapped */
 };
@@ -236,9 +223,9 @@ struct kvt_shm_port {
     uint64_t path_dev, path_ino;
 
     /* the loop's */
-    struct kvt_shm_seat *seats;
-    uint32_t free_seat, free_op;
-    uint32_t nr_strangers;
+    struct kvt_seats seats;
+    struct kvt_shm_gets *gets; /* by seat */
+    uint32_t free_op;
     uint32_t next_copier;     /* whose events are taken next */
     struct kvt_shm_list lost; /* gets that no copier has, to be told as LINK_LOST */
     uint32_t closed;          /* seats whose CLOSED is to be told, by `next` */

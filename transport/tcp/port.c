@@ -1,13 +1,6 @@
 /* The loop's side of the tcp transport: slots, commands, events. Nothing here waits.
  *
- * A seat is the loop's view of a connection slot; its number for the caller carries the
- * seat's generation, so a late call on a connection that is gone finds nothing:
- *
- *   FREE ──open──► READER ─────────────────────────────────┐
- *     ├──offer──► OWNER ───────────────────────────────────┤
- *     └──adopt──► STRANGER ──HELLO──► INTRODUCED ──accept──► OWNER, offered: READER
- *                    └──GONE──► FREE       │                 │
- *                                          └──── close ──────┴─► CLOSING ─CLOSED─► FREE
+ * Connections are named by their seats (transport/seat.h).
  */
 #include "base/thread.h"
 #include "transport/tcp/tcp_priv.h"
@@ -15,30 +8,9 @@
 #include <string.h>
 #include <sys/epoll.h>
 
-enum { SEAT_BITS = 16 };
-_Static_assert(KVT_TCP_CONNS_MAX <= 1 << SEAT_BITS, "a seat fits its bits");
-
 static struct kvt_tcp_port *port_of(kvt_port_t *port)
 {
     return (struct kvt_tcp_port *)port;
-}
-
-static kvt_conn_t conn_name(const struct kvt_tcp_port *port, uint32_t index)
-{
-    return port->seats[index].gen << SEAT_BITS | index;
-}
-
-/* NONE for a connection that the caller does not have. */
-static uint32_t seat_find(const struct kvt_tcp_port *port, kvt_conn_t conn)
-{
-    const uint32_t index = (uint32_t)(conn & ((1u << SEAT_BITS) - 1));
-
-    if (index >= port->nr_conns || port->seats[index].gen != conn >> SEAT_BITS
-        || port->seats[index].state == KVT_TCP_SEAT_FREE
-        || port->seats[index].state == KVT_TCP_SEAT_STRANGER) {
-        return KVT_TCP_NONE;
-    }
-    return index;
 }
 
 static void command(
@@ -52,12 +24,13 @@ static void command(
 
 /* ---- seats ---------------------------------------------------------------------- */
 
-static uint32_t seat_take(struct kvt_tcp_port *port, enum kvt_tcp_seat_state state)
+/* With the mover that has the fewest connections. */
+static uint32_t seat_take(struct kvt_tcp_port *port, enum kvt_seat_state state)
 {
-    const uint32_t index = port->free_seat;
+    const uint32_t index = kvt_seat_take(&port->seats, state);
     uint32_t mover = 0;
 
-    if (index == KVT_TCP_NONE) {
+    if (index == KVT_NO_SEAT) {
         return index;
     }
     for (uint32_t i = 1; i < port->nr_movers; i++) {
@@ -65,43 +38,21 @@ static uint32_t seat_take(struct kvt_tcp_port *port, enum kvt_tcp_seat_state sta
             mover = i;
         }
     }
-    struct kvt_tcp_seat *seat = &port->seats[index];
-    port->free_seat = seat->next;
     port->movers[mover].nr_conns++;
-    seat->state = state;
-    seat->gen++;
-    seat->mover = mover;
-    port->nr_strangers += state == KVT_TCP_SEAT_STRANGER;
+    port->conns[index].mover = mover;
     return index;
 }
 
 static void seat_give(struct kvt_tcp_port *port, uint32_t index)
 {
-    struct kvt_tcp_seat *seat = &port->seats[index];
+    struct kvt_tcp_mover *mover = &port->movers[port->conns[index].mover];
 
-    KV_ASSERT(port->movers[seat->mover].nr_conns > 0);
-    port->nr_strangers -= seat->state == KVT_TCP_SEAT_STRANGER;
-    port->movers[seat->mover].nr_conns--;
-    seat->state = KVT_TCP_SEAT_FREE;
-    seat->next = port->free_seat;
-    port->free_seat = index;
+    KV_ASSERT(mover->nr_conns > 0);
+    mover->nr_conns--;
+    kvt_seat_give(&port->seats, index);
 }
 
 /* ---- create and destroy --------------------------------------------------------- */
-
-static kv_status_t
-config_check(const struct kvt_config *config, struct kv_detail *detail)
-{
-    const struct kvt_bound bounds[] = {
-        {"transport.regions", config->nr_regions, 0, KVT_REGIONS_MAX},
-        {"transport.ops", config->nr_ops, 1, KVT_TCP_OPS_MAX},
-        {"transport.conns", config->nr_conns, 1, KVT_TCP_CONNS_MAX},
-        {"transport.threads", config->nr_threads, 1, KVT_TCP_THREADS_MAX},
-        {"transport.hello", config->hello_us, 1, UINT32_MAX},
-    };
-
-    return kvt_check_bounds(bounds, KV_COUNT_OF(bounds), detail);
-}
 
 /* What has no descriptor yet says so: destroy closes what it finds. */
 static void descriptors_init(struct kvt_tcp_port *port)
@@ -120,23 +71,19 @@ static kv_status_t slots_create(struct kvt_tcp_port *port)
 {
     port->movers = kv_calloc(port->nr_movers, sizeof(*port->movers));
     port->conns = kv_calloc(port->nr_conns, sizeof(*port->conns));
-    port->seats = kv_calloc(port->nr_conns, sizeof(*port->seats));
     port->ops = kv_calloc(port->nr_ops, sizeof(*port->ops));
     port->requests = kv_calloc(port->nr_ops, sizeof(*port->requests));
     descriptors_init(port);
-    if (port->movers == NULL || port->conns == NULL || port->seats == NULL
-        || port->ops == NULL || port->requests == NULL) {
+    if (port->movers == NULL || port->conns == NULL || port->ops == NULL
+        || port->requests == NULL
+        || kvt_seats_init(&port->seats, port->nr_conns) != KV_OK) {
         return KV_ERR_NOMEM;
     }
     for (uint32_t i = 0; i < port->nr_ops; i++) {
         port->ops[i].next = i + 1 < port->nr_ops ? i + 1 : KVT_TCP_NONE;
         port->requests[i].next = port->ops[i].next;
     }
-    for (uint32_t i = 0; i < port->nr_conns; i++) {
-        port->seats[i].next = i + 1 < port->nr_conns ? i + 1 : KVT_TCP_NONE;
-    }
     port->nr_free_ops = port->nr_ops;
-    port->lent = KVT_TCP_NONE;
     return KV_OK;
 }
 
@@ -197,7 +144,7 @@ static void tcp_destroy(kvt_port_t *base)
     kvt_bell_fini(&port->bell);
     kv_free(port->requests);
     kv_free(port->ops);
-    kv_free(port->seats);
+    kvt_seats_fini(&port->seats);
     kv_free(port->conns);
     kv_free(port->movers);
     kv_free(port);
@@ -222,7 +169,7 @@ static kv_status_t parts_create(struct kvt_tcp_port *port)
 static kv_status_t tcp_create(
     const struct kvt_config *config, kvt_port_t **port_p, struct kv_detail *detail)
 {
-    kv_status_t status = config_check(config, detail);
+    kv_status_t status = kvt_check_config(config, detail);
 
     if (status != KV_OK) {
         return status;
@@ -268,7 +215,7 @@ static void dial(
     for (uint32_t i = 0; i < nr_addresses; i++) {
         conn->addresses[i] = addresses[i];
     }
-    command(port, port->seats[index].mover, KVT_TCP_DIAL, index);
+    command(port, port->conns[index].mover, KVT_TCP_DIAL, index);
 }
 
 static kv_status_t conn_open(
@@ -283,11 +230,11 @@ static kv_status_t conn_open(
         return KV_ERR_INVALID;
     }
     const uint32_t index =
-        seat_take(port, offered ? KVT_TCP_SEAT_OWNER : KVT_TCP_SEAT_READER);
-    if (index == KVT_TCP_NONE) {
+        seat_take(port, offered ? KVT_SEAT_OWNER : KVT_SEAT_READER);
+    if (index == KVT_NO_SEAT) {
         return KV_ERR_AGAIN;
     }
-    const kvt_conn_t name = conn_name(port, index);
+    const kvt_conn_t name = kvt_seat_name(&port->seats, index);
     if (parsed == KV_INPROGRESS
         && kvt_resolver_post(port->resolver, name, address) != KV_OK) {
         /* Names of connections that were closed meanwhile are still being asked. */
@@ -300,7 +247,7 @@ static kv_status_t conn_open(
         conn->hello, offered ? KVT_FRAME_OFFER : KVT_FRAME_HELLO, hello, len, 0);
     memcpy(conn->hello + KVT_FRAME_HEADER_BYTES, hello, len);
     conn->hello_len = KVT_FRAME_HEADER_BYTES + len;
-    command(port, port->seats[index].mover, KVT_TCP_OPEN, index);
+    command(port, port->conns[index].mover, KVT_TCP_OPEN, index);
     if (parsed == KV_OK) {
         dial(port, index, &numeric, 1);
     } else {
@@ -324,49 +271,40 @@ static kv_status_t tcp_offer(
     return conn_open(port_of(base), address, hello, len, true, conn_p);
 }
 
-/* Strangers may take half of the places: whoever floods us with connections leaves
- * room for those that we open, and for those that have said who they are. */
 static kv_status_t tcp_adopt(kvt_port_t *base, int fd)
 {
     struct kvt_tcp_port *port = port_of(base);
-    uint32_t index = KVT_TCP_NONE;
+    const uint32_t index = seat_take(port, KVT_SEAT_STRANGER);
 
-    if (port->nr_strangers < (port->nr_conns + 1) / 2 && !KV_FAULT()) {
-        index = seat_take(port, KVT_TCP_SEAT_STRANGER);
-    }
-    if (index == KVT_TCP_NONE) {
+    if (index == KVT_NO_SEAT) {
         if (fd >= 0) {
             close(fd);
         }
         return KV_ERR_AGAIN;
     }
     port->conns[index].fd = fd;
-    command(port, port->seats[index].mover, KVT_TCP_ADOPT, index);
+    command(port, port->conns[index].mover, KVT_TCP_ADOPT, index);
     return KV_OK;
 }
 
 static void tcp_accept(kvt_port_t *base, kvt_conn_t name)
 {
     struct kvt_tcp_port *port = port_of(base);
-    const uint32_t index = seat_find(port, name);
+    const uint32_t index = kvt_seat_accept(&port->seats, name);
 
-    if (index != KVT_TCP_NONE && port->seats[index].state == KVT_TCP_SEAT_INTRODUCED) {
-        port->seats[index].state =
-            port->seats[index].offered ? KVT_TCP_SEAT_READER : KVT_TCP_SEAT_OWNER;
-        command(port, port->seats[index].mover, KVT_TCP_ACCEPT, index);
+    if (index != KVT_NO_SEAT) {
+        command(port, port->conns[index].mover, KVT_TCP_ACCEPT, index);
     }
 }
 
 static void tcp_close(kvt_port_t *base, kvt_conn_t name)
 {
     struct kvt_tcp_port *port = port_of(base);
-    const uint32_t index = seat_find(port, name);
+    const uint32_t index = kvt_seat_close(&port->seats, name);
 
-    if (index == KVT_TCP_NONE || port->seats[index].state == KVT_TCP_SEAT_CLOSING) {
-        return;
+    if (index != KVT_NO_SEAT) {
+        command(port, port->conns[index].mover, KVT_TCP_CLOSE, index);
     }
-    port->seats[index].state = KVT_TCP_SEAT_CLOSING;
-    command(port, port->seats[index].mover, KVT_TCP_CLOSE, index);
 }
 
 /* ---- operations ----------------------------------------------------------------- */
@@ -416,27 +354,14 @@ static void part_take(
     op->data_len = op->n_tokens = 0;
 }
 
-/* OK: it may be used for reads (or sends). A connection that broke is still fine here:
- * its mover ends what comes. */
-static kv_status_t usable(
-    const struct kvt_tcp_port *port, kvt_conn_t name, enum kvt_tcp_seat_state wanted,
-    uint32_t *index_p)
-{
-    *index_p = seat_find(port, name);
-    if (*index_p == KVT_TCP_NONE
-        || port->seats[*index_p].state == KVT_TCP_SEAT_CLOSING) {
-        return KV_ERR_LINK_LOST;
-    }
-    return port->seats[*index_p].state == wanted ? KV_OK : KV_ERR_INVALID;
-}
-
 static kv_status_t tcp_read(
     kvt_port_t *base, kvt_conn_t name, uint64_t req, const uint8_t *request,
     uint32_t len, const struct kvt_part *parts, uint32_t nr_parts)
 {
     struct kvt_tcp_port *port = port_of(base);
     uint32_t conn;
-    const kv_status_t status = usable(port, name, KVT_TCP_SEAT_READER, &conn);
+    const kv_status_t status =
+        kvt_seat_usable(&port->seats, name, KVT_SEAT_READER, &conn);
 
     if (status != KV_OK) {
         return status;
@@ -467,7 +392,7 @@ static kv_status_t tcp_read(
     kvt_frame_write(to->frame, KVT_FRAME_REQUEST, request, len, 0);
     memcpy(to->frame + KVT_FRAME_HEADER_BYTES, request, len);
     to->frame_len = KVT_FRAME_HEADER_BYTES + len;
-    command(port, port->seats[conn].mover, KVT_TCP_READ, index);
+    command(port, port->conns[conn].mover, KVT_TCP_READ, index);
     return KV_OK;
 }
 
@@ -477,7 +402,8 @@ static kv_status_t tcp_send(
 {
     struct kvt_tcp_port *port = port_of(base);
     uint32_t conn;
-    const kv_status_t status = usable(port, name, KVT_TCP_SEAT_OWNER, &conn);
+    const kv_status_t status =
+        kvt_seat_usable(&port->seats, name, KVT_SEAT_OWNER, &conn);
 
     if (status != KV_OK) {
         return status;
@@ -501,7 +427,7 @@ static kv_status_t tcp_send(
     kvt_frame_write(op->frame, KVT_FRAME_DATA, head, head_len, len);
     memcpy(op->frame + KVT_FRAME_HEADER_BYTES, head, head_len);
     op->frame_len = KVT_FRAME_HEADER_BYTES + head_len;
-    command(port, port->seats[conn].mover, KVT_TCP_SEND, index);
+    command(port, port->conns[conn].mover, KVT_TCP_SEND, index);
     return KV_OK;
 }
 
@@ -520,13 +446,12 @@ tcp_get(kvt_port_t *base, kvt_conn_t name, const struct kvt_part *part)
 /* The caller has looked at the tray of the last event. */
 static void give_tray_back(struct kvt_tcp_port *port)
 {
-    const uint32_t index = port->lent;
+    const uint32_t index = kvt_seat_find(&port->seats, port->lent);
 
-    port->lent = KVT_TCP_NONE;
-    if (index != KVT_TCP_NONE && port->seats[index].gen == port->lent_gen
-        && port->seats[index].state != KVT_TCP_SEAT_CLOSING
-        && port->seats[index].state != KVT_TCP_SEAT_FREE) {
-        command(port, port->seats[index].mover, KVT_TCP_TAKEN, index);
+    port->lent = 0;
+    if (index != KVT_NO_SEAT
+        && kvt_seat_state(&port->seats, index) != KVT_SEAT_CLOSING) {
+        command(port, port->conns[index].mover, KVT_TCP_TAKEN, index);
     }
 }
 
@@ -535,10 +460,10 @@ static void resolved(struct kvt_tcp_port *port)
     struct kvt_resolved found;
 
     while (port->nr_resolving > 0 && kvt_resolver_next(port->resolver, &found)) {
-        const uint32_t index = seat_find(port, found.tag);
+        const uint32_t index = kvt_seat_find(&port->seats, found.tag);
         port->nr_resolving--;
-        if (index != KVT_TCP_NONE
-            && port->seats[index].state != KVT_TCP_SEAT_CLOSING) {
+        if (index != KVT_NO_SEAT
+            && kvt_seat_state(&port->seats, index) != KVT_SEAT_CLOSING) {
             dial(port, index, found.addresses, found.nr_addresses);
         }
     }
@@ -550,7 +475,7 @@ static void op_event(struct kvt_tcp_port *port, uint32_t index, struct kvt_event
 
     *event = (struct kvt_event){
         .kind = KVT_EV_DONE,
-        .conn = conn_name(port, op->conn),
+        .conn = kvt_seat_name(&port->seats, op->conn),
         .id = op->id,
         .status = op->status,
         .computed = op->status == KV_OK ? op->computed : 0,
@@ -570,19 +495,19 @@ static void tray_event(
 
     *event = (struct kvt_event){
         .kind = kind,
-        .conn = conn_name(port, note.index),
+        .conn = kvt_seat_name(&port->seats, note.index),
         .bytes = tray->bytes,
         .nr_bytes = tray->len,
     };
-    port->lent = note.index;
-    port->lent_gen = port->seats[note.index].gen;
+    port->lent = event->conn;
 }
 
 static void conn_event(
     struct kvt_tcp_port *port, uint32_t index, enum kvt_event_kind kind,
     struct kvt_event *event)
 {
-    *event = (struct kvt_event){.kind = kind, .conn = conn_name(port, index)};
+    *event =
+        (struct kvt_event){.kind = kind, .conn = kvt_seat_name(&port->seats, index)};
     if (kind == KVT_EV_BROKEN) {
         event->status = port->conns[index].why;
     }
@@ -596,16 +521,13 @@ event_of(struct kvt_tcp_port *port, struct kvt_note note, struct kvt_event *even
         op_event(port, note.index, event);
         return true;
     }
-    struct kvt_tcp_seat *seat = &port->seats[note.index];
-    const bool closing = seat->state == KVT_TCP_SEAT_CLOSING;
+    const bool closing = kvt_seat_state(&port->seats, note.index) == KVT_SEAT_CLOSING;
     switch ((enum kvt_tcp_news)note.kind) {
     case KVT_TCP_HELLO:
     case KVT_TCP_OFFER:
-        seat->state = KVT_TCP_SEAT_INTRODUCED;
-        seat->offered = note.kind == KVT_TCP_OFFER;
-        port->nr_strangers--;
+        kvt_seat_introduced(&port->seats, note.index, note.kind == KVT_TCP_OFFER);
         tray_event(port, note, KVT_EV_HELLO, event);
-        event->offered = seat->offered;
+        event->offered = note.kind == KVT_TCP_OFFER;
         return true;
     case KVT_TCP_REQUEST:
         if (!closing) {

@@ -29,6 +29,7 @@
 #include "transport/bell.h"
 #include "transport/check.h"
 #include "transport/ring.h"
+#include "transport/seat.h"
 #include "transport/tcp/frame.h"
 #include "transport/tcp/resolve.h"
 #include "transport/transport.h"
@@ -36,9 +37,6 @@
 #include <pthread.h>
 
 enum {
-    KVT_TCP_OPS_MAX = 65536,
-    KVT_TCP_CONNS_MAX = 4096,
-    KVT_TCP_THREADS_MAX = 64,
     KVT_TCP_HEAD_BYTES = KVT_FRAME_HEADER_BYTES + KVT_HEAD_BYTES_MAX,
     KVT_TCP_IN_BYTES = KVT_FRAME_HEADER_BYTES + KVT_REQUEST_BYTES_MAX,
     /* READs of one connection that the loop has not taken: one that it looks at, and
@@ -138,6 +136,7 @@ struct kvt_tcp_tray {
 };
 
 struct kvt_tcp_conn {
+    uint32_t mover; /* loop: whose it is */
     int fd;
     enum kvt_tcp_state state;
     kv_status_t why;     /* of BROKEN */
@@ -187,24 +186,6 @@ struct kvt_tcp_mover {
     uint8_t stage[KVT_TCP_STAGE_BYTES]; /* within one turn */
 };
 
-enum kvt_tcp_seat_state {
-    KVT_TCP_SEAT_FREE,
-    KVT_TCP_SEAT_STRANGER,
-    KVT_TCP_SEAT_INTRODUCED,
-    KVT_TCP_SEAT_OWNER,
-    KVT_TCP_SEAT_READER,
-    KVT_TCP_SEAT_CLOSING,
-};
-
-/* The loop's view of a connection slot. */
-struct kvt_tcp_seat {
-    enum kvt_tcp_seat_state state;
-    bool offered;
-    uint64_t gen; /* grows with every use of the slot */
-    uint32_t mover;
-    uint32_t next; /* free list */
-};
-
 struct kvt_tcp_port {
     struct kvt_port port;
     struct kvt_region regions[KVT_REGIONS_MAX];
@@ -221,14 +202,12 @@ struct kvt_tcp_port {
     struct kvt_bell bell; /* the loop's */
 
     /* the loop's */
-    struct kvt_tcp_seat *seats;
-    uint32_t free_seat, free_op, free_request;
+    struct kvt_seats seats;
+    uint32_t free_op, free_request;
     uint32_t nr_free_ops;
-    uint32_t nr_strangers;
     uint32_t next_mover;   /* whose events are taken next */
     uint32_t nr_resolving; /* names asked, and their answers not taken */
-    uint32_t lent;         /* connection whose tray the caller looks at, or NONE */
-    uint64_t lent_gen;
+    kvt_conn_t lent;       /* connection whose tray the caller looks at; 0: none */
 };
 
 /* mover.c: runs until KVT_TCP_QUIT. Its event fd is in its epoll as index NONE. */

@@ -1,5 +1,5 @@
-/* What every transport checks alike: figures against their bounds, memory against the
- * regions.
+/* What every transport checks alike: figures against their bounds, an owner's words,
+ * memory against the regions.
  *
  * Threading: pure. Ownership: nothing is kept. Errors: KV_ERR_CONFIG with the field,
  * its limit and the value.
@@ -42,6 +42,24 @@ kvt_check_config(const struct kvt_config *config, struct kv_detail *detail)
     };
 
     return kvt_check_bounds(bounds, KV_COUNT_OF(bounds), detail);
+}
+
+/* What an owner may say of one page. Other words are about links and devices, which are
+ * ours to judge, or a newer owner's: that page is not to be had. */
+static inline kv_status_t kvt_check_word(int32_t status)
+{
+    switch (status) {
+    case KV_OK:
+    case KV_ERR_AGAIN:
+    case KV_ERR_MISS:
+    case KV_ERR_REFUSED:
+    case KV_ERR_STALE:
+    case KV_ERR_DENIED:
+    case KV_ERR_QUOTA:
+        return (kv_status_t)status;
+    default:
+        return KV_ERR_MISS;
+    }
 }
 
 /* Does at[0 … len) lie in one of the regions? */

@@ -4,6 +4,7 @@
 
 /* In the order in which a node prefers them; tcp is always there, and last. */
 static const struct kvt_ops *const tables[] = {
+    &kvt_loop,
     &kvt_shm,
     &kvt_tcp,
 };

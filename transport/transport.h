@@ -34,7 +34,7 @@ enum {
     KVT_HELLO_BYTES_MAX = 256,     /* an encoded DATA_OPEN */
     KVT_REQUEST_BYTES_MAX = 16384, /* an encoded READ of KV_MSG_READ_MAX copies */
     KVT_HEAD_BYTES_MAX = 256,      /* an encoded DATA */
-    KVT_ADDRESS_MAX = 128,         /* "host:port" or a path, with the NUL */
+    KVT_ADDRESS_MAX = 128,         /* "host:port", a path, a name; with the NUL */
     /* Of one port; more is refused at its start. */
     KVT_OPS_MAX = 65536,
     KVT_CONNS_MAX = 4096,
@@ -63,8 +63,8 @@ struct kvt_region {
 };
 
 struct kvt_config {
-    /* Where readers come in: the path of a Unix socket for "shm"; NULL: nobody does, or
-     * by kvt_adopt() alone. */
+    /* Where readers come in, and so their address: the path of a Unix socket for "shm",
+     * a name in this process for "loop". NULL: nobody does, or by kvt_adopt() alone. */
     const char *listen;
     const struct kvt_region *regions; /* copied; index = arena of a grant */
     uint32_t nr_regions;
@@ -243,8 +243,9 @@ static inline bool kvt_next(kvt_port_t *port, struct kvt_event *event)
     return port->ops->next(port, event);
 }
 
-extern const struct kvt_ops kvt_tcp; /* transport/tcp/ */
-extern const struct kvt_ops kvt_shm; /* transport/shm/ */
+extern const struct kvt_ops kvt_loop; /* transport/loop/ */
+extern const struct kvt_ops kvt_shm;  /* transport/shm/ */
+extern const struct kvt_ops kvt_tcp;  /* transport/tcp/ */
 
 /* The table called `name`, or NULL. kvt_ops_at(i): all of them, NULL past the last. */
 const struct kvt_ops *kvt_ops_find(const char *name);

@@ -243,9 +243,17 @@ static void memory_free(struct tk_side *side)
     }
 }
 
+enum tk_place_kind tk_place_kind(const struct tk *tk)
+{
+    if ((tk->candidate->ops->caps & KVT_CAP_REMOTE) != 0) {
+        return TK_HOST;
+    }
+    return is_one_sided(tk) ? TK_PATH : TK_NAME;
+}
+
 void tk_place(struct tk *tk)
 {
-    if (is_one_sided(tk)) {
+    if (tk_place_kind(tk) != TK_HOST) {
         tk_path(tk->address);
         tk->owner.listen = tk->address;
     } else {

@@ -22,6 +22,10 @@ enum {
     TK_CONNS = 64,
 };
 
+/* What an address is: of a remote transport a host and a port, of one that gives
+ * memory out the path of a socket, else a name in this process. */
+enum tk_place_kind { TK_HOST, TK_PATH, TK_NAME };
+
 /* One row of the contract suite: a transport, and how its ports are wrapped. */
 struct tk_candidate {
     const char *name;
@@ -30,6 +34,7 @@ struct tk_candidate {
     bool offered; /* the owner opens the connections, the reader has the listener */
     struct kvt_hook_config faults; /* of the reader's hook */
     uint64_t seed;
+    unsigned nr_faults; /* calls of a whole life that may fail, at least */
 };
 
 struct tk_side {
@@ -80,6 +85,7 @@ void tk_open(struct tk *tk, size_t bytes);
 /* The parts of tk_open(): where the owner is found, and memory of one side, of the kind
  * that the candidate's readers can be given. */
 void tk_place(struct tk *tk);
+enum tk_place_kind tk_place_kind(const struct tk *tk);
 void tk_memory(struct tk *tk, struct tk_side *side, size_t bytes);
 void tk_forget(struct tk *tk); /* both undone */
 void tk_close(struct tk *tk);  /* destroys what is left; nothing may leak */

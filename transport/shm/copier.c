@@ -7,10 +7,10 @@
  */
 #define _GNU_SOURCE
 
+#include "transport/copy.h"
 #include "transport/shm/shm_priv.h"
 
 #include <poll.h>
-#include <string.h>
 #include <sys/prctl.h>
 
 /* ---- one page ------------------------------------------------------------------- */
@@ -45,28 +45,6 @@ static const uint8_t *find(const struct kvt_shm_conn *conn, const struct kvt_shm
     return conn->maps[op->arena].base + op->offset;
 }
 
-/* The digest is of what lies in `to`: the owner could write the source meanwhile. */
-static uint64_t copy_digested(uint8_t *to, const uint8_t *from, uint32_t len)
-{
-    struct kv_digest_state state;
-
-    kv_digest_init(&state);
-    for (uint32_t at = 0, n; at < len; at += n) {
-        n = len - at < KVT_SHM_CHUNK_BYTES ? len - at : KVT_SHM_CHUNK_BYTES;
-        memcpy(to + at, from + at, n);
-        kv_digest_add(&state, at / KVT_SHM_CHUNK_BYTES, kv_digest_leaf(to + at, n));
-    }
-    return kv_digest_end(&state, len);
-}
-
-static void copy_plain(uint8_t *to, const uint8_t *from, uint32_t len)
-{
-    for (uint32_t at = 0, n; at < len; at += n) {
-        n = len - at < KVT_SHM_CHUNK_BYTES ? len - at : KVT_SHM_CHUNK_BYTES;
-        memcpy(to + at, from + at, n);
-    }
-}
-
 static void copy(const struct kvt_shm_port *port, struct kvt_shm_op *op)
 {
     const uint8_t *from = find(&port->conns[op->conn], op);
@@ -77,9 +55,9 @@ static void copy(const struct kvt_shm_port *port, struct kvt_shm_op *op)
     }
     op->status = KV_OK;
     if (port->verify) {
-        op->computed = copy_digested(op->to, from, op->room);
+        op->computed = kvt_copy_digested(op->to, from, op->room);
     } else {
-        copy_plain(op->to, from, op->room);
+        kvt_copy_plain(op->to, from, op->room);
     }
 }
 

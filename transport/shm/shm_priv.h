@@ -71,11 +71,6 @@ enum {
     /* A goodbye that the kernel will not take is given up then, 3 s: the owner waits
      * for our death instead. */
     KVT_SHM_GOODBYE_TRIES = 60,
-    /* One memcpy. Processor time of memcpy of whole pages over that of gets of them,
-     * pages of 1 MiB, nothing digested (AMD EPYC, 2026-11, a busy machine): 1.02 with
-     * 4 KiB, 1.00 with 8, 0.96 with 16, 0.92 with 64, 0.91 in one piece. It is the
-     * digest's leaf, too: what was copied is digested in the first cache. */
-    KVT_SHM_CHUNK_BYTES = KV_DIGEST_LEAF_BYTES,
 };
 
 #define KVT_SHM_NONE UINT32_MAX

@@ -90,24 +90,6 @@ static void landed(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, size_
     }
 }
 
-/* What the owner may say of one page. Other words are about links and devices, which
- * are ours to judge, or a newer owner's: that page is not to be had. */
-static kv_status_t owners_word(int32_t status)
-{
-    switch (status) {
-    case KV_OK:
-    case KV_ERR_AGAIN:
-    case KV_ERR_MISS:
-    case KV_ERR_REFUSED:
-    case KV_ERR_STALE:
-    case KV_ERR_DENIED:
-    case KV_ERR_QUOTA:
-        return (kv_status_t)status;
-    default:
-        return KV_ERR_MISS;
-    }
-}
-
 /* The READ that a DATA answers, or NONE. Owners answer in the order asked, so this is
  * the first, nearly always; at worst it walks over the reads in flight. */
 static uint32_t find_request(
@@ -144,7 +126,7 @@ data_begins(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, struct kvt_f
         return false;
     }
     const struct kv_msg_data *data = &msg.u.data;
-    const kv_status_t status = owners_word(data->status);
+    const kv_status_t status = kvt_check_word(data->status);
     struct kvt_tcp_op *op = &port->ops[port->requests[index].ops[data->index]];
     op->expected = data->digest;
     op->gen = data->gen;

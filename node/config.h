@@ -108,10 +108,25 @@ struct kvn_config_space {
 
 enum kvn_unix_mode { KVN_UNIX_OWNER, KVN_UNIX_GROUP };
 enum kvn_transports {
+    KVN_TRANSPORTS_ALL,
     KVN_TRANSPORTS_BOTH,
     KVN_TRANSPORTS_NAMED,
-    KVN_TRANSPORTS_ONESIDED
+    KVN_TRANSPORTS_ONESIDED,
+    KVN_TRANSPORTS_LOOP
 };
+/* loop is in the list; shm; tcp. */
+static inline bool kvn_transports_loop(enum kvn_transports transports)
+{
+    return transports == KVN_TRANSPORTS_ALL || transports == KVN_TRANSPORTS_LOOP;
+}
+static inline bool kvn_transports_shm(enum kvn_transports transports)
+{
+    return transports != KVN_TRANSPORTS_NAMED && transports != KVN_TRANSPORTS_LOOP;
+}
+static inline bool kvn_transports_tcp(enum kvn_transports transports)
+{
+    return transports != KVN_TRANSPORTS_ONESIDED && transports != KVN_TRANSPORTS_LOOP;
+}
 
 struct kvn_config {
     char path[512];

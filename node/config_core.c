@@ -168,11 +168,15 @@ static kv_status_t add_tenants(
 static void add_transports(const struct kvn_config *config, struct kvo_config *out)
 {
     out->nr_transports = 0;
-    if (config->transports != KVN_TRANSPORTS_NAMED) {
+    if (kvn_transports_loop(config->transports)) {
+        out->transports[out->nr_transports++] =
+            (struct kvo_transport){.kind = KVO_NAMED, .name = "loop"};
+    }
+    if (kvn_transports_shm(config->transports)) {
         out->transports[out->nr_transports++] =
             (struct kvo_transport){.kind = KVO_ONE_SIDED, .name = "shm"};
     }
-    if (config->transports != KVN_TRANSPORTS_ONESIDED) {
+    if (kvn_transports_tcp(config->transports)) {
         out->transports[out->nr_transports++] =
             (struct kvo_transport){.kind = KVO_NAMED, .name = "tcp"};
     }

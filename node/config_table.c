@@ -92,9 +92,10 @@ const struct kv_option kvn_config_globals[] = {
     {"liveness.lost", KV_OPT_TIME, AT(liveness.lost_us), "3s", 1000, 10 * MINUTE, NULL,
      "silent for so long: its link ends"},
 
-    {"link.transports", KV_OPT_ENUM, AT(transports), "both", 0, 0,
-     "both|named|onesided",
-     "how bytes come from peers: named (tcp), onesided (shm, of one host); or both"},
+    {"link.transports", KV_OPT_ENUM, AT(transports), "all", 0, 0,
+     "all|both|named|onesided|loop",
+     "how bytes come from peers: loop (of one process), onesided (shm, of one host), "
+     "named (tcp); both: the last two"},
     {"link.grant", KV_OPT_TIME, AT(grant_us), "2s", 1000, MINUTE, NULL,
      "how long a reader may use a grant before it is revoked"},
     {"link.call", KV_OPT_TIME, AT(call_us), "500ms", 100, MINUTE, NULL,

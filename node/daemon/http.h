@@ -36,6 +36,7 @@ enum {
     KVN_HTTP_STUCK_US = 2000000,    /* when stuck_us is 0 */
     KVN_HTTP_REQUEST_US = 10000000, /* when request_us is 0 */
     KVN_HTTP_LINE_BYTES = 512,
+    KVN_HTTP_READS_MAX = 8, /* transports that are told apart */
 };
 
 struct kvn_http_config {
@@ -56,6 +57,12 @@ struct kvn_http_peer {
 };
 
 /* Plain numbers of one moment. */
+/* Pages that came from peers, by transport. */
+struct kvn_http_read {
+    const char *transport; /* constant */
+    uint64_t bytes;
+};
+
 struct kvn_http_snapshot {
     uint32_t node;
     uint64_t incarnation;
@@ -65,6 +72,8 @@ struct kvn_http_snapshot {
     uint32_t nr_clients_fenced; /* hung up with sequences open, and not dead */
     struct kv_log_counts logs;
 
+    struct kvn_http_read reads[KVN_HTTP_READS_MAX];
+    uint32_t nr_reads;
     struct kvo_metrics core;
     struct kvp_metrics pager;
     struct kvc_dir_stats directory;

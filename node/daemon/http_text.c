@@ -185,12 +185,26 @@ put_peers(struct kv_metric_text *text, const struct kvn_http_snapshot *snapshot)
 }
 
 static void
+put_reads(struct kv_metric_text *text, const struct kvn_http_snapshot *snapshot)
+{
+    static const char name[] = "kvrail_transport_read_bytes_total";
+    kv_metrics_family(
+        text, KV_METRIC_COUNTER, name, "bytes of pages that came from peers");
+    for (uint32_t i = 0; i < snapshot->nr_reads; i++) {
+        kv_metrics_value(
+            text, name, snapshot->reads[i].bytes, "transport=\"%s\"",
+            snapshot->reads[i].transport);
+    }
+}
+
+static void
 put_node(struct kv_metric_text *text, const struct kvn_http_snapshot *snapshot)
 {
     const struct kvc_dir_stats *dir = &snapshot->directory;
     put_gauge(
         text, "kvrail_view_epoch", "epoch of the cluster's view", snapshot->epoch);
     put_peers(text, snapshot);
+    put_reads(text, snapshot);
     put_gauge(text, "kvrail_clients", "clients attached", snapshot->nr_clients);
     put_gauge(
         text, "kvrail_clients_fenced",

@@ -106,7 +106,7 @@ kv_status_t kvn_nearby_find(
     *nearby = (struct kvn_nearby){0};
     const bool alone = config->transports == KVN_TRANSPORTS_ONESIDED;
     const bool said = config->peers_path[0] != '\0';
-    if (config->nr_nodes == 1 || config->transports == KVN_TRANSPORTS_NAMED
+    if (config->nr_nodes == 1 || !kvn_transports_shm(config->transports)
         || (!said && config->unix_path[0] == '\0')
         || (!alone && !said && !may_be_near(config, self))) {
         return KV_OK;

@@ -182,7 +182,7 @@ static void link_data(void *arg, int fd)
     struct kvn_node *node = arg;
     if (node->stopping) {
         close(fd);
-    } else if (kvt_adopt(node->ports[KVO_NAMED], fd) != KV_OK) {
+    } else if (kvt_adopt(node->ports[KVN_PORT_TCP], fd) != KV_OK) {
         kv_log(KV_LOG_WARN, "data", "refused a connection: no room");
     }
 }
@@ -333,7 +333,7 @@ static void on_port(uv_poll_t *poll, int status, int events)
     struct kvn_node *node = poll->data;
     (void)status, (void)events;
     kvo_many_begin(node->core);
-    kvn_data_events(node, (enum kvo_kind)(poll - node->port_polls));
+    kvn_data_events(node, (enum kvn_port)(poll - node->port_polls));
     kvo_many_end(node->core);
 }
 
@@ -359,6 +359,7 @@ static void on_publish(uv_timer_t *timer)
     }
     kvn_http_collect(
         node->core, node->core_config, kvn_node_now(node), node->snapshot);
+    kvn_data_collect(node, node->snapshot);
     node->snapshot->logs = kv_log_counts();
     const struct kvn_local_counts none = {0};
     const struct kvn_local_counts *clients =
@@ -394,28 +395,6 @@ static uint32_t self_index(const struct kvn_config *config)
     return KVC_NO_NODE;
 }
 
-/* As the configuration lists them, but for what is not to be had here. */
-static void take_transports(struct kvo_config *core, const struct kvn_nearby *nearby)
-{
-    uint32_t nr = 0;
-    for (uint32_t i = 0; i < core->nr_transports; i++) {
-        struct kvo_transport transport = core->transports[i];
-        if (transport.kind == KVO_ONE_SIDED) {
-            if (!nearby->wanted) {
-                continue;
-            }
-            memcpy(transport.domain, nearby->domain, sizeof(nearby->domain));
-            memcpy(transport.address, nearby->path, sizeof(nearby->path));
-        }
-        core->transports[nr++] = transport;
-    }
-    core->nr_transports = nr;
-    if (nr == 0) { /* one-sided alone, and nobody to read */
-        core->transports[core->nr_transports++] =
-            (struct kvo_transport){.kind = KVO_NAMED, .name = "tcp"};
-    }
-}
-
 static kv_status_t start_core_config(struct kvn_node *node, char *line, size_t cap)
 {
     const struct kvn_config *config = node->config;
@@ -438,10 +417,12 @@ static kv_status_t start_core_config(struct kvn_node *node, char *line, size_t c
         return fail_detail(line, cap, status, &detail);
     }
     status = kvn_nearby_find(config, self, &node->nearby, line, cap);
+    if (status == KV_OK) {
+        status = kvn_data_places(node, line, cap);
+    }
     if (status != KV_OK) {
         return status;
     }
-    take_transports(node->core_config, &node->nearby);
     if (config->remote_clients) {
         node->core_config->nr_clients += (uint32_t)config->nr_remote_clients;
     }
@@ -474,7 +455,7 @@ static kv_status_t start_tables(struct kvn_node *node)
 {
     const struct kvo_config *core = node->core_config;
     uint32_t nr_pools = core->pager.nr_pools, nr_nodes = node->config->nr_nodes;
-    node->nr_conns = (uint32_t)node->config->nr_data_conns * KVO_NR_KINDS;
+    node->nr_conns = (uint32_t)node->config->nr_data_conns * KVN_NR_PORTS;
     node->nr_fences = 2 * nr_nodes;
     node->refusals_max = (core->nr_reads + KV_MSG_READ_MAX) / nr_nodes;
     if (node->refusals_max < KV_MSG_READ_MAX) {
@@ -735,10 +716,10 @@ static void start_handles(struct kvn_node *node)
     node->nr_handles = 5;
     node->prepare.data = node->idle.data = node->tick.data = node;
     node->publish.data = node->movers_poll.data = node;
-    for (unsigned kind = 0; kind < KVO_NR_KINDS; kind++) {
-        uv_poll_t *poll = &node->port_polls[kind];
-        if (node->ports[kind] != NULL) {
-            KV_ASSERT(uv_poll_init(loop, poll, kvt_fd(node->ports[kind])) == 0);
+    for (unsigned port = 0; port < KVN_NR_PORTS; port++) {
+        uv_poll_t *poll = &node->port_polls[port];
+        if (node->ports[port] != NULL) {
+            KV_ASSERT(uv_poll_init(loop, poll, kvt_fd(node->ports[port])) == 0);
             KV_ASSERT(uv_poll_start(poll, UV_READABLE, on_port) == 0);
             poll->data = node;
             node->nr_handles++;
@@ -753,8 +734,8 @@ static void start_handles(struct kvn_node *node)
 
 static void node_free(struct kvn_node *node)
 {
-    for (unsigned kind = 0; kind < KVO_NR_KINDS; kind++) {
-        kvt_destroy(node->ports[kind]); /* (2) */
+    for (unsigned port = 0; port < KVN_NR_PORTS; port++) {
+        kvt_destroy(node->ports[port]); /* (2) */
     }
     if (node->movers != NULL) {
         kvn_movers_destroy(node->movers);
@@ -808,9 +789,9 @@ static void module_closed(void *arg)
     uv_close((uv_handle_t *)&node->idle, handle_closed);
     uv_close((uv_handle_t *)&node->tick, handle_closed);
     uv_close((uv_handle_t *)&node->publish, handle_closed);
-    for (unsigned kind = 0; kind < KVO_NR_KINDS; kind++) {
-        if (node->ports[kind] != NULL) {
-            uv_close((uv_handle_t *)&node->port_polls[kind], handle_closed);
+    for (unsigned port = 0; port < KVN_NR_PORTS; port++) {
+        if (node->ports[port] != NULL) {
+            uv_close((uv_handle_t *)&node->port_polls[port], handle_closed);
         }
     }
     uv_close((uv_handle_t *)&node->movers_poll, handle_closed);

@@ -29,6 +29,8 @@ kv_status_t kvn_node_start(
 void kvn_node_stop(kvn_node_t *node, void (*stopped)(void *arg), void *arg);
 
 kvo_node_t *kvn_node_core(kvn_node_t *node); /* looking only */
+/* Bytes of pages that came from peers by this transport: "loop"; 0 for one unknown. */
+uint64_t kvn_node_read_bytes(const kvn_node_t *node, const char *transport);
 uint32_t kvn_node_id(const kvn_node_t *node);
 uint16_t kvn_node_port(const kvn_node_t *node);      /* of links; 0: none */
 uint16_t kvn_node_http_port(const kvn_node_t *node); /* 0: none */

@@ -17,16 +17,90 @@
 
 #include "base/assert.h"
 #include "base/log.h"
+#include "transport/loop/loop.h"
 
 #include <stdio.h>
 #include <string.h>
 
 /* ---- start */
 
-static const struct kvt_ops *const transports[KVO_NR_KINDS] = {
-    [KVO_NAMED] = &kvt_tcp,
-    [KVO_ONE_SIDED] = &kvt_shm,
+static const struct {
+    const struct kvt_ops *ops;
+    enum kvo_kind kind;
+} transports[KVN_NR_PORTS] = {
+    [KVN_PORT_TCP] = {&kvt_tcp, KVO_NAMED},
+    [KVN_PORT_SHM] = {&kvt_shm, KVO_ONE_SIDED},
+    [KVN_PORT_LOOP] = {&kvt_loop, KVO_NAMED},
 };
+
+static enum kvn_port port_of(const char *name)
+{
+    unsigned port = 0;
+    while (strcmp(transports[port].ops->name, name) != 0) {
+        port++;
+        KV_ASSERT(port < KVN_NR_PORTS); /* config_core.c has no other names */
+    }
+    return (enum kvn_port)port;
+}
+
+/* A node's name in its process is its incarnation: nobody else's, anywhere. */
+static kv_status_t
+loop_place(struct kvn_node *node, struct kvo_transport *loop, char *line, size_t cap)
+{
+    _Static_assert(KVT_LOOP_DOMAIN_BYTES <= sizeof(loop->domain), "HELLO says it");
+    if (kvt_loop_domain(loop->domain) != KV_OK) {
+        snprintf(
+            line, cap,
+            "link.transports: no random name for this process: set link.transports = "
+            "both");
+        return KV_ERR_IO;
+    }
+    snprintf(
+        loop->address, sizeof(loop->address), "%016llx",
+        (unsigned long long)node->core_config->incarnation);
+    return KV_OK;
+}
+
+/* Where readers of ours come in; NULL: not this way. */
+static const char *listen_of(const struct kvn_node *node, enum kvn_port port)
+{
+    const struct kvo_config *core = node->core_config;
+    for (uint32_t i = 0; port != KVN_PORT_TCP && i < core->nr_transports; i++) {
+        if (port_of(core->transports[i].name) == port) {
+            return core->transports[i].address;
+        }
+    }
+    return NULL;
+}
+
+kv_status_t kvn_data_places(struct kvn_node *node, char *line, size_t cap)
+{
+    struct kvo_config *core = node->core_config;
+    kv_status_t status = KV_OK;
+    uint32_t nr = 0;
+    for (uint32_t i = 0; status == KV_OK && i < core->nr_transports; i++) {
+        struct kvo_transport transport = core->transports[i];
+        const enum kvn_port port = port_of(transport.name);
+        if ((port == KVN_PORT_SHM && !node->nearby.wanted)
+            || (port == KVN_PORT_LOOP && node->config->nr_nodes == 1)) {
+            continue;
+        }
+        if (port == KVN_PORT_SHM) {
+            memcpy(
+                transport.domain, node->nearby.domain, sizeof(node->nearby.domain));
+            memcpy(transport.address, node->nearby.path, sizeof(node->nearby.path));
+        } else if (port == KVN_PORT_LOOP) {
+            status = loop_place(node, &transport, line, cap);
+        }
+        core->transports[nr++] = transport;
+    }
+    core->nr_transports = nr;
+    if (nr == 0) { /* what needs a peer alone, and nobody to read */
+        core->transports[core->nr_transports++] =
+            (struct kvo_transport){.kind = KVO_NAMED, .name = "tcp"};
+    }
+    return status;
+}
 
 /* `path`: of the port's socket, NULL for none. That another has it now is no mistake of
  * the configuration: it may be right later. */
@@ -61,15 +135,15 @@ kv_status_t kvn_data_start(struct kvn_node *node, char *line, size_t cap)
         .regions = regions,
         .nr_regions = nr,
         .nr_ops = 2 * (uint32_t)config->nr_reads + KV_MSG_READ_MAX,
-        .nr_conns = node->nr_conns / KVO_NR_KINDS,
+        .nr_conns = node->nr_conns / KVN_NR_PORTS,
         .nr_threads = (uint32_t)config->nr_transport_threads,
         .hello_us = config->handshake_us,
         .verify = config->verify_reads,
     };
-    for (unsigned kind = 0; kind < KVO_NR_KINDS; kind++) {
+    for (unsigned i = 0; i < KVN_NR_PORTS; i++) {
         struct kv_detail detail = {0};
-        port.listen = kind == KVO_ONE_SIDED ? node->nearby.path : NULL;
-        if (kind == KVO_ONE_SIDED && !node->nearby.wanted) {
+        port.listen = listen_of(node, (enum kvn_port)i);
+        if (i != KVN_PORT_TCP && port.listen == NULL) {
             continue;
         }
         if (kind == KVO_NAMED && config->remote_clients) {
@@ -77,9 +151,10 @@ kv_status_t kvn_data_start(struct kvn_node *node, char *line, size_t cap)
             port.nr_conns += 2 * (uint32_t)config->nr_remote_clients;
         }
         kv_status_t status =
-            transports[kind]->create(&port, &node->ports[kind], &detail);
+            transports[i].ops->create(&port, &node->ports[i], &detail);
         if (status != KV_OK) {
-            return complain(port.listen, status, &detail, line, cap);
+            return complain(
+                i == KVN_PORT_SHM ? port.listen : NULL, status, &detail, line, cap);
         }
     }
     return KV_OK;
@@ -89,14 +164,14 @@ kv_status_t kvn_data_start(struct kvn_node *node, char *line, size_t cap)
 
 static void conn_close(struct kvn_node *node, const struct kvn_data_conn *conn)
 {
-    kvt_close(node->ports[conn->kind], conn->conn);
+    kvt_close(node->ports[conn->port], conn->conn);
 }
 
 static struct kvn_data_conn *
-conn_find(struct kvn_node *node, enum kvo_kind kind, kvt_conn_t conn)
+conn_find(struct kvn_node *node, enum kvn_port port, kvt_conn_t conn)
 {
     for (uint32_t i = 0; conn != 0 && i < node->nr_conns; i++) {
-        if (node->conns[i].conn == conn && node->conns[i].kind == kind) {
+        if (node->conns[i].conn == conn && node->conns[i].port == port) {
             return &node->conns[i];
         }
     }
@@ -196,7 +271,7 @@ static void reopen_later(
     if (pause >= KVN_NODE_REOPEN_LOGGED_US || lived_us >= KVN_NODE_REOPEN_LONGEST_US) {
         kv_log(
             KV_LOG_WARN, "data", "no %s connection to node %u: %s; again in %u ms",
-            transports[conn->kind]->name, node->config->nodes[conn->peer].id,
+            transports[conn->port].ops->name, node->config->nodes[conn->peer].id,
             kv_status_text(status), (unsigned)(pause / 1000));
     }
 }
@@ -249,16 +324,17 @@ void kvn_data_open(struct kvn_node *node, uint32_t peer, const struct kv_msg *ms
         .since_us = kvn_node_now(node),
     };
     const char *address = kvo_peer_address(node->core, peer, conn.kind);
+    conn.port = port_of(kvo_peer_transport(node->core, peer, conn.kind)->name);
     struct kv_detail detail;
     size_t len;
-    KV_ASSERT(node->ports[conn.kind] != NULL); /* HELLO has not said it else */
+    KV_ASSERT(node->ports[conn.port] != NULL); /* HELLO has not said it else */
     KV_ASSERT(kv_encode(msg, node->wire, KVT_HELLO_BYTES_MAX, &len, &detail) == KV_OK);
-    if (conn.kind == KVO_NAMED && address[0] == '\0') {
+    if (conn.port == KVN_PORT_TCP && address[0] == '\0') {
         address = node->config->nodes[peer].address;
     }
     kv_status_t status = free == NULL ? KV_ERR_AGAIN
                                       : kvt_open(
-                                          node->ports[conn.kind], address, node->wire,
+                                          node->ports[conn.port], address, node->wire,
                                           (uint32_t)len, &conn.conn);
     if (status != KV_OK) {
         reopen_later(node, &conn, status);
@@ -297,7 +373,7 @@ void kvn_data_get(struct kvn_node *node, const struct kvo_order *order)
         .offset = part->grant.offset,
     };
     KV_ASSERT(order->nr_parts == 1 && part->len == part->grant.len);
-    kv_status_t status = kvt_get(node->ports[KVO_ONE_SIDED], conn->conn, &get);
+    kv_status_t status = kvt_get(node->ports[conn->port], conn->conn, &get);
     if (status != KV_OK) {
         refuse(node, order, status);
     }
@@ -339,7 +415,7 @@ void kvn_data_read(struct kvn_node *node, const struct kvo_order *order)
     KV_ASSERT(
         kv_encode(&msg, node->wire, KVT_REQUEST_BYTES_MAX, &len, &detail) == KV_OK);
     kv_status_t status = kvt_read(
-        node->ports[KVO_NAMED], conn->conn, order->req, node->wire, (uint32_t)len,
+        node->ports[conn->port], conn->conn, order->req, node->wire, (uint32_t)len,
         parts, order->nr_parts);
     if (status != KV_OK) {
         refuse(node, order, status);
@@ -373,7 +449,7 @@ void kvn_data_serve(struct kvn_node *node, const struct kvo_order *order)
     size_t len;
     KV_ASSERT(kv_encode(&msg, node->wire, KVT_HEAD_BYTES_MAX, &len, &detail) == KV_OK);
     kv_status_t status = kvt_send(
-        node->ports[KVO_NAMED], conn->conn, part->id, node->wire, (uint32_t)len,
+        node->ports[conn->port], conn->conn, part->id, node->wire, (uint32_t)len,
         bytes ? kvn_memory_frame(node->memory, part->pool, part->pool_frame) : NULL,
         bytes ? part->len : 0);
     if (status != KV_OK) {
@@ -415,18 +491,19 @@ void kvn_data_fence(struct kvn_node *node, const struct kvo_order *order)
 /* ---- what the transport says */
 
 static void refuse_conn(
-    struct kvn_node *node, enum kvo_kind kind, kvt_conn_t conn, const char *why)
+    struct kvn_node *node, enum kvn_port port, kvt_conn_t conn, const char *why)
 {
     kv_log(
-        KV_LOG_INFO, "data", "refused a connection by %s: %s", transports[kind]->name,
-        why);
-    kvt_close(node->ports[kind], conn);
+        KV_LOG_INFO, "data", "refused a connection by %s: %s",
+        transports[port].ops->name, why);
+    kvt_close(node->ports[port], conn);
 }
 
 /* A connection has come in, and says which link it belongs to (3). */
 static void introduced(
-    struct kvn_node *node, enum kvo_kind kind, const struct kvt_event *event)
+    struct kvn_node *node, enum kvn_port port, const struct kvt_event *event)
 {
+    const enum kvo_kind kind = transports[port].kind;
     struct kv_msg msg;
     struct kv_detail detail = {0};
     if (event->offered) { /* a peer's pages are read on connections that we open */
@@ -443,19 +520,19 @@ static void introduced(
         peer = kvo_link_peer(node->core, msg.link);
     }
     if (conn == NULL) {
-        refuse_conn(node, kind, event->conn, "data.connections are open");
+        refuse_conn(node, port, event->conn, "data.connections are open");
         return;
     }
     if (peer == KVC_NO_NODE) {
-        refuse_conn(node, kind, event->conn, "it names no link that is up");
+        refuse_conn(node, port, event->conn, "it names no link that is up");
         return;
     }
     if (nr_conns_of(node, peer, kind) >= KVN_NODE_PEER_CONNS_MAX) {
-        refuse_conn(node, kind, event->conn, "those of this peer before do not end");
+        refuse_conn(node, port, event->conn, "those of this peer before do not end");
         return;
     }
     if (!kvo_data_message(node->core, kvn_node_now(node), peer, &msg)) {
-        refuse_conn(node, kind, event->conn, "its proof or its generation is wrong");
+        refuse_conn(node, port, event->conn, "its proof or its generation is wrong");
         return;
     }
     for (uint32_t i = 0; i < node->nr_conns; i++) { /* (4) */
@@ -468,18 +545,20 @@ static void introduced(
     }
     *conn = (struct kvn_data_conn){
         .conn = event->conn,
+        .port = port,
         .kind = kind,
         .peer = peer,
         .link = msg.link,
         .data_gen = msg.u.data_open.data_gen,
         .since_us = kvn_node_now(node),
     };
-    kvt_accept(node->ports[kind], event->conn);
+    kvt_accept(node->ports[port], event->conn);
 }
 
-static void requested(struct kvn_node *node, const struct kvt_event *event)
+static void
+requested(struct kvn_node *node, enum kvn_port port, const struct kvt_event *event)
 {
-    struct kvn_data_conn *conn = conn_find(node, KVO_NAMED, event->conn);
+    struct kvn_data_conn *conn = conn_find(node, port, event->conn);
     struct kv_msg msg;
     struct kv_detail detail = {0};
     if (conn == NULL) {
@@ -500,11 +579,12 @@ static void requested(struct kvn_node *node, const struct kvt_event *event)
 }
 
 static void
-finished(struct kvn_node *node, enum kvo_kind kind, const struct kvt_event *event)
+finished(struct kvn_node *node, enum kvn_port port, const struct kvt_event *event)
 {
-    struct kvn_data_conn *conn = conn_find(node, kind, event->conn);
+    struct kvn_data_conn *conn = conn_find(node, port, event->conn);
     if (conn != NULL && event->status == KV_OK) {
         conn->worked = true;
+        node->read_bytes[port] += conn->out ? event->len : 0;
     }
     if (event->id == 0) { /* a refusal: nobody waits for it */
         if (conn != NULL) {
@@ -526,23 +606,23 @@ finished(struct kvn_node *node, enum kvo_kind kind, const struct kvt_event *even
 }
 
 static void
-broken(struct kvn_node *node, enum kvo_kind kind, const struct kvt_event *event)
+broken(struct kvn_node *node, enum kvn_port port, const struct kvt_event *event)
 {
-    struct kvn_data_conn *conn = conn_find(node, kind, event->conn);
-    kvt_close(node->ports[kind], event->conn);
+    struct kvn_data_conn *conn = conn_find(node, port, event->conn);
+    kvt_close(node->ports[port], event->conn);
     if (conn != NULL && conn->out) {
         reopen_later(node, conn, event->status);
     } else if (conn != NULL && event->status != KV_ERR_LINK_LOST) {
         kv_log(
             KV_LOG_WARN, "data", "a %s connection of node %u ended: %s",
-            transports[kind]->name, node->config->nodes[conn->peer].id,
+            transports[port].ops->name, node->config->nodes[conn->peer].id,
             kv_status_text(event->status));
     }
 }
 
-static void closed(struct kvn_node *node, enum kvo_kind kind, kvt_conn_t id)
+static void closed(struct kvn_node *node, enum kvn_port port, kvt_conn_t id)
 {
-    struct kvn_data_conn *conn = conn_find(node, kind, id);
+    struct kvn_data_conn *conn = conn_find(node, port, id);
     if (conn != NULL) {
         conn->conn = 0;
     }
@@ -556,11 +636,11 @@ static void closed(struct kvn_node *node, enum kvo_kind kind, kvt_conn_t id)
     }
 }
 
-void kvn_data_events(struct kvn_node *node, enum kvo_kind kind)
+void kvn_data_events(struct kvn_node *node, enum kvn_port port)
 {
     struct kvt_event event;
     for (unsigned i = 0; i < KVN_NODE_EVENTS_A_TURN; i++) {
-        if (!kvt_next(node->ports[kind], &event)) {
+        if (!kvt_next(node->ports[port], &event)) {
             return;
         }
         if (kind == KVO_NAMED && node->remote != NULL
@@ -569,20 +649,42 @@ void kvn_data_events(struct kvn_node *node, enum kvo_kind kind)
         }
         switch (event.kind) {
         case KVT_EV_HELLO:
-            introduced(node, kind, &event);
+            introduced(node, port, &event);
             break;
         case KVT_EV_REQUEST:
-            requested(node, &event);
+            requested(node, port, &event);
             break;
         case KVT_EV_DONE:
-            finished(node, kind, &event);
+            finished(node, port, &event);
             break;
         case KVT_EV_BROKEN:
-            broken(node, kind, &event);
+            broken(node, port, &event);
             break;
         case KVT_EV_CLOSED:
-            closed(node, kind, event.conn);
+            closed(node, port, event.conn);
             break;
         }
+    }
+}
+
+/* ---- what came by which */
+
+uint64_t kvn_node_read_bytes(const kvn_node_t *node, const char *transport)
+{
+    for (unsigned i = 0; i < KVN_NR_PORTS; i++) {
+        if (strcmp(transports[i].ops->name, transport) == 0) {
+            return node->read_bytes[i];
+        }
+    }
+    return 0;
+}
+
+void kvn_data_collect(const struct kvn_node *node, struct kvn_http_snapshot *snapshot)
+{
+    _Static_assert((int)KVN_NR_PORTS <= KVN_HTTP_READS_MAX, "a place for each");
+    snapshot->nr_reads = KVN_NR_PORTS;
+    for (unsigned i = 0; i < KVN_NR_PORTS; i++) {
+        snapshot->reads[i] = (struct kvn_http_read){
+            .transport = transports[i].ops->name, .bytes = node->read_bytes[i]};
     }
 }

@@ -48,10 +48,19 @@ enum {
     KVN_NODE_PEER_CONNS_MAX = 8,
 };
 
+/* The transports that a node may have a port of. */
+enum kvn_port {
+    KVN_PORT_TCP,
+    KVN_PORT_SHM,  /* NULL: nobody is near, or not wanted */
+    KVN_PORT_LOOP, /* NULL: alone in its cluster, or not wanted */
+    KVN_NR_PORTS
+};
+
 /* A data connection of the transport that node/core knows. */
 struct kvn_data_conn {
-    kvt_conn_t conn; /* of ports[kind]; 0: free */
-    enum kvo_kind kind;
+    kvt_conn_t conn; /* of ports[port]; 0: free */
+    enum kvn_port port;
+    enum kvo_kind kind; /* of that transport */
     uint32_t peer;
     uint64_t link;
     uint32_t data_gen;
@@ -97,7 +106,8 @@ struct kvn_node {
 
     kvn_memory_t *memory;
     kvn_movers_t *movers;
-    kvt_port_t *ports[KVO_NR_KINDS]; /* tcp; shm, or NULL: nobody is near */
+    kvt_port_t *ports[KVN_NR_PORTS];
+    uint64_t read_bytes[KVN_NR_PORTS]; /* that came by each */
     struct kvn_nearby nearby;
     kvn_tls_t *tls;
     kvn_links_t *links; /* NULL: alone in its cluster, or closed */
@@ -113,7 +123,7 @@ struct kvn_node {
     uv_prepare_t prepare;
     uv_idle_t idle; /* runs while something is deferred: the loop does not sleep */
     uv_timer_t tick, publish;
-    uv_poll_t port_polls[KVO_NR_KINDS], movers_poll;
+    uv_poll_t port_polls[KVN_NR_PORTS], movers_poll;
     bool polls_movers; /* and movers_poll is stopped */
     unsigned nr_handles; /* of these, initialised and not yet closed */
 
@@ -194,7 +204,11 @@ void kvn_data_read(struct kvn_node *node, const struct kvo_order *order);
 void kvn_data_get(struct kvn_node *node, const struct kvo_order *order);
 void kvn_data_serve(struct kvn_node *node, const struct kvo_order *order);
 void kvn_data_fence(struct kvn_node *node, const struct kvo_order *order);
-void kvn_data_events(struct kvn_node *node, enum kvo_kind kind);
+void kvn_data_events(struct kvn_node *node, enum kvn_port port);
+void kvn_data_collect(const struct kvn_node *node, struct kvn_http_snapshot *snapshot);
+/* Fills in domain and address of those that need one and leaves out what is not to be
+ * had here; never none. */
+kv_status_t kvn_data_places(struct kvn_node *node, char *line, size_t cap);
 /* Tells the core of connections whose pause is over; when the next one is. */
 uint64_t kvn_data_reopens(struct kvn_node *node, uint64_t now_us);
 

@@ -486,11 +486,13 @@ static void config_core_gets_pools_and_variants(void **state)
     assert_int_equal(core->pager.variants[2].layout, 1);
     assert_int_equal(core->pager.nr_tenants, 2);
     assert_int_equal(core->tenant_checks[0], core->tenant_checks[1]);
-    assert_int_equal(core->nr_transports, 2);
-    assert_int_equal(core->transports[0].kind, KVO_ONE_SIDED);
-    assert_string_equal(core->transports[0].name, "shm");
-    assert_int_equal(core->transports[1].kind, KVO_NAMED);
-    assert_string_equal(core->transports[1].name, "tcp");
+    assert_int_equal(core->nr_transports, 3);
+    assert_int_equal(core->transports[0].kind, KVO_NAMED);
+    assert_string_equal(core->transports[0].name, "loop");
+    assert_int_equal(core->transports[1].kind, KVO_ONE_SIDED);
+    assert_string_equal(core->transports[1].name, "shm");
+    assert_int_equal(core->transports[2].kind, KVO_NAMED);
+    assert_string_equal(core->transports[2].name, "tcp");
 
     assert_int_equal(kvn_config_core(config, 3, 99, 5, core, &detail), KV_ERR_CONFIG);
     assert_string_equal(detail.field, "cluster.node");

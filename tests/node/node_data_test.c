@@ -107,7 +107,7 @@ static void node_open(void)
     node = (struct kvn_node){
         .config = &config,
         .core = ck.node,
-        .ports = {[KVO_NAMED] = &tcp.base, [KVO_ONE_SIDED] = &shm.base},
+        .ports = {[KVN_PORT_TCP] = &tcp.base, [KVN_PORT_SHM] = &shm.base},
         .conns = conns,
         .nr_conns = CONNS,
         .fences = fences,
@@ -120,17 +120,17 @@ static void node_open(void)
     };
 }
 
-static void say(enum kvo_kind kind, const struct kvt_event *event)
+static void say(enum kvn_port at, const struct kvt_event *event)
 {
-    struct port *port = kind == KVO_NAMED ? &tcp : &shm;
+    struct port *port = at == KVN_PORT_TCP ? &tcp : &shm;
     port->event = *event;
     port->pending = 1;
-    kvn_data_events(&node, kind);
+    kvn_data_events(&node, at);
 }
 
-/* The peer's DATA_OPEN, right in all but what the caller makes wrong, by `kind`. */
+/* The peer's DATA_OPEN, right in all but what the caller makes wrong, by `port`. */
 static void hello(
-    enum kvo_kind kind, kvt_conn_t conn, uint32_t data_gen, bool one_sided, bool good)
+    enum kvn_port port, kvt_conn_t conn, uint32_t data_gen, bool one_sided, bool good)
 {
     uint8_t bytes[KVT_HELLO_BYTES_MAX], text[13];
     struct kv_msg msg = {
@@ -149,7 +149,7 @@ static void hello(
         kv_hmac(ck.nonce, KV_NONCE_BYTES, text, 13, &msg.u.data_open.proof), KV_OK);
     msg.u.data_open.proof.b[0] ^= (uint8_t)!good;
     assert_int_equal(kv_encode(&msg, bytes, sizeof(bytes), &len, NULL), KV_OK);
-    say(kind, &(struct kvt_event){
+    say(port, &(struct kvt_event){
                   .kind = KVT_EV_HELLO,
                   .conn = conn,
                   .bytes = bytes,
@@ -189,7 +189,7 @@ static void refusals__have_a_bound_of_their_own(void **state)
     assert_int_equal(tcp.closed[1], 0);
 
     for (uint32_t i = 0; i < 3; i++) { /* taken: as many more may wait */
-        say(KVO_NAMED, &(struct kvt_event){.kind = KVT_EV_DONE, .conn = 1});
+        say(KVN_PORT_TCP, &(struct kvt_event){.kind = KVT_EV_DONE, .conn = 1});
     }
     for (uint32_t i = 0; i < 3; i++) {
         refuse_one(0);
@@ -213,19 +213,19 @@ static void hello__is_believed_on_the_port_of_its_kind(void **state)
 {
     (void)state;
     node_open();
-    hello(KVO_ONE_SIDED, 1, 1, false, true); /* of tcp, said to shm */
-    hello(KVO_NAMED, 2, 1, true, true);
-    hello(KVO_ONE_SIDED, 3, 1, true, false);
+    hello(KVN_PORT_SHM, 1, 1, false, true); /* of tcp, said to shm */
+    hello(KVN_PORT_TCP, 2, 1, true, true);
+    hello(KVN_PORT_SHM, 3, 1, true, false);
     assert_int_equal(shm.closed[1] + tcp.closed[2] + shm.closed[3], 3);
     assert_int_equal(shm.accepted[1] + tcp.accepted[2] + shm.accepted[3], 0);
-    hello(KVO_NAMED, 4, 1, false, true);
-    hello(KVO_ONE_SIDED, 4, 1, true, true); /* of another port: another connection */
+    hello(KVN_PORT_TCP, 4, 1, false, true);
+    hello(KVN_PORT_SHM, 4, 1, true, true); /* of another port: another connection */
     assert_int_equal(tcp.accepted[4] + shm.accepted[4], 2);
     assert_int_equal(tcp.closed[4] + shm.closed[4], 0);
-    hello(KVO_ONE_SIDED, 5, 1, true, true); /* twice */
+    hello(KVN_PORT_SHM, 5, 1, true, true); /* twice */
     assert_int_equal(shm.closed[5], 1);
 
-    hello(KVO_ONE_SIDED, 6, 2, true, true); /* a newer one ends both of the older */
+    hello(KVN_PORT_SHM, 6, 2, true, true); /* a newer one ends both of the older */
     assert_int_equal(shm.accepted[6], 1);
     assert_int_equal(tcp.closed[4] + shm.closed[4], 2);
     assert_int_equal(shm.closed[6], 0);
@@ -243,14 +243,14 @@ static void hello__newer_ends_the_older_of_its_peer_alone(void **state)
         .conn = OURS, .peer = CK_PEER, .link = ck.link, .data_gen = 1, .out = true};
     conns[1] =
         (struct kvn_data_conn){.conn = OTHERS, .peer = 0, .link = 7, .data_gen = 1};
-    hello(KVO_NAMED, OLD, 1, false, true);
+    hello(KVN_PORT_TCP, OLD, 1, false, true);
     assert_int_equal(tcp.accepted[OLD], 1);
-    hello(KVO_NAMED, NEW, 2, false, false); /* no proof */
-    hello(KVO_NAMED, NEW, 1, false, true);  /* the number of the old one */
+    hello(KVN_PORT_TCP, NEW, 2, false, false); /* no proof */
+    hello(KVN_PORT_TCP, NEW, 1, false, true);  /* the number of the old one */
     assert_int_equal(tcp.closed[NEW], 2);
     assert_int_equal(tcp.accepted[NEW], 0);
     assert_int_equal(tcp.closed[OLD], 0);
-    hello(KVO_NAMED, NEW, 2, false, true);
+    hello(KVN_PORT_TCP, NEW, 2, false, true);
     assert_int_equal(tcp.accepted[NEW], 1);
     assert_int_equal(tcp.closed[NEW], 2);
     assert_int_equal(tcp.closed[OLD], 1);
@@ -266,16 +266,16 @@ static void hello__of_one_peer_has_a_bound(void **state)
     (void)state;
     node_open();
     for (uint32_t gen = 1; gen <= KVN_NODE_PEER_CONNS_MAX; gen++) {
-        hello(KVO_ONE_SIDED, gen, gen, true, true);
+        hello(KVN_PORT_SHM, gen, gen, true, true);
         assert_int_equal(shm.accepted[gen], 1);
     }
-    hello(KVO_ONE_SIDED, 9, 9, true, true);
+    hello(KVN_PORT_SHM, 9, 9, true, true);
     assert_int_equal(shm.accepted[9], 0);
     assert_int_equal(shm.closed[9], 1);
-    hello(KVO_NAMED, 11, 9, false, true); /* it is not left without data */
+    hello(KVN_PORT_TCP, 11, 9, false, true); /* it is not left without data */
     assert_int_equal(tcp.accepted[11], 1);
-    say(KVO_ONE_SIDED, &(struct kvt_event){.kind = KVT_EV_CLOSED, .conn = 1});
-    hello(KVO_ONE_SIDED, 10, 9, true, true);
+    say(KVN_PORT_SHM, &(struct kvt_event){.kind = KVT_EV_CLOSED, .conn = 1});
+    hello(KVN_PORT_SHM, 10, 9, true, true);
     assert_int_equal(shm.accepted[10], 1);
     ck_close(&ck);
 }
@@ -295,16 +295,16 @@ static void fence__waits_for_both_kinds(void **state)
     node_open();
     struct kvo_order fence = order;
     fence.link = ck.link;
-    hello(KVO_NAMED, 3, 1, false, true);
-    hello(KVO_ONE_SIDED, 3, 1, true, true);
+    hello(KVN_PORT_TCP, 3, 1, false, true);
+    hello(KVN_PORT_SHM, 3, 1, true, true);
     kvn_data_fence(&node, &fence);
     assert_int_equal(tcp.closed[3], 1);
     assert_int_equal(shm.closed[3], 1);
     assert_true(fences[0].used);
-    say(KVO_NAMED, &(struct kvt_event){.kind = KVT_EV_CLOSED, .conn = 3});
+    say(KVN_PORT_TCP, &(struct kvt_event){.kind = KVT_EV_CLOSED, .conn = 3});
     assert_true(fences[0].used);
     assert_int_equal(node.deferred_nr, 0);
-    say(KVO_ONE_SIDED, &(struct kvt_event){.kind = KVT_EV_CLOSED, .conn = 3});
+    say(KVN_PORT_SHM, &(struct kvt_event){.kind = KVT_EV_CLOSED, .conn = 3});
     assert_false(fences[0].used);
     ck_close(&ck);
 }
@@ -351,6 +351,7 @@ static void get__goes_by_the_one_sided_connection(void **state)
     assert_int_equal(shm.gets, 0);
     conns[1] = conns[0];
     conns[1].kind = KVO_ONE_SIDED;
+    conns[1].port = KVN_PORT_SHM;
     kvn_data_get(&node, &order);
     assert_int_equal(shm.gets, 1);
     assert_int_equal(node.deferred_nr, 1);
@@ -408,7 +409,7 @@ static void done__of_other_bytes_is_not_verified(void **state)
         node_open();
         config.verify_reads = rows[i].verify;
         const struct ck_wire read = ordered(&key);
-        say(KVO_ONE_SIDED, &(struct kvt_event){
+        say(KVN_PORT_SHM, &(struct kvt_event){
                                .kind = KVT_EV_DONE,
                                .id = read.part.id,
                                .computed = rows[i].equal ? 1234 : 0,

@@ -1,11 +1,13 @@
-/* Fetching pages over shm, beside memcpy of the same pages.
+/* Fetching pages over shm, and over loop, beside memcpy of the same pages.
  *
  *   shm_bench [--rounds N] [--mib N] [--page-kib N] [--threads N] [--depth N]
  *
  * One process with an owner's port and a reader's: a set of pages in a `read` arena,
  * and as many places for them at the reader. In turns, round by round: memcpy of all
  * pages by so many threads (from the owner's mapping, each thread its share), gets of
- * all pages with as many copiers and `depth` in flight, verification off, then on.
+ * all pages by shm with as many copiers and `depth` in flight, verification off, then
+ * on; the same by loop, in READs of BATCH pages, which the owner's port decodes and
+ * answers in the posting thread, too.
  * Medians over the rounds, and the median of the ratios of a round: a machine that is
  * busy is busy for both. `cpu_to_memcpy` is the ratio of processor time, the posting
  * thread's included: it tells more where others compute meanwhile. `first` is the first
@@ -14,6 +16,7 @@
 #define _GNU_SOURCE /* memfd_create */
 
 #include "base/assert.h"
+#include "base/codec.h"
 #include "base/digest.h"
 #include "transport/transport.h"
 
@@ -32,7 +35,7 @@
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
 
-enum { ROUNDS_MAX = 99, THREADS_MAX = 64, DEPTH_MAX = 4096 };
+enum { ROUNDS_MAX = 99, THREADS_MAX = 64, DEPTH_MAX = 4096, BATCH = 8 };
 
 static struct options {
     unsigned rounds, mib, page_kib, threads, depth;
@@ -130,7 +133,8 @@ static void wait_for(kvt_port_t *a, kvt_port_t *b)
     (void)poll(fds, 2, -1);
 }
 
-static struct pair pair_open(const struct bench *b, int fd, bool verify)
+static struct pair
+pair_open(const struct kvt_ops *ops, const struct bench *b, int fd, bool verify)
 {
     const struct kvt_region regions[] = {
         {.base = b->from, .bytes = b->bytes, .fd = fd},
@@ -150,11 +154,11 @@ static struct pair pair_open(const struct bench *b, int fd, bool verify)
     struct kvt_event event = {.conn = 0};
     bool accepted = false;
 
-    KV_ASSERT(kvt_shm.create(&config, &pair.owner, NULL) == KV_OK);
+    KV_ASSERT(ops->create(&config, &pair.owner, NULL) == KV_OK);
     config.listen = NULL;
     config.regions = &regions[1];
     config.nr_threads = options.threads;
-    KV_ASSERT(kvt_shm.create(&config, &pair.reader, NULL) == KV_OK);
+    KV_ASSERT(ops->create(&config, &pair.reader, NULL) == KV_OK);
     KV_ASSERT(
         kvt_open(pair.reader, b->path, (const uint8_t *)"b", 1, &pair.conn) == KV_OK);
     while (!accepted) {
@@ -208,6 +212,98 @@ static struct pass gets_pass(const struct bench *b, const struct pair *pair)
     return pass_since(b, wall, cpu);
 }
 
+/* ---- reads by name ----------------------------------------------------------------- */
+
+static void post_read(const struct bench *b, const struct pair *pair, uint32_t first)
+{
+    uint8_t bytes[KVT_REQUEST_BYTES_MAX];
+    struct kv_copy copies[BATCH];
+    struct kvt_part parts[BATCH];
+    struct kv_msg msg = {.proto = 1, .type = KV_MSG_READ, .req = first, .link = 1};
+    uint32_t nr = 0;
+    size_t len;
+
+    for (; nr < BATCH && first + nr < b->nr_pages; nr++) {
+        const uint32_t page = first + nr;
+        copies[nr] = (struct kv_copy){.tenant = 1};
+        memcpy(copies[nr].key.b, &page, sizeof(page));
+        parts[nr] = (struct kvt_part){
+            .id = page,
+            .to = b->to + (uint64_t)page * b->page_bytes,
+            .room = b->page_bytes};
+    }
+    msg.u.read.data_gen = 1;
+    msg.u.read.copies = copies;
+    msg.u.read.nr_copies = nr;
+    KV_ASSERT(kv_encode(&msg, bytes, sizeof(bytes), &len, NULL) == KV_OK);
+    KV_ASSERT(
+        kvt_read(pair->reader, pair->conn, first, bytes, (uint32_t)len, parts, nr)
+        == KV_OK);
+}
+
+static void
+answer(const struct bench *b, const struct pair *pair, const struct kvt_event *event)
+{
+    static uint8_t memory[1 << 16] __attribute__((aligned(16)));
+    struct kv_arena arena = {.base = memory, .size = sizeof(memory)};
+    struct kv_msg msg, data = {.proto = 1, .type = KV_MSG_DATA, .link = 1};
+    uint8_t head[KVT_HEAD_BYTES_MAX];
+    size_t len;
+
+    KV_ASSERT(kv_decode(event->bytes, event->nr_bytes, &arena, &msg, NULL) == KV_OK);
+    data.req = msg.req;
+    for (uint32_t i = 0; i < msg.u.read.nr_copies; i++) {
+        uint32_t page;
+        memcpy(&page, msg.u.read.copies[i].key.b, sizeof(page));
+        data.u.data = (struct kv_msg_data){
+            .data_gen = 1,
+            .index = i,
+            .len = b->page_bytes,
+            .n_tokens = 1,
+            .gen = 1,
+            .digest = b->digests[page],
+        };
+        KV_ASSERT(kv_encode(&data, head, sizeof(head), &len, NULL) == KV_OK);
+        KV_ASSERT(
+            kvt_send(
+                pair->owner, event->conn, page, head, (uint32_t)len,
+                b->from + (uint64_t)page * b->page_bytes, b->page_bytes)
+            == KV_OK);
+    }
+}
+
+static struct pass reads_pass(const struct bench *b, const struct pair *pair)
+{
+    struct kvt_event event;
+    uint32_t nr_posted = 0, nr_done = 0;
+    const double wall = seconds(CLOCK_MONOTONIC);
+    const double cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
+
+    while (nr_done < b->nr_pages) {
+        while (nr_posted < b->nr_pages && nr_posted - nr_done < options.depth) {
+            post_read(b, pair, nr_posted);
+            nr_posted +=
+                b->nr_pages - nr_posted < BATCH ? b->nr_pages - nr_posted : BATCH;
+        }
+        bool any = false;
+        while (kvt_next(pair->owner, &event)) {
+            if (event.kind == KVT_EV_REQUEST) {
+                answer(b, pair, &event);
+            }
+        }
+        while (kvt_next(pair->reader, &event)) {
+            KV_ASSERT(event.kind == KVT_EV_DONE && event.status == KV_OK);
+            KV_ASSERT(!pair->verify || event.computed == event.expected);
+            nr_done++;
+            any = true;
+        }
+        if (!any && nr_done < b->nr_pages) {
+            wait_for(pair->reader, pair->owner);
+        }
+    }
+    return pass_since(b, wall, cpu);
+}
+
 /* ---- figures -------------------------------------------------------------------- */
 
 static int by_value(const void *a, const void *b)
@@ -244,26 +340,36 @@ note(struct figures *f, unsigned i, const struct pass *pass, const struct pass *
 
 static void run(const struct bench *b, int fd)
 {
-    static struct figures copied, off, on;
+    static struct figures copied, off, on, loop_off, loop_on;
     struct bench second = *b;
 
     (void)snprintf(
         second.path, sizeof(second.path), "/tmp/shm_bench-%d-2", (int)getpid());
     (void)memcpy_pass(b); /* The reader's places have their pages. */
-    struct pair plain = pair_open(b, fd, false);
-    struct pair checked = pair_open(&second, fd, true);
+    struct pair plain = pair_open(&kvt_shm, b, fd, false);
+    struct pair checked = pair_open(&kvt_shm, &second, fd, true);
+    struct pair loop = pair_open(&kvt_loop, b, -1, false);
+    struct pair loop_checked = pair_open(&kvt_loop, &second, -1, true);
     const double first_off = gets_pass(b, &plain).gb_s;
     const double first_on = gets_pass(b, &checked).gb_s;
+    const double first_loop_off = reads_pass(b, &loop).gb_s;
+    const double first_loop_on = reads_pass(b, &loop_checked).gb_s;
     for (unsigned i = 0; i < options.rounds; i++) {
         const struct pass c = memcpy_pass(b);
         const struct pass x = gets_pass(b, &plain);
         const struct pass y = gets_pass(b, &checked);
+        const struct pass u = reads_pass(b, &loop);
+        const struct pass v = reads_pass(b, &loop_checked);
         note(&copied, i, &c, &c);
         note(&off, i, &x, &c);
         note(&on, i, &y, &c);
+        note(&loop_off, i, &u, &c);
+        note(&loop_on, i, &v, &c);
     }
     pair_close(&plain);
     pair_close(&checked);
+    pair_close(&loop);
+    pair_close(&loop_checked);
     printf(
         "{\n  \"page_bytes\": %u, \"set_bytes\": %llu, \"threads\": %u, \"depth\": %u, "
         "\"rounds\": %u,\n",
@@ -271,6 +377,8 @@ static void run(const struct bench *b, int fd)
         options.rounds);
     row("verification_off", &off, first_off);
     row("verification_on", &on, first_on);
+    row("loop_verification_off", &loop_off, first_loop_off);
+    row("loop_verification_on", &loop_on, first_loop_on);
     printf("  \"memcpy_gb_s\": %.2f\n}\n", median(copied.gb_s));
 }
 

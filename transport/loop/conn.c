@@ -129,7 +129,7 @@ end_init(struct kvt_loop_port *port, uint32_t index, bool is_reader)
 {
     struct kvt_loop_end *end = &port->ends[index];
 
-    KV_ASSERT(end->state == KVT_LOOP_FREE && end->nr_copying == 0 && end->nr_ops == 0);
+    KV_ASSERT(end->state == KVT_LOOP_FREE && end->nr_ops == 0);
     end->port = port;
     end->peer = NULL;
     end->is_reader = is_reader;

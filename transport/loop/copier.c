@@ -14,40 +14,28 @@
 
 #include <sys/prctl.h>
 
-/* (4) */
-static void copy_begin(struct kvt_loop_end *end)
+static void copied(struct kvt_loop_port *port)
 {
-    end->nr_copying++;
-    end->port->nr_copying++;
-}
-
-static void copy_end(struct kvt_loop_end *end)
-{
-    struct kvt_loop_port *port = end->port;
-
-    KV_ASSERT(end->nr_copying > 0 && port->nr_copying > 0);
-    if (--end->nr_copying == 0 && end->is_closing) {
-        kvt_loop_tell(end); /* (5) */
-    }
+    KV_ASSERT(port->nr_copying > 0);
     if (--port->nr_copying == 0 && port->quit) {
-        pthread_cond_broadcast(&port->idle);
+        pthread_cond_broadcast(&port->idle); /* (5) */
     }
 }
 
 /* Under the lock, and without it while bytes move. */
-static void copy(const struct kvt_loop_port *port, struct kvt_loop_op *page)
+static void copy(struct kvt_loop_port *port, struct kvt_loop_op *page)
 {
     struct kvt_loop_op *part = page->part;
-    struct kvt_loop_end *owner = page->end, *reader = part->end;
+    struct kvt_loop_port *owner = page->end->port;
 
     if (!page->fits) { /* not a byte of it, and of what comes behind it */
         kvt_loop_page_done(page, KV_ERR_IO);
-        kvt_loop_cut(owner, KV_ERR_LINK_LOST, KV_ERR_PROTOCOL);
+        kvt_loop_cut(page->end, KV_ERR_LINK_LOST, KV_ERR_PROTOCOL);
         return;
     }
     KV_ASSERT(part->len <= part->room);
-    copy_begin(owner);
-    copy_begin(reader);
+    owner->nr_copying++; /* (4) */
+    port->nr_copying++;
     kvt_loop_unlock();
     if (port->verify) {
         part->computed = kvt_copy_digested(part->to, page->from, part->len);
@@ -56,8 +44,8 @@ static void copy(const struct kvt_loop_port *port, struct kvt_loop_op *page)
     }
     kvt_loop_lock();
     kvt_loop_page_done(page, KV_OK);
-    copy_end(owner);
-    copy_end(reader);
+    copied(owner);
+    copied(port);
 }
 
 static struct kvt_loop_op *next_page(struct kvt_loop_port *port)

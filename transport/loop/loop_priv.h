@@ -13,7 +13,7 @@
  *                └───────no port, no place, close──────────────►┘
  *   owner                             JOINED ───────cut──────► CUT
  *
- *   CUT ── kvt_close, nobody copying, last DONE taken ──► CLOSED is told, FREE
+ *   CUT ── kvt_close, last DONE taken ──► CLOSED is told, FREE
  *
  * Numbered, cited in the code:
  *  (1) Both ends of a connection are JOINED and point to each other, or neither.
@@ -22,10 +22,10 @@
  *      it, or it ended.
  *  (3) A page that waits is in `pages` of the reader's end, and has the part that it
  *      goes to; both end together. A reader's end with pages has its turn coming.
- *  (4) A page is copied only while both ends count it in nr_copying, and so do their
- *      ports. A cut leaves such a page alone: it ends when it is copied.
- *  (5) CLOSED is told after the last DONE of the end and with nr_copying 0; a port
- *      leaves with nr_copying 0.
+ *  (4) A page is copied only while both ports count it in nr_copying, and it is done
+ *      after that. A cut leaves such a page alone.
+ *  (5) CLOSED is told after the last DONE of the end, so nothing of it is copied any
+ *      more; a port leaves with nr_copying 0.
  *
  * Threading: the lock covers what is not marked as the loop's; that is touched by the
  * port's own thread alone. A page under way, and its part, are the copier's. Errors: a
@@ -93,8 +93,7 @@ struct kvt_loop_end {
     bool is_reader, is_accepted, is_closing;
     bool tell_broken; /* `why` is to be told */
     kv_status_t why;
-    uint32_t nr_copying; /* (4) */
-    uint32_t nr_ops;     /* loop: accepted, and their DONE not taken */
+    uint32_t nr_ops; /* loop: accepted, and their DONE not taken (5) */
 
     TAILQ_ENTRY(kvt_loop_end) telling; /* in its port's list */
     bool is_telling;
@@ -122,7 +121,7 @@ struct kvt_loop_port {
     struct kvt_loop_ends telling; /* ends that may have something to tell */
     struct kvt_loop_ops done;
     struct kvt_loop_ends turns; /* readers' ends with pages */
-    uint32_t nr_copying;
+    uint32_t nr_copying;        /* from or to its memory (4) */
     bool quit;
     pthread_cond_t work; /* turns, quit */
     pthread_cond_t idle; /* nr_copying is 0, and quit */

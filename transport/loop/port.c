@@ -208,7 +208,7 @@ static bool request_event(struct kvt_loop_end *end, struct kvt_event *event)
 
 static bool closed_event(struct kvt_loop_end *end, struct kvt_event *event)
 {
-    if (!end->is_closing || end->nr_copying > 0 || end->nr_ops > 0) { /* (5) */
+    if (!end->is_closing || end->nr_ops > 0) { /* (5) */
         return false;
     }
     KV_ASSERT(end->state == KVT_LOOP_CUT);

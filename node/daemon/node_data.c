@@ -131,7 +131,7 @@ kv_status_t kvn_data_start(struct kvn_node *node, char *line, size_t cap)
     for (uint32_t i = 0; i < nr; i++) {
         regions[i] = kvn_memory_region(node->memory, i);
     }
-    struct kvt_config port = {
+    const struct kvt_config all = {
         .regions = regions,
         .nr_regions = nr,
         .nr_ops = 2 * (uint32_t)config->nr_reads + KV_MSG_READ_MAX,
@@ -142,11 +142,12 @@ kv_status_t kvn_data_start(struct kvn_node *node, char *line, size_t cap)
     };
     for (unsigned i = 0; i < KVN_NR_PORTS; i++) {
         struct kv_detail detail = {0};
+        struct kvt_config port = all;
         port.listen = listen_of(node, (enum kvn_port)i);
         if (i != KVN_PORT_TCP && port.listen == NULL) {
             continue;
         }
-        if (kind == KVO_NAMED && config->remote_clients) {
+        if (i == KVN_PORT_TCP && config->remote_clients) {
             port.nr_ops += kvn_remote_ops((uint32_t)config->nr_remote_clients);
             port.nr_conns += 2 * (uint32_t)config->nr_remote_clients;
         }
@@ -507,7 +508,7 @@ static void introduced(
     struct kv_msg msg;
     struct kv_detail detail = {0};
     if (event->offered) { /* a peer's pages are read on connections that we open */
-        refuse_conn(node, kind, event->conn, "nobody asked for an offer");
+        refuse_conn(node, port, event->conn, "nobody asked for an offer");
         return;
     }
     node->arena.used = 0;
@@ -643,7 +644,7 @@ void kvn_data_events(struct kvn_node *node, enum kvn_port port)
         if (!kvt_next(node->ports[port], &event)) {
             return;
         }
-        if (kind == KVO_NAMED && node->remote != NULL
+        if (port == KVN_PORT_TCP && node->remote != NULL
             && kvn_remote_event(node->remote, &event)) {
             continue;
         }

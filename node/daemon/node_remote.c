@@ -57,7 +57,7 @@ kv_status_t kvn_node_remote_start(struct kvn_node *node, char *line, size_t cap)
         kvn_node_take_tenants(config, lists->tenants);
         kvn_node_take_spaces(node, lists->spaces);
         const struct kvn_remote_config remote = {
-            .port = node->ports[KVO_NAMED],
+            .port = node->ports[KVN_PORT_TCP],
             .tenants = lists->tenants,
             .nr_tenants = config->nr_tenants,
             .spaces = lists->spaces,

@@ -263,7 +263,7 @@ static void get_all(struct side *side, uint64_t first)
 
 /* ------------------------------------------------------------------ tests */
 
-/* Who wants the loop and finds it in common reads by it; who does not, by what is next. */
+/* Who wants the loop and finds it in common reads by it; who does not, by the next. */
 static void fetch__goes_by_what_both_have(void **state)
 {
     static const struct {
@@ -286,7 +286,7 @@ static void fetch__goes_by_what_both_have(void **state)
         const bool shm = strcmp(rows[i].by, "shm") == 0;
         assert_int_equal(reader.loop, loop ? bytes : 0);
         assert_int_equal(reader.shm + reader.tcp, loop ? 0 : bytes);
-        /* An owner can give only so many grants at a time; what is left goes by name. */
+        /* An owner gives only so many grants at a time; what is left goes by name. */
         assert_true(shm == (reader.shm > 0));
         assert_int_equal(owner.loop + owner.shm + owner.tcp, 0);
         for (unsigned k = 0; k < NODES; k++) {

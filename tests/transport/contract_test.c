@@ -501,7 +501,8 @@ static void limits__nr_ops_is_again(void **state)
     tk_close(&tk);
 }
 
-/* One that the owner has no place for: its socket is closed; adopt takes it also then. */
+/* One that the owner has no place for: its socket is closed, adopt takes it all the
+ * same. */
 static void socket_is_refused(void)
 {
     const int peer = tk_dial_raw(tk.address);

@@ -282,7 +282,7 @@ static void send__what_does_not_fit_ends_the_connection(void **state)
 /* ---- turns ----------------------------------------------------------------------- */
 
 /* Whoever asks for much does not keep others waiting: each connection has its turn. The
- * owner answers all before anything is taken, so that the copier has the order alone. */
+ * owner answers all before anything is taken: the order is the copier's alone. */
 static void turns__are_by_connection(void **state)
 {
     enum { PAGE = 512 * KIB, MANY = 60 };

@@ -212,7 +212,7 @@ static struct pass gets_pass(const struct bench *b, const struct pair *pair)
     return pass_since(b, wall, cpu);
 }
 
-/* ---- reads by name ----------------------------------------------------------------- */
+/* ---- reads by name --------------------------------------------------------------- */
 
 static void post_read(const struct bench *b, const struct pair *pair, uint32_t first)
 {

@@ -19,8 +19,8 @@ static void lists_init(struct kvt_loop_port *port)
     TAILQ_INIT(&port->free_reads);
 }
 
-/* Slots are taken from the tables one after the other, and from the free lists when they
- * have been used: what a port never needs costs address space alone (base/mem.h). */
+/* Slots are taken from the tables one after the other, then from the free lists:
+ * what a port never needs costs address space alone (base/mem.h). */
 static kv_status_t slots_create(struct kvt_loop_port *port)
 {
     port->ends = kv_calloc(port->nr_conns, sizeof(*port->ends));

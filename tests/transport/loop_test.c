@@ -1,6 +1,7 @@
 /* What only the loop transport can be shown: whom its ports can reach, that they may go
  * in any order and at any moment, and that they work between two threads. */
 #include "base/digest.h"
+#include "base/fault.h"
 #include "base/hash.h"
 #include "base/mem.h"
 #include "tests/transport/transport_kit.h"
@@ -75,6 +76,28 @@ static void child_domain(struct tk_child *child, char domain[KVT_LOOP_DOMAIN_BYT
     for (unsigned i = 0; i < KVT_LOOP_DOMAIN_BYTES; i++) {
         domain[i] = tk_child_get(child);
     }
+    assert_int_equal(strlen(domain), KVT_LOOP_DOMAIN_BYTES - 1);
+}
+
+/* The first call of the process, so each thing that it needs may fail: IO, and the next
+ * call begins where that ended. */
+static void domain__survives_every_fault(void **state)
+{
+    char domain[KVT_LOOP_DOMAIN_BYTES] = "";
+    unsigned n = 1;
+
+    (void)state;
+    for (;; n++) {
+        kv_fault_after(n);
+        const kv_status_t status = kvt_loop_domain(domain);
+        kv_fault_after(0);
+        if (status == KV_OK) {
+            break;
+        }
+        assert_int_equal(status, KV_ERR_IO);
+        assert_string_equal(domain, "");
+    }
+    assert_int_equal(n, 3); /* the handlers of fork(), random bytes */
     assert_int_equal(strlen(domain), KVT_LOOP_DOMAIN_BYTES - 1);
 }
 
@@ -575,6 +598,7 @@ static void threads__read_each_other(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(domain__survives_every_fault),
         cmocka_unit_test(domain__is_the_process),
         cmocka_unit_test(fork__in_the_middle_of_copies),
         cmocka_unit_test(name__is_taken_once),

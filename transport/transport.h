@@ -121,7 +121,7 @@ struct kvt_ops {
     uint32_t caps;
 
     /* KV_ERR_NOMEM, KV_ERR_IO (threads, event fd; `listen` with its detail) or
-     * KV_ERR_CONFIG with its detail. */
+     * KV_ERR_CONFIG with its detail; AGAIN: another port listens there now. */
     kv_status_t (*create)(
         const struct kvt_config *config, kvt_port_t **port_p, struct kv_detail *detail);
     /* Closes what is open, ends the movers, waits for them (bounded: they never block

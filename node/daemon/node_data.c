@@ -108,8 +108,7 @@ static kv_status_t complain(
     const char *path, kv_status_t status, const struct kv_detail *detail, char *line,
     size_t cap)
 {
-    if (path != NULL && detail->field != NULL
-        && strstr(detail->field, "others that listen") != NULL) {
+    if (path != NULL && status == KV_ERR_AGAIN) {
         snprintf(
             line, cap,
             "listen.peers %s: another node listens there: stop it, or choose another "

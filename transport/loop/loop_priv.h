@@ -155,7 +155,7 @@ void kvt_loop_lock(void);
 void kvt_loop_unlock(void);
 /* Waits with the lock given back meanwhile. */
 void kvt_loop_wait(pthread_cond_t *condition);
-/* CONFIG with its detail: another port of this process has the name. */
+/* AGAIN with its detail: another port of this process has the name. */
 kv_status_t kvt_loop_publish(
     struct kvt_loop_port *port, const char *name, struct kv_detail *detail);
 /* The rest is called under the lock, here and below where it says so. */

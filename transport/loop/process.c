@@ -94,7 +94,7 @@ kvt_loop_publish(struct kvt_loop_port *port, const char *name, struct kv_detail 
     kv_status_t status = begin();
     if (status == KV_OK && kvt_loop_find(name) != NULL) {
         status = kv_fail(
-            detail, KV_ERR_CONFIG, "transport.listen: others that listen", 0, 1);
+            detail, KV_ERR_AGAIN, "transport.listen: others that listen", 0, 1);
     }
     if (status == KV_OK) {
         memcpy(port->name, name, strlen(name) + 1);

@@ -40,7 +40,7 @@ path_clear(const struct sockaddr_un *address, struct kv_detail *detail)
     close(fd);
     if (!stale) {
         return kv_fail(
-            detail, KV_ERR_CONFIG,
+            detail, KV_ERR_AGAIN,
             "transport.listen: others that listen there (stop them, or choose another "
             "path)",
             0, 1);

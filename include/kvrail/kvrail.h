@@ -117,11 +117,11 @@ struct kvr_config {
 };
 
 /* DENIED: the tenant is not covered, or there is none. LINK_LOST: nobody listens, or
- * the node hung up. INVALID: KVR_LEVEL_PAGER, and the node's configuration has no
- * memory that this tenant fills (tenant.fill), or the process is of another pid
- * namespace, so that the node would not see it die. AGAIN: it has no room for another
- * client. DEADLINE. VERSION.
- * CONFIG: a field of *config. NOMEM, IO. On failure `error` (error_cap bytes; NULL and
+ * the node hung up. INVALID: KVR_LEVEL_PAGER, and the node is on another host, or its
+ * configuration has no memory that this tenant fills (tenant.fill), or the process is
+ * of another pid namespace, so that the node would not see it die. AGAIN: it has no
+ * room for another client. DEADLINE. VERSION. CONFIG: a field of *config, or a
+ * credential that it names. NOMEM, IO. On failure `error` (error_cap bytes; NULL and
  * 0: none wanted) gets one line. Waits at most timeout_us. */
 KVR_API kvr_status_t kvr_open(
     const struct kvr_config *config, kvr_client_t **client_p, char *error,

@@ -48,6 +48,14 @@ enum kvn_figure_unit {
     X(KVN_FIGURE_GET_16K, "get_unix_16k_b16_c4", GB_S, "off", AT_LEAST, 2.0)           \
     X(KVN_FIGURE_GET_16K_VERIFY, "get_unix_16k_b16_c4_verify", GB_S, "always", ANY, 0) \
     X(KVN_FIGURE_PUT_16K, "put_unix_16k_b16_c4", GB_S, "off", ANY, 0)                  \
+    X(KVN_FIGURE_GET_TCP_1M, "get_tcp_1m_c4", GB_S, "off", AT_LEAST, 1.0)              \
+    X(KVN_FIGURE_GET_TCP_1M_VERIFY, "get_tcp_1m_c4_verify", GB_S, "on", ANY, 0)        \
+    X(KVN_FIGURE_PUT_TCP_1M, "put_tcp_1m_c4", GB_S, "off", ANY, 0)                     \
+    X(KVN_FIGURE_PUT_TCP_1M_VERIFY, "put_tcp_1m_c4_verify", GB_S, "on", ANY, 0)        \
+    X(KVN_FIGURE_GET_TCP_16K, "get_tcp_16k_b16_c4", GB_S, "off", AT_LEAST, 1.0)        \
+    X(KVN_FIGURE_GET_TCP_16K_VERIFY, "get_tcp_16k_b16_c4_verify", GB_S, "on", ANY, 0)  \
+    X(KVN_FIGURE_PUT_TCP_16K, "put_tcp_16k_b16_c4", GB_S, "off", ANY, 0)               \
+    X(KVN_FIGURE_PUT_TCP_16K_VERIFY, "put_tcp_16k_b16_c4_verify", GB_S, "on", ANY, 0)  \
     X(KVN_FIGURE_PIN, "pin_unix_64", NS_PAGE, "off", AT_MOST, 3.0)                     \
     X(KVN_FIGURE_PIN_ASLEEP, "pin_unix_64_asleep", NS_PAGE, "off", ANY, 0)             \
     X(KVN_FIGURE_ACQUIRE, "acquire_unix_64", NS_PAGE, "off", AT_MOST, 3.0)             \

@@ -1,6 +1,8 @@
-/* GET and PUT through a node's Unix socket, beside memcached. */
+/* GET and PUT through a node's Unix socket, and over TLS and tcp as a client on another
+ * host has it, beside memcached. */
 #include "node/bench/load.h"
 
+#include "base/assert.h"
 #include "include/kvrail/kvrail.h"
 
 #include <stdio.h>
@@ -14,14 +16,21 @@ enum {
 #define SET_BYTES (UINT64_C(512) << 20)
 
 struct sizes {
-    enum kvn_figure_name get, verify, put;
+    enum kvn_figure_name get, get_verify, put, last;
     uint64_t page_bytes;
     uint32_t batch;
+    bool remote; /* PUT is verified too, or not: last */
 };
 
 static const struct sizes sizes[] = {
-    {KVN_FIGURE_GET_1M, KVN_FIGURE_GET_1M_VERIFY, KVN_FIGURE_PUT_1M, 1 << 20, 1},
-    {KVN_FIGURE_GET_16K, KVN_FIGURE_GET_16K_VERIFY, KVN_FIGURE_PUT_16K, 16 << 10, 16},
+    {KVN_FIGURE_GET_1M, KVN_FIGURE_GET_1M_VERIFY, KVN_FIGURE_PUT_1M, KVN_FIGURE_PUT_1M,
+     1 << 20, 1, false},
+    {KVN_FIGURE_GET_16K, KVN_FIGURE_GET_16K_VERIFY, KVN_FIGURE_PUT_16K,
+     KVN_FIGURE_PUT_16K, 16 << 10, 16, false},
+    {KVN_FIGURE_GET_TCP_1M, KVN_FIGURE_GET_TCP_1M_VERIFY, KVN_FIGURE_PUT_TCP_1M,
+     KVN_FIGURE_PUT_TCP_1M_VERIFY, 1 << 20, 1, true},
+    {KVN_FIGURE_GET_TCP_16K, KVN_FIGURE_GET_TCP_16K_VERIFY, KVN_FIGURE_PUT_TCP_16K,
+     KVN_FIGURE_PUT_TCP_16K_VERIFY, 16 << 10, 16, true},
 };
 
 enum { OFF, VERIFY, NR_NODES };
@@ -34,7 +43,9 @@ struct group {
     struct kvn_memcached *tools[NR_TOOLS];
 };
 
-static kv_status_t set_up(struct kvn_bench_node *bench, struct group *g)
+/* Of what lies in the node: each page at each GET, or none; of what crosses the wire,
+ * where there is one, the same. */
+static kv_status_t set_up(struct kvn_bench_node *bench, struct group *g, bool remote)
 {
     static const char *const verify[NR_NODES] = {"off", "always"};
     kv_status_t status = KV_OK;
@@ -45,8 +56,10 @@ static kv_status_t set_up(struct kvn_bench_node *bench, struct group *g)
             .page_bytes = g->shape.page_bytes,
             .page_tokens = 16,
             .node_bytes = {set + set / 4}, /* nothing of the set has to leave */
-            .verify_local = verify[i],
-            .verify_reads = true,
+            .verify_local = remote ? "off" : verify[i],
+            .verify_reads = !remote || i == VERIFY,
+            .remote = remote,
+            .threads = remote ? CLIENTS : 0, /* as memcached has */
             .poll = "200us",
             .transports = "named",
         };
@@ -59,7 +72,7 @@ static kv_status_t set_up(struct kvn_bench_node *bench, struct group *g)
             status = kvn_load_fill(g->loads[i], g->shape.nr_pages);
         }
     }
-    for (unsigned i = 0; status == KV_OK && i < NR_TOOLS; i++) {
+    for (unsigned i = 0; status == KV_OK && i < (remote ? UNIX : NR_TOOLS); i++) {
         status = kvn_memcached_open(bench, &g->shape, i == TCP, &g->tools[i]);
     }
     return status;
@@ -85,13 +98,13 @@ measure_get(struct kvn_bench_node *bench, const struct sizes *s, const struct gr
     const struct kvn_figure_side sides[] = {
         {.rows = {s->get}, .nr_rows = 1, .take = kvn_load_get, .arg = g->loads[OFF]},
         tool_side(g, TCP, kvn_memcached_get),
-        {.rows = {s->verify},
+        {.rows = {s->get_verify},
          .nr_rows = 1,
          .take = kvn_load_get,
          .arg = g->loads[VERIFY]},
         tool_side(g, UNIX, kvn_memcached_get),
     };
-    return kvn_figure_rounds(bench, sides, sizeof(sides) / sizeof(sides[0]));
+    return kvn_figure_rounds(bench, sides, KV_COUNT_OF(sides) - s->remote);
 }
 
 /* Pages that were never seen, into stores that are full: something has to leave. */
@@ -100,6 +113,9 @@ measure_put(struct kvn_bench_node *bench, const struct sizes *s, const struct gr
 {
     const uint64_t full = FULL_FACTOR * g->shape.nr_pages;
     kv_status_t status = kvn_load_fill(g->loads[OFF], full);
+    if (status == KV_OK && s->remote) {
+        status = kvn_load_fill(g->loads[VERIFY], full);
+    }
     for (unsigned i = 0; status == KV_OK && i < NR_TOOLS; i++) {
         if (g->tools[i] != NULL) {
             status = kvn_memcached_fill(g->tools[i], full);
@@ -108,11 +124,15 @@ measure_put(struct kvn_bench_node *bench, const struct sizes *s, const struct gr
     const struct kvn_figure_side sides[] = {
         {.rows = {s->put}, .nr_rows = 1, .take = kvn_load_put, .arg = g->loads[OFF]},
         tool_side(g, TCP, kvn_memcached_put),
-        tool_side(g, UNIX, kvn_memcached_put),
+        s->remote ? (struct kvn_figure_side){
+                        .rows = {s->last},
+                        .nr_rows = 1,
+                        .take = kvn_load_put,
+                        .arg = g->loads[VERIFY]}
+                  : tool_side(g, UNIX, kvn_memcached_put),
     };
-    return status == KV_OK
-               ? kvn_figure_rounds(bench, sides, sizeof(sides) / sizeof(sides[0]))
-               : status;
+    return status == KV_OK ? kvn_figure_rounds(bench, sides, KV_COUNT_OF(sides))
+                           : status;
 }
 
 static kv_status_t measure(struct kvn_bench_node *bench, const struct sizes *s)
@@ -126,11 +146,11 @@ static kv_status_t measure(struct kvn_bench_node *bench, const struct sizes *s)
             .depth = DEPTH,
             .nr_clients = CLIENTS,
         }};
-    kv_status_t status = set_up(bench, &g);
-    if (status == KV_OK && kvn_figure_wants(bench, s->get, s->verify)) {
+    kv_status_t status = set_up(bench, &g, s->remote);
+    if (status == KV_OK && kvn_figure_wants(bench, s->get, s->get_verify)) {
         status = measure_get(bench, s, &g);
     }
-    if (status == KV_OK && kvn_figure_wants(bench, s->put, s->put)) {
+    if (status == KV_OK && kvn_figure_wants(bench, s->put, s->last)) {
         status = measure_put(bench, s, &g);
     }
     for (unsigned i = 0; i < NR_TOOLS; i++) {
@@ -147,8 +167,8 @@ static kv_status_t measure(struct kvn_bench_node *bench, const struct sizes *s)
 kv_status_t kvn_figures_get(struct kvn_bench_node *bench)
 {
     kv_status_t status = KV_OK;
-    for (unsigned i = 0; status == KV_OK && i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-        if (kvn_figure_wants(bench, sizes[i].get, sizes[i].put)) {
+    for (unsigned i = 0; status == KV_OK && i < KV_COUNT_OF(sizes); i++) {
+        if (kvn_figure_wants(bench, sizes[i].get, sizes[i].last)) {
             status = measure(bench, &sizes[i]);
         }
     }

@@ -214,7 +214,7 @@ static kv_status_t
 client_open(struct kvn_load *load, unsigned node, struct client *client)
 {
     const struct kvn_load_shape *shape = &load->shape;
-    char target[300], error[256] = "";
+    char target[KVN_WORLD_TARGET_BYTES], error[256] = "";
     kvn_world_target(load->world, node, target, sizeof(target));
     const struct kvr_config config = {
         .struct_size = sizeof(config),

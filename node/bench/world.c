@@ -59,8 +59,8 @@ void kvn_bench_folder_remove(const char *folder)
     (void)rmdir(folder);
 }
 
-static kv_status_t write_config(
-    struct kvn_bench_node *bench, const struct kvn_world *world, const unsigned *ports)
+static kv_status_t
+write_config(struct kvn_bench_node *bench, const struct kvn_world *world)
 {
     const struct kvn_world_config *config = &world->config;
     char path[320], fill[96] = "";
@@ -76,20 +76,24 @@ static kv_status_t write_config(
     }
     (void)fprintf(file, "[cluster]\nname = bench\n[tls]\npsk = cluster.psk\n");
     for (unsigned i = 0; i < config->nr_nodes; i++) {
-        (void)fprintf(file, "[node \"%u\"]\naddress = 127.0.0.1:%u\n", i + 1, ports[i]);
+        (void)fprintf(
+            file, "[node \"%u\"]\naddress = 127.0.0.1:%u\n", i + 1, world->ports[i]);
     }
     (void)fprintf(
         file,
+        "[listen]\nclients = %s\n"
         "[client]\npoll = %s\n[pager]\nhost_bytes = 0\nverify_local = %s\n"
-        "[data]\nverify = %s\npopulate = true\n[link]\ntransports = %s\n"
+        "[data]\nverify = %s\npopulate = true\nthreads = %u\n[link]\ntransports = %s\n"
         "[spill]\nenabled = %s\n[log]\nlevel = warn\n"
         "[space \"" KVN_WORLD_SPACE "\"]\nmodel = bench\nrevision = 1\n"
         "page_tokens = %u\npage_bytes = %llu\n"
-        "[tenant \"%d\"]\nsecret = file:tenant.hex\n%s",
-        config->poll, config->verify_local, config->verify_reads ? "true" : "false",
-        config->transports, config->spill ? "true" : "false", config->page_tokens,
+        "[tenant \"%d\"]\nsecret = file:tenant.hex\n%s%s",
+        config->remote ? "yes" : "no", config->poll, config->verify_local,
+        config->verify_reads ? "true" : "false",
+        config->threads == 0 ? 2 : config->threads, config->transports,
+        config->spill ? "true" : "false", config->page_tokens,
         (unsigned long long)config->page_bytes, KVN_WORLD_TENANT,
-        fill);
+        config->remote ? "client_psk = client.psk\n" : "", fill);
     const bool bad = ferror(file) != 0;
     if (fclose(file) != 0 || bad) {
         return kvn_figure_fail(bench, KV_ERR_IO, "%s: not written", path);
@@ -102,8 +106,11 @@ make_secrets(struct kvn_bench_node *bench, const struct kvn_world *world)
 {
     static const struct {
         const char *name, *kind;
-    } files[] = {{"cluster.psk", "pre-shared key"}, {"tenant.hex", "secret"}};
-    for (unsigned i = 0; i < 2; i++) {
+    } files[] = {
+        {"cluster.psk", "pre-shared key"},
+        {"tenant.hex", "secret"},
+        {"client.psk", "pre-shared key"}};
+    for (unsigned i = 0; i < KV_COUNT_OF(files); i++) {
         struct kvn_keygen_made made = {0};
         char path[320];
         (void)snprintf(path, sizeof(path), "%s/%s", world->folder, files[i].name);
@@ -259,18 +266,17 @@ static void counters_open(struct kvn_bench_node *bench, struct kvn_world *world)
 
 static kv_status_t start_once(struct kvn_bench_node *bench, struct kvn_world *world)
 {
-    unsigned ports[KVN_WORLD_NODES_MAX];
     kv_status_t status =
         kvn_bench_folder_make(bench, world->folder, sizeof(world->folder));
     for (unsigned i = 0; i < world->config.nr_nodes; i++) {
-        ports[i] = kvn_child_free_port();
+        world->ports[i] = kvn_child_free_port();
         world->http[i] = kvn_child_free_port();
     }
     if (status == KV_OK) {
         status = make_secrets(bench, world);
     }
     if (status == KV_OK) {
-        status = write_config(bench, world, ports);
+        status = write_config(bench, world);
     }
     for (unsigned i = 0; status == KV_OK && i < world->config.nr_nodes; i++) {
         status = node_start(bench, world, i);
@@ -320,7 +326,13 @@ void kvn_world_stop(struct kvn_world *world)
 void kvn_world_target(
     const struct kvn_world *world, unsigned node, char *out, size_t cap)
 {
-    (void)snprintf(out, cap, "unix:%s/node-%u.sock", world->folder, node + 1);
+    if (!world->config.remote) {
+        (void)snprintf(out, cap, "unix:%s/node-%u.sock", world->folder, node + 1);
+        return;
+    }
+    (void)snprintf(
+        out, cap, "tls://127.0.0.1:%u?cluster=bench&psk=%s/client.psk&verify=%s",
+        world->ports[node], world->folder, world->config.verify_reads ? "on" : "off");
 }
 
 /* ------------------------------------------------------------------ spending */

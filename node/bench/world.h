@@ -24,6 +24,7 @@ enum {
     KVN_WORLD_TASKS_MAX = 64, /* threads of a node whose instructions are counted */
 };
 #define KVN_WORLD_SPACE "bench"
+enum { KVN_WORLD_TARGET_BYTES = 512 };
 
 struct kvn_world_config {
     unsigned nr_nodes;
@@ -31,9 +32,11 @@ struct kvn_world_config {
     uint32_t page_tokens;
     uint64_t node_bytes[KVN_WORLD_NODES_MAX]; /* page memory of each */
     const char *verify_local;                 /* pager.verify_local */
-    bool verify_reads;                        /* data.verify */
+    bool verify_reads;                        /* data.verify, and of remote clients */
+    bool remote; /* clients come by TLS as from another host, not by the socket */
     const char *poll;                         /* client.poll */
     const char *transports;                   /* link.transports */
+    unsigned threads;                         /* data.threads; 0: 2 */
     bool spill;                               /* spill.enabled */
     bool fill; /* the tenant has memory of its own, node_bytes[0], that engines map */
 };
@@ -48,7 +51,7 @@ struct kvn_world {
     struct kvn_world_config config;
     char folder[256];
     struct kvn_child nodes[KVN_WORLD_NODES_MAX];
-    unsigned http[KVN_WORLD_NODES_MAX];
+    unsigned ports[KVN_WORLD_NODES_MAX], http[KVN_WORLD_NODES_MAX];
     int counters[KVN_WORLD_NODES_MAX][KVN_WORLD_TASKS_MAX];
     unsigned nr_counters[KVN_WORLD_NODES_MAX];
 };
@@ -58,7 +61,7 @@ kv_status_t kvn_world_start(
     struct kvn_world *world);
 /* A world that was never started is fine, when it is zeroed. */
 void kvn_world_stop(struct kvn_world *world);
-/* "unix:PATH" of a node's socket, for kvr_open(). */
+/* For kvr_open(): "unix:PATH" of a node's socket, or "tls://…" of a remote world. */
 void kvn_world_target(
     const struct kvn_world *world, unsigned node, char *out, size_t cap);
 /* After a failure: CONFIG and its end in bench->line when one of them has ended, for

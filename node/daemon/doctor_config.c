@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "node/address.h"
 #include "node/daemon/doctor.h"
+#include "node/daemon/node_priv.h"
 #include "node/daemon/tls.h"
 
 #include "base/mem.h"
@@ -93,7 +94,7 @@ static void check_tls(struct kvn_doctor *doctor)
     kvn_config_path(config, config->tls_ca, ca, sizeof(ca));
     kvn_config_path(config, config->tls_cert, cert, sizeof(cert));
     kvn_config_path(config, config->tls_key, key, sizeof(key));
-    if (config->nr_nodes == 1) {
+    if (config->nr_nodes == 1 && !config->remote_clients) {
         kvn_doctor_say(doctor, OK, "credentials", NULL, "none needed: no other member");
         return;
     }
@@ -109,7 +110,12 @@ static void check_tls(struct kvn_doctor *doctor)
             "none are given for links");
         return;
     }
+    struct kvn_tls_tenant tenants[KVP_TENANTS_MAX];
+    char paths[KVP_TENANTS_MAX][KVN_NODE_PATH_BYTES];
     const struct kvn_tls_config wanted = {
+        .clients = config->remote_clients,
+        .tenants = tenants,
+        .nr_tenants = kvn_node_remote_tenants(config, tenants, paths),
         .cluster = config->cluster_name,
         .node = config->nodes[doctor->self].id,
         .psk = psk,

@@ -69,6 +69,7 @@ struct kvn_http_snapshot {
     uint64_t epoch; /* of the view */
     bool cold;      /* the directory, see kvc_dir_cold() */
     uint32_t nr_clients;
+    uint32_t nr_clients_remote; /* of them, those on other hosts */
     uint32_t nr_clients_fenced; /* hung up with sequences open, and not dead */
     struct kv_log_counts logs;
 

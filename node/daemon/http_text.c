@@ -207,6 +207,9 @@ put_node(struct kv_metric_text *text, const struct kvn_http_snapshot *snapshot)
     put_reads(text, snapshot);
     put_gauge(text, "kvrail_clients", "clients attached", snapshot->nr_clients);
     put_gauge(
+        text, "kvrail_clients_remote", "clients attached from other hosts, of those",
+        snapshot->nr_clients_remote);
+    put_gauge(
         text, "kvrail_clients_fenced",
         "clients that hung up with sequences open, and whose process lives",
         snapshot->nr_clients_fenced);

@@ -364,7 +364,9 @@ static void on_publish(uv_timer_t *timer)
     const struct kvn_local_counts none = {0};
     const struct kvn_local_counts *clients =
         node->local != NULL ? kvn_local_counts(node->local) : &none;
-    node->snapshot->nr_clients = clients->clients;
+    node->snapshot->nr_clients_remote =
+        node->remote != NULL ? kvn_remote_counts(node->remote)->clients : 0;
+    node->snapshot->nr_clients = clients->clients + node->snapshot->nr_clients_remote;
     node->snapshot->nr_clients_fenced = clients->fenced;
     kvn_http_publish(node->http, node->snapshot);
 }

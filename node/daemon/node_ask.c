@@ -37,6 +37,7 @@ kv_status_t kvn_node_ask(
         .core_config = node->core_config,
         .config = node->config,
         .clients = node->local != NULL ? kvn_local_counts(node->local) : NULL,
+        .remote = node->remote != NULL ? kvn_remote_counts(node->remote) : NULL,
         .links = node->links != NULL ? kvn_links_counts(node->links) : NULL,
         .now_us = kvn_node_now(node),
         .started_us = node->started_us,

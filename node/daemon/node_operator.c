@@ -80,6 +80,10 @@ kv_status_t kvn_node_files(const struct kvn_node *node, char *line, size_t cap)
         KVN_NODE_FILES + config->nr_data_conns
         + (node->nearby.wanted ? KVN_NODE_SHM_FILES * config->nr_data_conns : 0)
         + KVN_NODE_CLIENT_FILES * (config->nr_clients + KVN_LOCAL_ATTACHING_MAX)
+        + (config->remote_clients
+               ? KVN_NODE_REMOTE_FILES * config->nr_remote_clients
+                     + KVN_LOCAL_ATTACHING_MAX
+               : 0)
         + KVN_LINKS_HELLO_CONNS_MAX + KVN_LINKS_LINGER_MAX
         + config->nr_nodes * (KVN_LINKS_PEER_CONNS_MAX + 1) + KVN_HTTP_CONNS;
     return kvn_room_files(

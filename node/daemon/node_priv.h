@@ -39,6 +39,7 @@ enum {
     KVN_NODE_MISSED_REDIALS = 64, /* of link.redial: who dials us has done so by then */
     KVN_NODE_FILES = 64, /* descriptors beside connections: loops, log, threads */
     KVN_NODE_CLIENT_FILES = 2, /* its socket and its pidfd */
+    KVN_NODE_REMOTE_FILES = 3, /* of a client elsewhere: TLS, two data connections */
     KVN_NODE_SHM_FILES = 2,    /* of a connection by shm: the same */
     /* A one-sided connection that broke so often, and never brought a page, is done
      * without: with the pauses above that is after a quarter of a second. */

@@ -266,10 +266,15 @@ static void done(kvn_remote_t *remote, const struct kvt_event *event)
     struct remote_order *order = &remote->orders[event->id - 1];
     struct remote_conn *conn = order->conn;
     KV_ASSERT(conn != NULL && order->posted);
-    struct kvo_done said = {.status = event->status, .computed = event->computed};
+    /* Unverified, a page has the digest that its client says: one that does not match
+     * is dropped by whoever looks next, and costs that tenant a hit. */
+    const bool verify = remote->config.verify;
+    struct kvo_done said = {
+        .status = event->status,
+        .computed = verify ? event->computed : event->expected,
+    };
     if (order->in && event->status == KV_OK) {
-        const bool verified =
-            !remote->config.verify || event->computed == event->expected;
+        const bool verified = !verify || event->computed == event->expected;
         said.status = event->len != order->len ? KV_ERR_IO
                       : verified               ? KV_OK
                                                : KV_ERR_NOT_VERIFIED;

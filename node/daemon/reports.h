@@ -26,6 +26,7 @@
 #include "node/config.h"
 #include "node/daemon/links.h"
 #include "node/daemon/local.h"
+#include "node/daemon/remote.h"
 
 enum {
     KVN_REPORTS_BURST = 32,
@@ -38,6 +39,7 @@ struct kvn_report_source {
     const struct kvo_config *core_config;
     const struct kvn_config *config;
     const struct kvn_local_counts *clients; /* NULL: none are served */
+    const struct kvn_remote_counts *remote; /* NULL: none come from other hosts */
     const struct kvn_links_counts *links;   /* NULL: alone */
     uint64_t now_us, started_us;
     uint64_t lag_us, lag_worst_us; /* of the loop: last, and worst since the start */

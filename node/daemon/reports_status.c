@@ -168,6 +168,23 @@ static void put_clients(const struct kvn_report *report)
     kvn_json_close(json);
 }
 
+static void put_remote(const struct kvn_report *report)
+{
+    const struct kvn_remote_counts *counts = report->source->remote;
+    struct kvn_json *json = report->json;
+    if (counts == NULL) {
+        kvn_json_none(json, "remote_clients");
+        return;
+    }
+    kvn_json_open(json, "remote_clients", '{');
+    kvn_json_number(json, "now", counts->clients);
+    kvn_json_number(json, "attached", counts->attached);
+    kvn_json_number(json, "refused", counts->refused);
+    kvn_json_number(json, "ended", counts->ended);
+    kvn_json_number(json, "malformed", counts->malformed);
+    kvn_json_close(json);
+}
+
 void kvn_report_tenant(const struct kvn_report *report, uint32_t tenant)
 {
     const struct kvp_config *pager = &report->source->core_config->pager;
@@ -204,6 +221,7 @@ kv_status_t kvn_report_status(const struct kvn_report *report)
     kvn_json_close(report->json);
     put_tables(report);
     put_clients(report);
+    put_remote(report);
     put_directory(report);
     put_counts(report);
     return KV_OK;

@@ -285,7 +285,7 @@ static void part_done(kvr_client_t *client, const struct kvt_event *event)
     struct remote_flight *flight = &remote->flights[index];
     KV_ASSERT(index < KVR_FLIGHT_MAX && flight->nr_parts > 0); /* (1) */
     if (!sent) {
-        const bool right = event->computed == event->expected;
+        const bool right = !remote->verify || event->computed == event->expected;
         flight->landed[event->id & 1023] = event->status != KV_OK ? event->status
                                            : right                ? KV_OK
                                                                   : KV_ERR_NOT_VERIFIED;

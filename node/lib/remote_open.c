@@ -15,10 +15,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* "host:port?cluster=NAME&psk=FILE", or ca=, cert= and key=; node=ID too. */
+/* "host:port?cluster=NAME&psk=FILE", or ca=, cert= and key=; node=ID, verify=on|off
+ * too. */
 struct target {
     char text[1024];
-    char *address, *cluster, *psk, *ca, *cert, *key, *node;
+    char *address, *cluster, *psk, *ca, *cert, *key, *node, *verify;
     uint32_t node_id;
 };
 
@@ -42,7 +43,8 @@ target_parse(kvr_client_t *client, const char *text, struct target *t)
         const char *name;
         char **value;
     } words[] = {{"cluster", &t->cluster}, {"psk", &t->psk}, {"ca", &t->ca},
-                 {"cert", &t->cert},       {"key", &t->key}, {"node", &t->node}};
+                 {"cert", &t->cert},       {"key", &t->key}, {"node", &t->node},
+                 {"verify", &t->verify}};
     if (strlen(text) >= sizeof(t->text)) {
         return kvr_fail_text(
             client, KV_ERR_CONFIG, "config: config.target is too long");
@@ -62,7 +64,7 @@ target_parse(kvr_client_t *client, const char *text, struct target *t)
             return kvr_fail_text(
                 client, KV_ERR_CONFIG,
                 "config: config.target has \"%.60s\", which is none of cluster=, psk=, "
-                "ca=, cert=, key=, node=",
+                "ca=, cert=, key=, node=, verify=",
                 word);
         }
         *words[i].value = value + 1;
@@ -78,6 +80,13 @@ target_parse(kvr_client_t *client, const char *text, struct target *t)
         return kvr_fail_text(
             client, KV_ERR_CONFIG, "config: config.target has the node \"%.60s\"",
             t->node);
+    }
+    if (t->verify != NULL && strcmp(t->verify, "on") != 0
+        && strcmp(t->verify, "off") != 0) {
+        return kvr_fail_text(
+            client, KV_ERR_CONFIG,
+            "config: config.target has verify=%.60s, which is neither on nor off",
+            t->verify);
     }
     return KVR_OK;
 }
@@ -355,7 +364,7 @@ static kvr_status_t port_open(kvr_client_t *client, const struct kvt_address *at
         .nr_conns = 2,
         .nr_threads = 1,
         .hello_us = 1000000,
-        .verify = true,
+        .verify = remote->verify,
     };
     struct kv_detail detail = {0};
     kv_status_t status =
@@ -400,6 +409,7 @@ kvr_status_t kvr_remote_open(
     kvn_frames_init(
         &remote->frames, remote->frame_buffer, sizeof(remote->frame_buffer));
     kvr_status_t status = target_parse(client, text, &target);
+    remote->verify = target.verify == NULL || strcmp(target.verify, "off") != 0;
     if (status == KVR_OK) {
         status = credentials_load(client, &target, config->tenant);
     }

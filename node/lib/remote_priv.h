@@ -40,6 +40,7 @@ struct kvr_remote {
     kvn_tls_t *tls;
     kvn_tls_session_t *session;
     uint8_t secret[KVN_REMOTE_SECRET_BYTES];
+    bool verify; /* what lands is compared with its digest */
     kvt_port_t *port;
     kvt_conn_t reads, offers;
     struct kvn_frames frames;

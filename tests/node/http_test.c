@@ -300,6 +300,7 @@ static void publish_core(kvn_http_t *http)
     assert_int_equal(ck_batch(&ck, client, KVO_GET, 1, 8, 0), KV_OK);
     snapshot->nr_clients = 1;
     snapshot->nr_clients_fenced = 3;
+    snapshot->nr_clients_remote = 2;
     snapshot->logs = (struct kv_log_counts){.written = 11, .dropped = 2};
     kvn_http_collect(ck.node, &ck.config, ck.now_us, snapshot);
     assert_int_equal(snapshot->nr_peers, 1);
@@ -316,6 +317,7 @@ static void expect_all_series(void)
     expect_series("\nkvrail_peer_up{peer=\"");
     expect_series("\nkvrail_clients 1\n");
     expect_series("\nkvrail_clients_fenced 3\n");
+    expect_series("\nkvrail_clients_remote 2\n");
     expect_series("\nkvrail_log_lines_dropped_total 2\n");
     expect_series("\nkvrail_directory_entries ");
     expect_series("\nkvrail_requests_total 2\n");

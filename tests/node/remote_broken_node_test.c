@@ -473,6 +473,33 @@ static void get__only_what_landed_whole_is_a_hit(void **state)
     fake_close(&fake);
 }
 
+/* An answer that comes before the pages is no result yet: whoever has the result has
+ * the memory, and nobody else writes to it. */
+static void get__ends_when_its_pages_have(void **state)
+{
+    static uint8_t page[RK_PAGE];
+    struct fake fake;
+    struct kvr_result result;
+    (void)state;
+    fake_open(&fake);
+    const uint64_t tag = ask(&fake, KVR_OP_GET, 1);
+    const struct kvn_answer_head said = answer_head(KVR_OP_GET, tag, KEYS);
+    answer(&fake, &said, said.bytes);
+    for (uint32_t i = 0; i < KEYS; i++) {
+        assert_int_equal(kvr_next(fake.client, 30000, &result), KVR_AGAIN);
+        rk_page_fill(page, i);
+        const struct kv_msg_data data = {
+            .data_gen = KVN_REMOTE_READS,
+            .index = i,
+            .len = RK_PAGE,
+            .digest = kv_digest(page, RK_PAGE),
+        };
+        rk_page_give(&fake.raw, fake.reads, &data, kvn_remote_req(tag, 0), page);
+    }
+    expect_next(&fake, 1, KVR_OK);
+    fake_close(&fake);
+}
+
 /* Pages that nobody asked for, too long, of no chunk, of a part that has ended, before
  * anything was posted: the node is gone, and what lay in memory lies there. */
 static void get__wild_pages_land_nowhere(void **state)
@@ -615,6 +642,7 @@ int main(void)
         cmocka_unit_test(answer__to_no_batch_of_ours_is_no_result),
         cmocka_unit_test(link__one_end_is_all),
         cmocka_unit_test(get__only_what_landed_whole_is_a_hit),
+        cmocka_unit_test(get__ends_when_its_pages_have),
         cmocka_unit_test(get__wild_pages_land_nowhere),
         cmocka_unit_test(put__gives_its_own_pages_alone),
         cmocka_unit_test(put__malformed_wants_end_it),

@@ -174,6 +174,7 @@ static void hostile__malformed_ends_it_alone(void **state)
                 rk_raw_flush(&raw);
             } else if (i == 12) { /* a sequence: of engines on the node's host */
                 len = raw_request(record, KVN_OP_SEQ_OPEN, 5, 0, 1000000);
+                head->flags = 0; /* well formed */
                 rk_raw_say(&raw, record, len);
             } else if (i == 11) { /* a slot that is in use */
                 len = raw_request(record, KVN_OP_PUT, 5, 4, 3000000);

@@ -20,6 +20,7 @@
 /* ---- the node -------------------------------------------------------------------- */
 
 struct cert_kit rk_certs;
+const char *rk_extra = "";
 static char config_path[128], unix_path[128];
 
 struct running {
@@ -47,11 +48,12 @@ static struct kvn_config *load(bool certs, bool clients)
         "[tenant \"9\"]\nsecret = 00112233445566778899aabbccddee09\n"
         "[space \"chat\"]\nmodel = m\npage_tokens = 8\npage_bytes = 4KiB\n"
         "[limits]\nclients = 4\n"
-        "remote_clients = 4\nrequests = 256\n%s",
+        "remote_clients = 4\nrequests = 256\n%s%s",
         unix_path, clients ? "yes" : "no",
         certs ? "ca = ca.pem\ncert = node-1.pem\nkey = node-1.key\n" : "psk = psk\n",
         clients ? "client_psk = seven.psk\n" : "",
-        clients ? "" : "[node \"2\"]\naddress = 127.0.0.1:2\n"); /* else none listens */
+        clients ? "" : "[node \"2\"]\naddress = 127.0.0.1:2\n", /* else none listens */
+        rk_extra);
     fclose(file);
     const struct kvn_config_source source = {.path = config_path};
     struct kvn_config *config = NULL;

@@ -18,6 +18,8 @@ extern struct cert_kit rk_certs;
 int rk_setup(void **state);
 int rk_teardown(void **state);
 
+/* Of the node's configuration, beside the rest; "" at first. */
+extern const char *rk_extra;
 /* With certificates or the cluster's key; takes clients of other hosts, or does not. */
 void rk_node_start(bool certs, bool clients);
 void rk_node_stop(void);

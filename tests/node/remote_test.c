@@ -142,6 +142,29 @@ static void credentials__say_the_tenant(void **state)
     }
 }
 
+/* A node that does not verify what it reads keeps the digest that came with a page: it
+ * is right for everybody who looks later. */
+static void put__unverified_has_its_digest(void **state)
+{
+    int32_t statuses[8];
+    (void)state;
+    rk_extra = "[data]\nverify = no\n";
+    rk_node_start(true, true);
+    rk_extra = "";
+    kvr_client_t *client = rk_client_of(RK_SEVEN, "seven.psk");
+    struct kvr_buffer buffer;
+    assert_int_equal(kvr_buffer_create(client, 8 * RK_PAGE, &buffer), KVR_OK);
+    for (uint32_t i = 0; i < 8; i++) {
+        rk_page_fill((uint8_t *)buffer.base + i * RK_PAGE, i);
+    }
+    rk_batch(client, KVR_OP_PUT, 0, 8, buffer.id, statuses);
+    rk_expect_all(statuses, 8, KVR_OK);
+    rk_batch(client, KVR_OP_GET, 0, 8, buffer.id, statuses); /* the client verifies */
+    rk_expect_all(statuses, 8, KVR_OK);
+    kvr_close(client);
+    rk_node_stop();
+}
+
 /* One tenant's pages and pins are not another's, whatever key it names. */
 static void tenants__see_nothing_of_each_other(void **state)
 {
@@ -336,6 +359,7 @@ static void open__bad_targets_are_named(void **state)
         {"tls://127.0.0.1:1?cluster=c1&node=0", "\"0\"", KVR_CONFIG},
         {"tls://127.0.0.1:1?cluster=c1&node=x", "\"x\"", KVR_CONFIG},
         {"tls://127.0.0.1:1?cluster=c1&node=4294967296", "4294967296", KVR_CONFIG},
+        {"tls://127.0.0.1:1?cluster=c1&verify=no", "verify=no", KVR_CONFIG},
         {"tls://127.0.0.1:1?cluster=c1&psk=/nowhere", "is missing", KVR_CONFIG},
     };
     char target[2048], error[320];
@@ -419,6 +443,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(doors__are_the_same),
         cmocka_unit_test(credentials__say_the_tenant),
+        cmocka_unit_test(put__unverified_has_its_digest),
         cmocka_unit_test(tenants__see_nothing_of_each_other),
         cmocka_unit_test(close__in_the_middle_gives_back),
         cmocka_unit_test(node__gone_is_cancelled),

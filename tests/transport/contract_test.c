@@ -15,6 +15,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -829,34 +831,63 @@ static void faults__every_call_may_fail(void **state)
     assert_true(n > ((const struct tk_candidate *)*state)->nr_faults);
 }
 
-/* A child of fork() has every descriptor until it calls exec: what this process closes
- * is closed for it all the same, and nobody is told of it again. */
+/* A process that has every descriptor of ours, as one between fork and exec has them.
+ * When told it makes all of them say something: their streams end. */
+static pid_t child_with_our_files(int told[2], int done[2])
+{
+    uint8_t byte = 0;
+    assert_int_equal(pipe(told), 0);
+    assert_int_equal(pipe(done), 0);
+    const pid_t child = fork();
+    if (child == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* not left when an assertion fails */
+        (void)!read(told[0], &byte, 1);
+        for (int fd = 3; fd < 1024; fd++) {
+            int listens = 1;
+            socklen_t len = sizeof(listens);
+            if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == 0
+                && !listens) {
+                (void)shutdown(fd, SHUT_RDWR);
+            }
+        }
+        (void)!write(done[1], &byte, 1);
+        for (;;) {
+            pause();
+        }
+    }
+    assert_true(child > 0);
+    return child;
+}
+
+/* What this process closes is closed for it, whoever else has the file: nobody is told
+ * of a connection that is gone. */
 static void close__while_a_child_has_the_files(void **state)
 {
-    begin(state);
-    tk_open(&tk, MIB);
     for (unsigned i = 0; i < 4; i++) {
+        int told[2], done[2];
+        uint8_t byte = 0;
         kvt_conn_t owned;
+        begin(state);
+        tk_open(&tk, MIB);
         const kvt_conn_t conn = tk_connect(&tk, &owned);
-        const pid_t child = fork();
-        assert_true(child >= 0);
-        if (child == 0) {
-            pause();
-            _exit(0);
-        }
+        const pid_t child = child_with_our_files(told, done);
         const bool owner = i % 2 == 0; /* who closes first */
         kvt_close(owner ? tk.owner.port : tk.reader.port, owner ? owned : conn);
-        TK_UNTIL(&tk, tk.owner.nr_closed + tk.reader.nr_closed > 0);
         kvt_close(owner ? tk.reader.port : tk.owner.port, owner ? conn : owned);
+        TK_UNTIL(&tk, tk.owner.nr_closed == 1 && tk.reader.nr_closed == 1);
+        assert_int_equal(write(told[1], &byte, 1), 1);
+        assert_int_equal(read(done[0], &byte, 1), 1);
         for (unsigned look = 0; look < 20; look++) {
-            (void)tk_look(&tk, 1); /* its movers have turns */
+            (void)tk_look(&tk, 1); /* its threads have turns */
         }
         assert_int_equal(kill(child, SIGKILL), 0);
         assert_int_equal(waitpid(child, NULL, 0), child);
-        TK_UNTIL(&tk, tk.owner.nr_closed == 1 && tk.reader.nr_closed == 1);
-        tk.owner.nr_closed = tk.reader.nr_closed = 0;
+        for (unsigned k = 0; k < 2; k++) {
+            close(told[k]);
+            close(done[k]);
+        }
+        tk_close(&tk);
     }
-    tk_close(&tk);
 }
 
 /* ---- all rows ------------------------------------------------------------------- */

@@ -24,20 +24,34 @@ static void command(
 
 /* ---- seats ---------------------------------------------------------------------- */
 
-/* With the mover that has the fewest connections. */
+/* The mover with the fewest connections. Of equals another one each time that all are
+ * equal: connections come in pairs, one each way, and those of one way would all fall
+ * to one mover. */
+static uint32_t mover_choose(struct kvt_tcp_port *port)
+{
+    bool equal = true;
+    for (uint32_t i = 1; i < port->nr_movers; i++) {
+        equal &= port->movers[i].nr_conns == port->movers[0].nr_conns;
+    }
+    port->first_mover += equal;
+    uint32_t mover = port->first_mover % port->nr_movers;
+    for (uint32_t i = 1; i < port->nr_movers; i++) {
+        const uint32_t at = (port->first_mover + i) % port->nr_movers;
+        if (port->movers[at].nr_conns < port->movers[mover].nr_conns) {
+            mover = at;
+        }
+    }
+    return mover;
+}
+
 static uint32_t seat_take(struct kvt_tcp_port *port, enum kvt_seat_state state)
 {
     const uint32_t index = kvt_seat_take(&port->seats, state);
-    uint32_t mover = 0;
 
     if (index == KVT_NO_SEAT) {
         return index;
     }
-    for (uint32_t i = 1; i < port->nr_movers; i++) {
-        if (port->movers[i].nr_conns < port->movers[mover].nr_conns) {
-            mover = i;
-        }
-    }
+    const uint32_t mover = mover_choose(port);
     port->movers[mover].nr_conns++;
     port->conns[index].mover = mover;
     return index;

@@ -206,6 +206,7 @@ struct kvt_tcp_port {
     uint32_t free_op, free_request;
     uint32_t nr_free_ops;
     uint32_t next_mover;   /* whose events are taken next */
+    uint32_t first_mover;  /* that the next connection is given to, of equals */
     uint32_t nr_resolving; /* names asked, and their answers not taken */
     kvt_conn_t lent;       /* connection whose tray the caller looks at; 0: none */
 };

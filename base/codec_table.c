@@ -164,12 +164,20 @@ static const struct kv_field status_rows[] = {
     ALL_OF(19, "status.value", struct kv_msg_status, value),
 };
 
+static const struct kv_field reach_parts[] = {
+    ALL_OF(0, "reaches.tenant", struct kv_msg_reach, tenant),
+    ALL_OF(0, "reaches.reach_us", struct kv_msg_reach, reach_us),
+};
+RECORD_OF(reach, struct kv_msg_reach, reach_parts);
+
 static const struct kv_field ping_rows[] = {
     ALL_OF(16, "ping.seq", struct kv_msg_ping, seq),
     ALL_OF(17, "ping.stream_pos", struct kv_msg_ping, stream_pos),
     ALL_OF(18, "ping.nr_entries", struct kv_msg_ping, nr_entries),
     ALL_OF(19, "ping.free_frames", struct kv_msg_ping, free_frames),
     ALL_OF(20, "ping.reach_us", struct kv_msg_ping, reach_us),
+    LIST(21, "ping.reaches", struct kv_msg_ping, reaches,
+         KV_MSG_TENANTS_MAX, reach_record),
 };
 
 static const struct kv_field pong_rows[] = {
@@ -375,6 +383,8 @@ static const struct kv_field spill_answer_rows[] = {
          KV_MSG_OFFERS_MAX, item_status_record),
     ALL_OF(17, "spill_answer.reach_us", struct kv_msg_spill_answer,
            reach_us),
+    LIST(18, "spill_answer.reaches", struct kv_msg_spill_answer, reaches,
+         KV_MSG_TENANTS_MAX, reach_record),
 };
 
 static const struct kv_field spilled_parts[] = {

@@ -138,6 +138,13 @@ struct kv_msg_status {
     uint64_t value;
 };
 
+/* How far back a node's memory for one tenant reaches; tenants whose memory is set
+ * apart. */
+struct kv_msg_reach {
+    uint32_t tenant; /* its id */
+    uint64_t reach_us;
+};
+
 /* Heartbeat and anti-entropy: my stream to you stands at `stream_pos`, and I believe
  * that you list `nr_entries` of my copies. */
 struct kv_msg_ping {
@@ -145,7 +152,9 @@ struct kv_msg_ping {
     uint64_t stream_pos;
     uint32_t nr_entries;
     uint32_t free_frames;
-    uint64_t reach_us; /* how far back my lowest tier's memory reaches */
+    uint64_t reach_us; /* how far back my lowest tier's memory reaches; common domain */
+    struct kv_msg_reach *reaches; /* … and other domains */
+    uint32_t nr_reaches;
 };
 struct kv_msg_pong {
     uint64_t seq;
@@ -347,7 +356,9 @@ struct kv_msg_spill_offer {
 struct kv_msg_spill_answer {
     int32_t *statuses; /* EXISTS (= HAVE), TAKE, REFUSED, AGAIN, QUOTA, DENIED */
     uint32_t nr_statuses;
-    uint64_t reach_us; /* as in PING */
+    uint64_t reach_us; /* as in PING, and so: */
+    struct kv_msg_reach *reaches;
+    uint32_t nr_reaches;
 };
 struct kv_msg_spilled {
     struct kv_copy copy;

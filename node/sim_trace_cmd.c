@@ -19,6 +19,7 @@ enum flag {
     FLAG_BALANCE,
     FLAG_SPILL,
     FLAG_TRANSPORT,
+    FLAG_MEMORY,
     FLAG_IN_FLIGHT,
     FLAG_PAGE_BYTES,
     FLAG_SEED,
@@ -35,6 +36,7 @@ static const struct kvn_flag flags[NR_FLAGS] = {
     [FLAG_BALANCE] = {"balance", "even|skew", "round robin, or 8 of 10 to one (even)"},
     [FLAG_SPILL] = {"spill", "on|off", "offer evicted pages to other nodes (on)"},
     [FLAG_TRANSPORT] = {"transport", "NAME", "named, onesided or both (both)"},
+    [FLAG_MEMORY] = {"memory", "NAME", "tiers, device, own: of a tenant alone (tiers)"},
     [FLAG_IN_FLIGHT] = {"in-flight", "N", "requests at once, whole cluster (16)"},
     [FLAG_PAGE_BYTES] = {"page-bytes", "N", "of each page, all checked (4096)"},
     [FLAG_SEED] = {"seed", "N", "of the simulation (1)"},
@@ -55,6 +57,8 @@ enum { PAGES_MAX = 1 << 22, PAGE_BYTES_MAX = 1 << 20, NODES_MAX = 64 };
 
 static const char *const balances[] = {"even", "skew", NULL};
 static const char *const switches[] = {"off", "on", NULL};
+static const char *const memories[] = {
+    [KVS_TIERS] = "tiers", [KVS_DEVICE] = "device", [KVS_OWN] = "own", NULL};
 static const char *const transports[] = {
     [KVS_ALL_NAMED] = "named",
     [KVS_ALL_ONE_SIDED] = "onesided",
@@ -65,7 +69,7 @@ struct options {
     const char *trace;
     const char *json_file;
     uint64_t nodes, pages, in_flight, page_bytes, seed;
-    unsigned balance, spill, transport; /* indices of the words above */
+    unsigned balance, spill, transport, memory; /* indices of the words above */
     bool chats, json;
 };
 
@@ -121,6 +125,8 @@ static int take_flag(struct options *options, enum flag flag, const char *value)
         return take_word(flag, value, switches, &options->spill);
     case FLAG_TRANSPORT:
         return take_word(flag, value, transports, &options->transport);
+    case FLAG_MEMORY:
+        return take_word(flag, value, memories, &options->memory);
     case FLAG_IN_FLIGHT:
         return take_number(
             flag, value, 1, KVS_REPLAY_IN_FLIGHT_MAX, &options->in_flight);
@@ -231,6 +237,7 @@ static json_t *to_json(const struct options *options, const struct outcome *outc
     json_object_set_new(root, "balance", json_string(balances[options->balance]));
     json_object_set_new(root, "spill", json_string(switches[options->spill]));
     json_object_set_new(root, "transport", json_string(transports[options->transport]));
+    json_object_set_new(root, "memory", json_string(memories[options->memory]));
     json_object_set_new(root, "lookups_asked", kvn_json_uint(replay->lookups));
     json_object_set_new(root, "dedup", kvn_json_uint(replay->dedup));
     json_object_set_new(root, "again", kvn_json_uint(replay->again));
@@ -327,6 +334,7 @@ static kv_status_t replay(
         .skew = options->balance == 1,
         .spill = options->spill == 1,
         .mix = (enum kvs_mix)options->transport,
+        .memory = (enum kvs_memory)options->memory,
         .seed = options->seed,
         .requests = requests,
         .nr_requests = trace->nr_requests,

@@ -440,6 +440,7 @@ struct kvp_pool_stats {
     uint32_t nr_frames;
     uint32_t in_state[KVP_NR_STATES];
     uint32_t idle;  /* sealed, and nothing keeps them: they go when room is needed */
+    uint32_t ready; /* leaving, nobody takes them, nobody reads them: as good as free */
     uint32_t limbo; /* leaving, arriving, quarantine, kept only by grants; the rule also
                      * counts what is granted and referenced */
     uint32_t limbo_max;

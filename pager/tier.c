@@ -253,6 +253,7 @@ void kvp_pool_stats(
 
     stats->nr_frames = from->config.nr_frames;
     memcpy(stats->in_state, from->in_state, sizeof(stats->in_state));
+    stats->ready = kvp_ready_nr(pager, from, KVP_ANY_TENANT);
     stats->idle = from->in_class[KVP_CLASS_IDLE];
     stats->limbo = from->in_class[KVP_CLASS_LIMBO];
     stats->limbo_max = from->limbo_max;

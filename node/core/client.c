@@ -608,8 +608,8 @@ static uint32_t append_page(
 
 /* Frames for the sequence's growth: there, or no longer waited for. A demand takes
  * the coldest copy's place; waiting a few ticks of our own clock lets that copy move
- * a tier down first, so that the coldest of the domain goes and not the coldest of
- * the device. */
+ * a tier down or to a peer first, so that the coldest of the domain, or of the
+ * cluster, goes and not the coldest of this device. */
 static bool grow(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t *status_p)
 {
     *status_p = KV_OK;
@@ -618,7 +618,8 @@ static bool grow(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t *status_p)
     }
     struct kvp_pool_stats stats;
     kvp_pool_stats(node->pager, op->pool, &stats);
-    if (stats.in_state[KVP_FREE] < op->nr_wanted && node->now < op->until) {
+    uint32_t nr_free = stats.in_state[KVP_FREE] + stats.ready;
+    if (nr_free < op->nr_wanted && node->now < op->until) {
         return false;
     }
     grown(node, op);
@@ -879,6 +880,16 @@ static void start_put(kvo_node_t *node, struct kvo_op_obj *op)
     op->busy = false;
 }
 
+/* Does the coldest leave for somewhere: a tier below, or a peer that may take it? */
+static bool leaves_in_order(const kvo_node_t *node)
+{
+    bool out = node->has_host;
+    for (uint32_t i = 0; !out && node->config.spill && i < node->view.nr; i++) {
+        out = i != node->self && kvo_usable(node, i);
+    }
+    return out;
+}
+
 static void start_append(kvo_node_t *node, struct kvo_op_obj *op)
 {
     struct kvp_seq_info info;
@@ -896,7 +907,7 @@ static void start_append(kvo_node_t *node, struct kvo_op_obj *op)
         struct kvp_pool_stats stats;
         kvp_pool_stats(node->pager, op->pool, &stats);
         node->wanted[op->pool] += op->nr_wanted;
-        if (node->has_host && op->nr_wanted < stats.nr_frames) {
+        if (leaves_in_order(node) && op->nr_wanted < stats.nr_frames) {
             op->until += KVO_GROW_TICKS * node->config.tick_us;
         }
         kvo_op_advance(node, op);

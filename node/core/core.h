@@ -409,7 +409,7 @@ struct kvo_peer_info {
     uint64_t stream_out, stream_in; /* positions of the two streams */
     uint64_t fetched_bytes, served_bytes; /* since our start */
     uint32_t free_frames; /* as it last said */
-    uint64_t reach_us;    /* how far back its memory reaches; 0: it has room */
+    uint64_t reach_us;    /* how far back its memory reaches, least; 0: it has room */
 };
 void kvo_peer_info(
     const kvo_node_t *node, uint64_t now_us, uint32_t peer, struct kvo_peer_info *info);

@@ -46,9 +46,9 @@ enum {
     KVO_SYNC_SCAN = 4096,    /* frames looked at per tick and home while syncing */
     KVO_SPILL_BATCH = 8,     /* so many are worth a message before the next tick */
     KVO_SPILL_BURST = 64,    /* copies made to leave in one step */
-    KVO_PATIENCE_TICKS = 4,  /* a fetch waits so long for a frame before it drops one */
+    KVO_PATIENCE_TICKS = 4,  /* fetches wait so long for any frame before one drops */
     KVO_FORGOTTEN_BEATS = 8, /* heartbeats until what HAVE forgot must be withdrawn */
-    KVO_GROW_TICKS = 4,      /* an append waits so long for demotions, then drops */
+    KVO_GROW_TICKS = 4,      /* an append waits so long for what leaves, then drops */
     KVO_STEP_ROUNDS = 64,    /* of step_end(): each must bring progress */
     KVO_NO_WAY = UINT8_MAX,  /* a peer is not read in this way */
     /* Copies between clients' buffers and frames that are out at once: so many for each
@@ -237,7 +237,8 @@ struct kvo_peer {
     uint64_t out_pos;  /* our stream to it */
     uint64_t in_pos;   /* its stream to us */
     uint64_t ping_seq;
-    uint64_t reach_at; /* last use of its coldest copy, as it last said; our clock */
+    /* By tenant: last use of its coldest copy, as it last said; our clock. */
+    uint64_t reach_at[KVP_TENANTS_MAX];
     uint64_t since;    /* its link is up, or not any more; for those who look in */
     uint64_t fetched_bytes, served_bytes;
     uint32_t free_frames; /* as it last said */
@@ -360,7 +361,8 @@ struct kvo_item {
     uint64_t op;       /* FETCH, PROMOTE */
     uint32_t key;
     uint32_t peer;     /* holder that is being tried */
-    uint32_t waits;    /* ticks spent waiting for a frame */
+    uint32_t waits;    /* ticks without a frame for anybody who waits */
+    bool at_ceiling;   /* the tenant's: others' frames are no help */
     struct kvp_arrival arrival;
     struct kv_copy copy;
     struct kvp_ref dst, src;
@@ -557,6 +559,7 @@ struct kvo_node {
     uint32_t nr_ready;     /* ops in OP_READY or OP_FILL, or settling */
     uint32_t wanted[KVP_POOLS_MAX]; /* frames that growing sequences wait for */
     struct kvo_frame_owner *owners; /* by frame */
+    bool gave[KVP_POOLS_MAX]; /* this tick, a frame to an item that waited */
     bool frames_freed;     /* since items last tried for one */
     bool arrived;          /* something ended that others may wait for */
     bool local_ended;      /* a local order ended */
@@ -725,8 +728,15 @@ void kvo_spill_asked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_ms
 void kvo_spill_answered(
     kvo_node_t *node, struct kvo_call *call, const struct kv_msg *msg);
 void kvo_spill_unanswered(kvo_node_t *node, struct kvo_call *call);
-uint64_t kvo_reach(kvo_node_t *node);
-void kvo_reach_heard(kvo_node_t *node, struct kvo_peer *peer, uint64_t reach_us);
+uint64_t kvo_reach(kvo_node_t *node, uint16_t tenant);
+uint64_t kvo_reach_common(kvo_node_t *node);
+uint32_t kvo_reach_apart(
+    kvo_node_t *node, const struct kvo_peer *peer,
+    struct kv_msg_reach reaches[KVP_TENANTS_MAX]);
+void kvo_reach_none(kvo_node_t *node, struct kvo_peer *peer);
+void kvo_reach_heard(
+    kvo_node_t *node, struct kvo_peer *peer, uint64_t reach_us,
+    const struct kv_msg_reach *reaches, uint32_t nr_reaches);
 void kvo_spill_told(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg);
 void kvo_spill_timer(kvo_node_t *node, struct kvo_spill *spill);
 void kvo_spill_peer_lost(kvo_node_t *node, uint32_t peer);

@@ -269,6 +269,12 @@ static void item_exists(kvo_node_t *node, struct kvo_item *item, struct kvp_ref 
     }
 }
 
+static uint32_t pool_of(const kvo_node_t *node, const struct kvo_item *item)
+{
+    return kvp_pool_of(
+        node->pager, item->arrival.tenant, item->arrival.variant, item->arrival.tier);
+}
+
 /* A frame that leaves in order is waited for: its copy goes a tier lower, or to a peer.
  * Where neither is done with copies nothing else makes room, so a demand drops the
  * coldest at once. */
@@ -303,6 +309,7 @@ static void item_run(kvo_node_t *node, struct kvo_item *item)
             return;
         }
         /* At the tenant's ceiling its own oldest goes, once the item may drop. */
+        item->at_ceiling = status == KV_ERR_QUOTA;
         if (status == KV_ERR_AGAIN ||
             (status == KV_ERR_QUOTA && !item->arrival.may_drop)) {
             if (item->list == NULL) {
@@ -318,6 +325,9 @@ static void item_run(kvo_node_t *node, struct kvo_item *item)
         }
         item->dst = ref;
         item->has_frame = true;
+        if (item->list == &node->waiting) {
+            node->gave[pool_of(node, item)] = true;
+        }
     }
     if (item->kind == ITEM_PROMOTE) {
         item_copy(node, item);
@@ -855,9 +865,26 @@ void kvo_items_of_peer_lost(kvo_node_t *node, uint32_t peer)
 }
 
 /* Tries again for those that wait for a frame or for another's arrival. */
+/* Patience is with a pool that gives nothing. Who waits behind others there is served
+ * in its turn: were the whole wait counted, the end of every long fetch would drop what
+ * was about to leave in order. */
+static bool stuck(const kvo_node_t *node, const struct kvo_item *item)
+{
+    uint32_t pool = pool_of(node, item);
+    return item->at_ceiling || pool == KVP_POOLS_MAX || !node->gave[pool];
+}
+
 void kvo_items_work(kvo_node_t *node, bool tick)
 {
     uint32_t n = node->waiting.nr;
+    for (uint32_t i = tick ? node->waiting.head : KVO_NONE; i != KVO_NONE;) {
+        struct kvo_item *item = item_at(node, i);
+        item->waits += stuck(node, item);
+        i = item->next;
+    }
+    if (tick) {
+        memset(node->gave, 0, sizeof(node->gave));
+    }
     for (uint32_t i = node->waiting.head; i != KVO_NONE && n > 0; n--) {
         if (node->nr_events >= KVO_EVENTS_PAUSE) {
             node->arrived = true; /* the step comes back when these are handled */
@@ -865,7 +892,6 @@ void kvo_items_work(kvo_node_t *node, bool tick)
         }
         struct kvo_item *item = item_at(node, i);
         uint32_t next = item->next;
-        item->waits += tick;
         if (item->state == ITEM_OTHER) {
             KVO_MOVE(node, item, state, ITEM, OTHER, FRAME);
         }

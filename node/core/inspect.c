@@ -38,6 +38,17 @@ static const char *transport_of(const kvo_node_t *node, const struct kvo_peer *p
     return way == KVO_NO_WAY ? "" : node->config.transports[way].name;
 }
 
+/* Of the memory that reaches back least: it has room only when it has for all. */
+static uint64_t least_reach(const kvo_node_t *node, const struct kvo_peer *peer)
+{
+    uint64_t at = 0;
+    for (uint16_t t = 0; t < node->config.pager.nr_tenants; t++) {
+        bool covered = (peer->tenants >> t & 1) != 0;
+        at = covered && peer->reach_at[t] > at ? peer->reach_at[t] : at;
+    }
+    return at;
+}
+
 void kvo_peer_info(
     const kvo_node_t *node, uint64_t now_us, uint32_t peer, struct kvo_peer_info *info)
 {
@@ -50,6 +61,7 @@ void kvo_peer_info(
     KV_ASSERT(peer < node->view.nr && peer != node->self);
     const struct kvo_peer *p = &node->peers[peer];
     const bool up = p->state == LINK_UP;
+    const uint64_t reach_at = least_reach(node, p);
     *info = (struct kvo_peer_info){
         .state = links[p->state],
         .up = up,
@@ -71,7 +83,7 @@ void kvo_peer_info(
         .fetched_bytes = p->fetched_bytes,
         .served_bytes = p->served_bytes,
         .free_frames = up ? p->free_frames : 0,
-        .reach_us = up && p->reach_at != 0 ? past(now_us, p->reach_at) : 0,
+        .reach_us = up && reach_at != 0 ? past(now_us, reach_at) : 0,
     };
 }
 

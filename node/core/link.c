@@ -367,7 +367,7 @@ static void link_up(kvo_node_t *node, struct kvo_peer *peer)
     peer->out_gen = peer->in_gen = peer->in_next = 0;
     peer->in_kinds = peer->in_next_kinds = 0;
     peer->nr_releases = 0;
-    peer->reach_at = node->now; /* no room, until it says so */
+    kvo_reach_none(node, peer); /* no room, until it says so */
     kvc_liveness_reset(&peer->live, node->now);
     kvc_dir_holder_up(node->dir, index);
     kvo_trace(node, "link n%u up", kvo_node_id(node, index));
@@ -592,12 +592,15 @@ static uint32_t free_frames(const kvo_node_t *node)
 static void send_ping(kvo_node_t *node, struct kvo_peer *peer)
 {
     struct kv_msg msg = {.type = KV_MSG_PING};
+    struct kv_msg_reach reaches[KVP_TENANTS_MAX];
     msg.u.ping = (struct kv_msg_ping){
         .seq = ++peer->ping_seq,
         .stream_pos = peer->out_pos,
         .nr_entries = peer->listed,
         .free_frames = free_frames(node),
-        .reach_us = kvo_reach(node),
+        .reach_us = kvo_reach_common(node),
+        .reaches = reaches,
+        .nr_reaches = kvo_reach_apart(node, peer, reaches),
     };
     kvo_send(node, peer, &msg);
 }
@@ -628,7 +631,7 @@ void kvo_link_beat(kvo_node_t *node)
 void kvo_link_ping(kvo_node_t *node, struct kvo_peer *peer, const struct kv_msg *msg)
 {
     const struct kv_msg_ping *ping = &msg->u.ping;
-    kvo_reach_heard(node, peer, ping->reach_us);
+    kvo_reach_heard(node, peer, ping->reach_us, ping->reaches, ping->nr_reaches);
     peer->free_frames = ping->free_frames;
     uint32_t index = kvo_peer_index(node, peer);
     if (peer->forgotten > 0 && ++peer->forgotten_beats > KVO_FORGOTTEN_BEATS) {

@@ -37,6 +37,14 @@ static void queue_offer(kvo_node_t *node, struct kvo_spill *spill)
     node->nr_offers++;
 }
 
+/* Nobody takes it: as good as free for those who wait for a frame. */
+static void make_ready(kvo_node_t *node, struct kvp_ref ref, uint32_t token)
+{
+    node->metrics.spills_dropped++;
+    (void)kvp_leave_ready(node->pager, ref, token);
+    node->frames_freed = true;
+}
+
 /* Refused, unanswered, or not verified over there: the next target, or the end. The
  * caller has moved it to QUEUED. */
 static void spill_next(kvo_node_t *node, struct kvo_spill *spill)
@@ -52,21 +60,21 @@ static void spill_next(kvo_node_t *node, struct kvo_spill *spill)
         return;
     }
     KVO_MOVE(node, spill, state, SPILL, QUEUED, NONE);
-    node->metrics.spills_dropped++;
-    (void)kvp_leave_ready(node->pager, spill->ref, spill->token);
+    make_ready(node, spill->ref, spill->token);
     spill_give(node, spill);
 }
 
 /* ------------------------------------------------------------------ where to */
 
-/* How long ago the coldest copy of our lowest tier was used. Ages travel, not times. */
-uint64_t kvo_reach(kvo_node_t *node)
+/* How long ago the coldest copy of a domain's lowest tier was used. Ages travel, not
+ * times. */
+static uint64_t reach_of(kvo_node_t *node, uint32_t domain)
 {
     uint64_t at = node->now;
     for (uint32_t pool = 0; pool < node->config.pager.nr_pools; pool++) {
         const struct kvp_pool_config *config = &node->config.pager.pools[pool];
         bool lowest = config->tier == KVP_HOST || !node->has_host;
-        if (config->domain == 0 && lowest) {
+        if (config->domain == domain && lowest) {
             uint64_t us = kvp_reach_us(node->pager, pool);
             at = us < at ? us : at;
         }
@@ -74,16 +82,71 @@ uint64_t kvo_reach(kvo_node_t *node)
     return at == 0 ? UINT64_MAX : node->now - at;
 }
 
-void kvo_reach_heard(kvo_node_t *node, struct kvo_peer *peer, uint64_t reach_us)
+static uint32_t domain_of(const kvo_node_t *node, uint16_t tenant)
 {
-    peer->reach_at = reach_us < node->now ? node->now - reach_us : 0;
+    KV_ASSERT(tenant < node->config.pager.nr_tenants);
+    return node->config.pager.tenants[tenant].domain;
 }
 
-/* The peer whose memory reaches back furthest, but for two, among the first nodes of
- * the segment: of a few drawn at random the best is nearly the best of all, and not
- * every node of a large cluster runs to the same one. */
-static uint32_t
-furthest(const kvo_node_t *node, const kv_key_t *segment, uint32_t but, uint32_t nor)
+uint64_t kvo_reach(kvo_node_t *node, uint16_t tenant)
+{
+    return reach_of(node, domain_of(node, tenant));
+}
+
+uint64_t kvo_reach_common(kvo_node_t *node)
+{
+    return reach_of(node, 0);
+}
+
+/* Of the tenants set apart that the peer covers: of others it hears nothing. */
+uint32_t kvo_reach_apart(
+    kvo_node_t *node, const struct kvo_peer *peer,
+    struct kv_msg_reach reaches[KVP_TENANTS_MAX])
+{
+    uint32_t nr = 0;
+    for (uint16_t tenant = 0; tenant < node->config.pager.nr_tenants; tenant++) {
+        if (domain_of(node, tenant) != 0 && (peer->tenants >> tenant & 1) != 0) {
+            reaches[nr++] = (struct kv_msg_reach){
+                .tenant = node->config.pager.tenants[tenant].id,
+                .reach_us = kvo_reach(node, tenant),
+            };
+        }
+    }
+    return nr;
+}
+
+static uint64_t heard_at(const kvo_node_t *node, uint64_t reach_us)
+{
+    return reach_us < node->now ? node->now - reach_us : 0;
+}
+
+void kvo_reach_none(kvo_node_t *node, struct kvo_peer *peer)
+{
+    kvo_reach_heard(node, peer, 0, NULL, 0);
+}
+
+/* A tenant that it does not name has its share of its common domain. */
+void kvo_reach_heard(
+    kvo_node_t *node, struct kvo_peer *peer, uint64_t reach_us,
+    const struct kv_msg_reach *reaches, uint32_t nr_reaches)
+{
+    for (uint16_t tenant = 0; tenant < node->config.pager.nr_tenants; tenant++) {
+        peer->reach_at[tenant] = heard_at(node, reach_us);
+    }
+    for (uint32_t i = 0; i < nr_reaches; i++) {
+        uint16_t tenant = kvp_tenant(node->pager, reaches[i].tenant);
+        if (tenant != UINT16_MAX) {
+            peer->reach_at[tenant] = heard_at(node, reaches[i].reach_us);
+        }
+    }
+}
+
+/* The peer whose memory for the tenant reaches back furthest, but for two, among the
+ * first nodes of the segment: of a few drawn at random the best is nearly the best of
+ * all, and not every node of a large cluster runs to the same one. */
+static uint32_t furthest(
+    const kvo_node_t *node, uint16_t tenant, const kv_key_t *segment, uint32_t but,
+    uint32_t nor)
 {
     uint32_t order[KVO_NEAR_MAX], best = KVO_NONE;
     uint32_t nr = kvc_homes(&node->view, segment, KVO_NEAR_MAX, order);
@@ -92,7 +155,8 @@ furthest(const kvo_node_t *node, const kv_key_t *segment, uint32_t but, uint32_t
         if (i == node->self || i == but || i == nor || !kvo_usable(node, i)) {
             continue;
         }
-        if (best == KVO_NONE || node->peers[i].reach_at < node->peers[best].reach_at) {
+        if (best == KVO_NONE
+            || node->peers[i].reach_at[tenant] < node->peers[best].reach_at[tenant]) {
             best = i;
         }
     }
@@ -109,19 +173,20 @@ static bool we_are_first_home(const kvo_node_t *node, const kv_key_t *segment)
  * whoever's memory reaches back furthest, so that what leaves the cluster is what one
  * pooled cache would drop. Never ourselves, never a suspect, at most two. */
 static void
-find_targets(kvo_node_t *node, struct kvo_spill *spill, const kv_key_t *segment)
+find_targets(kvo_node_t *node, struct kvo_spill *spill, const struct kvp_info *info)
 {
+    const kv_key_t *segment = &info->segment;
     uint32_t target = KVO_NONE;
     (void)kvc_homes(&node->view, segment, 1, &target);
     if (target == node->self || !kvo_usable(node, target)) {
-        target = furthest(node, segment, KVO_NONE, KVO_NONE);
+        target = furthest(node, info->tenant, segment, KVO_NONE, KVO_NONE);
     }
     for (uint32_t but = KVO_NONE; target != KVO_NONE;) {
         spill->targets[spill->nr_targets++] = target;
         if (spill->nr_targets == KVO_TARGETS_MAX) {
             return;
         }
-        uint32_t next = furthest(node, segment, target, but);
+        uint32_t next = furthest(node, info->tenant, segment, target, but);
         but = target;
         target = next;
     }
@@ -161,8 +226,7 @@ static bool spill_away(kvo_node_t *node, struct kvp_ref ref, uint32_t token)
     bool offer = node->config.spill && !info.spilled; /* (3) */
     struct kvo_spill *spill = offer ? kvo_slots_take(&node->spills) : NULL;
     if (spill == NULL) {
-        node->metrics.spills_dropped++;
-        (void)kvp_leave_ready(node->pager, ref, token);
+        make_ready(node, ref, token);
         return true;
     }
     spill->timer.pos = KVO_NONE;
@@ -183,7 +247,7 @@ static bool spill_away(kvo_node_t *node, struct kvp_ref ref, uint32_t token)
     if (info.tail) {
         spill->offer.prev = info.prev;
     }
-    find_targets(node, spill, &info.segment);
+    find_targets(node, spill, &info);
     KVO_MOVE(node, spill, state, SPILL, NONE, QUEUED);
     kvo_timer_set(&node->timers, &spill->timer, node->now + node->config.spill_us);
     spill_next(node, spill);
@@ -263,8 +327,9 @@ void kvo_spill_work(kvo_node_t *node, bool tick)
         }
         bool urgent;
         uint32_t n = to_leave(node, pool, &urgent);
-        if (lowest && !tick && n < KVO_SPILL_BATCH && node->waiting.nr == 0) {
-            continue; /* a few more make one message, unless a fetch waits */
+        bool waited_for = urgent || node->waiting.nr > 0;
+        if (lowest && !tick && n < KVO_SPILL_BATCH && !waited_for) {
+            continue; /* a few more make one message */
         }
         /* Where copies below are spilled before they go, a demotion waits for that,
          * unless a sequence has waited for it for a tick. */
@@ -405,7 +470,9 @@ void kvo_spill_answered(
     kvo_node_t *node, struct kvo_call *call, const struct kv_msg *msg)
 {
     const struct kv_msg_spill_answer *answer = &msg->u.spill_answer;
-    kvo_reach_heard(node, &node->peers[call->peer], answer->reach_us);
+    kvo_reach_heard(
+        node, &node->peers[call->peer], answer->reach_us, answer->reaches,
+        answer->nr_reaches);
     for (uint32_t i = 0; i < call->n; i++) {
         struct kvo_spill *spill = call_spill(node, call, i);
         int32_t status = i < answer->nr_statuses ? answer->statuses[i] : KV_ERR_REFUSED;
@@ -522,15 +589,15 @@ static uint32_t keeper_of(
 
 /* As its first home we were asked for our word: would another, whom the asker asks
  * next, miss less? */
-static bool
-another_reaches_further(kvo_node_t *node, uint32_t asker, const kv_key_t *segment)
+static bool another_reaches_further(
+    kvo_node_t *node, uint32_t asker, uint16_t tenant, const kv_key_t *segment)
 {
     if (!we_are_first_home(node, segment)) {
         return false;
     }
-    uint32_t other = furthest(node, segment, asker, KVO_NONE);
+    uint32_t other = furthest(node, tenant, segment, asker, KVO_NONE);
     return other != KVO_NONE
-           && node->now - node->peers[other].reach_at > kvo_reach(node);
+           && node->now - node->peers[other].reach_at[tenant] > kvo_reach(node, tenant);
 }
 
 /* `abreast`: we have taken everything that the asker published before it asked, so that
@@ -569,7 +636,7 @@ static kv_status_t take_offer(
         return KV_EXISTS;
     }
     if (!node->config.spill || node->items.free == KVO_NONE
-        || another_reaches_further(node, asker, &offer->segment)) {
+        || another_reaches_further(node, asker, tenant, &offer->segment)) {
         return KV_ERR_REFUSED;
     }
     struct kvp_arrival arrival = {
@@ -618,7 +685,10 @@ void kvo_spill_asked(kvo_node_t *node, struct kvo_peer *peer, const struct kv_ms
     struct kv_msg answer = {.type = KV_MSG_SPILL_ANSWER, .req = msg->req};
     answer.u.spill_answer.statuses = statuses;
     answer.u.spill_answer.nr_statuses = offer->nr_items;
-    answer.u.spill_answer.reach_us = kvo_reach(node);
+    struct kv_msg_reach reaches[KVP_TENANTS_MAX];
+    answer.u.spill_answer.reach_us = kvo_reach_common(node);
+    answer.u.spill_answer.reaches = reaches;
+    answer.u.spill_answer.nr_reaches = kvo_reach_apart(node, peer, reaches);
     kvo_send(node, peer, &answer);
 }
 

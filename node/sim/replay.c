@@ -16,6 +16,7 @@ enum {
     REQUEST_US = 120000000, /* a request that takes longer is a hang */
     LINK_US = 60000000,     /* … and a cluster that does not link up */
     SLACK = 64,             /* of tables that are sized by what is in flight */
+    COMMON_FRAMES = 64,     /* of a domain that nobody uses */
 };
 
 /* One request on its way:
@@ -545,7 +546,12 @@ static void world_config(const struct run *run, struct kvs_config *world)
     world->device_frames = run->device_frames;
     world->host_frames = share - run->device_frames;
     world->nr_tenants = 1;
-    world->nr_apart = 0;
+    world->nr_apart = config->memory == KVS_OWN ? 1 : 0;
+    if (config->memory == KVS_OWN) {
+        world->apart_frames = share;
+        world->device_frames = COMMON_FRAMES;
+        world->named_device = true;
+    }
     world->nr_variants = 1;
     world->ceiling = 0;
     world->faults = 0;
@@ -553,8 +559,9 @@ static void world_config(const struct run *run, struct kvs_config *world)
     world->poison = false;
     struct kvo_config *core = &world->core;
     core->spill = config->spill;
-    /* A reserve of a few frames: what is kept free caches nothing. */
-    core->pager.free_target_divisor = 100;
+    /* A reserve of a few frames: what is kept free caches nothing. With one tier it is
+     * for demands and for spills at once, and as large as a node's preset. */
+    core->pager.free_target_divisor = config->memory == KVS_TIERS ? 100 : 64;
     core->nr_clients = at_least(core->nr_clients, 4);
     core->nr_ops =
         at_least(core->nr_ops, config->in_flight * (CHUNK_PAGES + 1) + SLACK);
@@ -665,7 +672,8 @@ kv_status_t kvs_replay_run(
             detail, KV_ERR_CONFIG, "replay.in_flight", KVS_REPLAY_IN_FLIGHT_MAX,
             config->in_flight);
     }
-    const uint32_t frames = config->pages / config->nr_nodes / 4;
+    const uint32_t quarters = config->memory == KVS_TIERS ? 1 : 4;
+    const uint32_t frames = config->pages / config->nr_nodes * quarters / 4;
     if (frames < 2 * KVP_LIMBO_MIN) {
         return kv_fail(
             detail, KV_ERR_CONFIG, "replay.pages",

@@ -25,9 +25,16 @@ struct kvs_replay_request {
     uint32_t nr_pages;
 };
 
+enum kvs_memory {
+    KVS_TIERS,  /* a quarter of a node's pages is device, the rest host */
+    KVS_DEVICE, /* all are device, as deploy/three-nodes.sh has it */
+    KVS_OWN,    /* … in a domain of the tenant's own, that peers read by name */
+};
+
 struct kvs_replay_config {
     uint32_t nr_nodes;
-    uint32_t pages;      /* of the whole cluster; a quarter of a node's is device */
+    uint32_t pages; /* of the whole cluster */
+    enum kvs_memory memory;
     uint32_t page_bytes; /* a multiple of KVP_ALIGN */
     uint32_t page_tokens;
     uint32_t in_flight; /* requests, whole cluster */

@@ -60,10 +60,11 @@ def undisturbed(name):
     return f"{transport}-{PAGER if pager else ''}even-10000"
 
 
-def simulated(bin, trace, pages, balance):
+def simulated(bin, trace, pages, balance, pager):
+    """The same protocols and the same memory in one process, at the pager level."""
     done = subprocess.run(
         [bin / "kvrail", "sim", "--trace", trace, "--pages", str(pages), "--balance", balance,
-         "--json"], check=True, capture_output=True, text=True, timeout=RUN_S)
+         "--memory", "own" if pager else "device", "--json"], check=True, capture_output=True, text=True, timeout=RUN_S)
     return json.loads(done.stdout)["hit_rate"]
 
 
@@ -138,7 +139,7 @@ def run(bin, trace, name, folder):
         r["fetched"] = fetched(c)
         for i in range(3):
             c.stop(i)
-    r["hit_rate_sim"] = simulated(bin, trace, pages, balance)
+    r["hit_rate_sim"] = simulated(bin, trace, pages, balance, pager)
     (folder / f"{name}.json").write_text(json.dumps(r, indent=2) + "\n")
     print(json.dumps(r, indent=2))
     check(r, disturb is not None, json.loads(beside.read_text()) if disturb else None)

@@ -300,6 +300,30 @@ static void spill__goes_where_memory_reaches_back_furthest(void **state)
     sim_end(&sim);
 }
 
+/* The same where the pages are of a tenant with memory of its own: the common domain,
+ * where all have room, says nothing about it. */
+static void spill__goes_by_the_reach_of_its_own_domain(void **state)
+{
+    (void)state;
+    struct kvs_config config = three_nodes();
+    config.nr_apart = 1;
+    config.apart_frames = 16;
+    config.device_frames = 64;
+    config.host_frames = 0;
+    config.core.pager.free_target_divisor = 4;
+    struct sim sim;
+    sim_start(&sim, &config);
+    put_pages(&sim, 2, 'a', 12);
+    sim_run(&sim, 1000000);
+    put_pages(&sim, 3, 'b', 12);
+    sim_run(&sim, 1000000);
+    put_pages(&sim, 1, 'q', 14);
+    sim_run(&sim, 30000);
+    assert_int_equal(kvo_metrics(kvs_node(sim.world, 1))->spills_in, 2);
+    assert_int_equal(kvo_metrics(kvs_node(sim.world, 2))->spills_in, 0);
+    sim_end(&sim);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -310,6 +334,7 @@ int main(void)
         cmocka_unit_test(client__frames_wait_for_its_death),
         cmocka_unit_test(spill__coldest_page_is_taken_and_found),
         cmocka_unit_test(spill__goes_where_memory_reaches_back_furthest),
+        cmocka_unit_test(spill__goes_by_the_reach_of_its_own_domain),
         cmocka_unit_test(fetch__page_that_moved_meanwhile_is_found_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -112,6 +112,7 @@ static void replay_small_cluster_stays_right(void **state)
         for (unsigned i = 0; i < 4; i++) {
             struct kvs_replay_config config = config_of(300);
             config.mix = (enum kvs_mix)mix;
+            config.memory = (enum kvs_memory)((mix + i) % (KVS_OWN + 1));
             config.skew = (i & 1) != 0;
             config.spill = (i & 2) != 0;
             struct kvs_replay replay;

@@ -3,17 +3,21 @@
  *              free list (loop)
  *                 │ post                                     next
  *                 ▼                                           │
- *   slot ──► waiting ring ──sem──► worker: CAS on head ──► done stack ──► taken list
- *            of slot numbers                               (push, CAS)     (loop)
+ *   slot ──► waiting ring ──► worker: CAS on head ──► done stack ──► taken list
+ *            of slot numbers                         (push, CAS)     (loop)
  *
  *   (1) A slot is in exactly one of: free list, ring, a worker's hands, done stack,
  *       taken list. All but free count as posted: at most nr_jobs.
  *   (2) head <= tail <= head + nr_slots: what waits is posted, and there are no more
  *       slots than cells; so the loop overwrites a cell only when head has passed it,
- *       and a worker that read the old number loses its CAS. head is 64 bits wide and
- *       never comes round.
- *   (3) The semaphore's value never exceeds the jobs waiting, as long as nothing stops:
- *       who got through it finds a job.
+ *       and a worker that read the old number loses its CAS. Both are 64 bits wide and
+ *       never come round.
+ *   (3) A worker that finds nothing says that it sleeps, looks once more, and only then
+ *       waits for a token; who wakes takes one sleeper off the count and gives one
+ *       token. So sleepers said and tokens given are as many as workers that wait or
+ *       are about to. Saying and posting are sequentially consistent: one sees the
+ *       other. The loop wakes one for all that it has posted; whoever takes a job and
+ *       leaves others waiting wakes the next.
  *   (4) Whenever something is done and not taken, `fd` is readable, or the worker that
  *       did it is about to make it so; or the loop polls.
  *   (5) Who pushes looks at `polled` after it; who ends polling looks at the stack
@@ -44,9 +48,8 @@ enum {
     /* Workers hold a leaf's sums; glibc wants 16 KiB, the sanitizers more. */
     MOVERS_STACK_BYTES = 256 * 1024,
     /* How often a worker asks again before it sleeps, some 20 us in all: waking a
-     * sleeper is a system call of the loop. Posts one after another, median: 0.04 us
-     * with one worker and 0.3 with two, against 4.9 and 5.7 without (where: below). */
-    MOVERS_SPINS = 500,
+     * sleeper is a system call. */
+    MOVERS_SPINS = 1000,
     /* What a COPY copies before it digests it: one leaf. AMD EPYC, 512 KiB of L2,
      * 2026-11, GB/s of pages of 16 KiB, 256 KiB and 1 MiB at random places of 512 MiB:
      * chunks of 4 KiB 6.9, 8.6 and 8.9; 16 KiB 5.8, 6.7 and 7.1; 64 KiB -, 6.7 and 7.0;
@@ -69,7 +72,7 @@ struct kvn_movers {
     uint32_t nr_posted;
     uint32_t free;
     uint32_t taken; /* in order of completion */
-    uint64_t tail;
+    uint64_t woken; /* tail at the last kvn_movers_wake() */
     int fd;
 
     /* Constant after create. */
@@ -78,9 +81,11 @@ struct kvn_movers {
     pthread_t threads[MOVERS_THREADS_MAX];
 
     /* Everybody's, each on a line of its own. */
+    _Alignas(64) atomic_uint_fast64_t tail; /* the loop's to write */
     _Alignas(64) atomic_uint_fast64_t head;
     _Alignas(64) _Atomic uint32_t done; /* last one done */
-    _Alignas(64) sem_t waiting;
+    _Alignas(64) atomic_uint asleep;    /* (3) */
+    sem_t tokens;
     atomic_bool stopping, polled;
 };
 
@@ -120,20 +125,53 @@ static uint64_t work(const struct kvn_job *job)
     KV_UNREACHABLE("post() checked the kind");
 }
 
-/* The number is read before the CAS, since after it the loop may write the cell (2).
- * Release, because who takes the next job may have come through the semaphore by the
- * token of an older one: the chain of CASes brings it what we saw of the loop's. */
-static uint32_t take_waiting(kvn_movers_t *movers)
+static bool any_waiting(kvn_movers_t *movers)
+{
+    const uint_fast64_t head =
+        atomic_load_explicit(&movers->head, memory_order_relaxed);
+    return atomic_load_explicit(&movers->tail, memory_order_seq_cst) > head;
+}
+
+/* False: nothing waits. The number is read before the CAS, since after it the loop may
+ * write the cell (2). Tail is read after head, so it is the later of the two. */
+static bool take_waiting(kvn_movers_t *movers, uint32_t *number_p)
 {
     uint_fast64_t head = atomic_load_explicit(&movers->head, memory_order_acquire);
     uint32_t number;
     do {
+        if (atomic_load_explicit(&movers->tail, memory_order_acquire) <= head) {
+            return false;
+        }
         number = atomic_load_explicit(
             &movers->cells[head % movers->nr_slots], memory_order_relaxed);
     } while (!atomic_compare_exchange_weak_explicit(
         &movers->head, &head, head + 1, memory_order_acq_rel, memory_order_acquire));
     KV_ASSERT(number < movers->nr_slots);
-    return number;
+    *number_p = number;
+    return true;
+}
+
+/* (3) One sleeper fewer; false: nobody sleeps. */
+static bool take_sleeper(kvn_movers_t *movers)
+{
+    unsigned nr = atomic_load_explicit(&movers->asleep, memory_order_seq_cst);
+    while (nr > 0) {
+        if (atomic_compare_exchange_weak_explicit(
+                &movers->asleep, &nr, nr - 1, memory_order_seq_cst,
+                memory_order_seq_cst)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool wake_one(kvn_movers_t *movers)
+{
+    if (!take_sleeper(movers)) {
+        return false;
+    }
+    KV_ASSERT(sem_post(&movers->tokens) == 0); /* no more tokens than workers */
+    return true;
 }
 
 /* An event fd holds 2^64 - 2 and gets one per push onto an empty stack: it is never
@@ -171,43 +209,63 @@ static inline void cpu_relax(void)
 #endif
 }
 
-static void wait_token(sem_t *sem)
+/* (3) */
+static void sleep_now(kvn_movers_t *movers)
 {
     int ret;
-    for (unsigned i = 0; i < MOVERS_SPINS; i++) {
-        if (sem_trywait(sem) == 0) {
-            return;
-        }
-        cpu_relax();
+    atomic_fetch_add_explicit(&movers->asleep, 1, memory_order_seq_cst);
+    if ((any_waiting(movers)
+         || atomic_load_explicit(&movers->stopping, memory_order_seq_cst))
+        && take_sleeper(movers)) {
+        return; /* ourselves, or another in our stead: it is a number alone */
     }
     do {
-        ret = sem_wait(sem);
+        ret = sem_wait(&movers->tokens);
     } while (ret != 0 && errno == EINTR);
     KV_ASSERT(ret == 0);
+}
+
+static bool stopping(kvn_movers_t *movers)
+{
+    return atomic_load_explicit(&movers->stopping, memory_order_acquire);
+}
+
+/* False: we are to stop. */
+static bool next_job(kvn_movers_t *movers, uint32_t *number_p)
+{
+    while (!stopping(movers)) {
+        for (unsigned i = 0; i < MOVERS_SPINS; i++) {
+            if (take_waiting(movers, number_p)) {
+                return true;
+            }
+            cpu_relax();
+        }
+        sleep_now(movers);
+    }
+    return false;
 }
 
 static void *worker_main(void *arg)
 {
     kvn_movers_t *movers = arg;
-    for (;;) {
-        wait_token(&movers->waiting);
-        if (atomic_load_explicit(&movers->stopping, memory_order_acquire)) {
-            return NULL;
-        }
-        const uint32_t number = take_waiting(movers);
+    uint32_t number;
+    while (next_job(movers, &number)) {
         struct slot *slot = &movers->slots[number];
+        if (any_waiting(movers)) {
+            (void)wake_one(movers);
+        }
         slot->digest = work(&slot->job);
         give_done(movers, number);
     }
+    return NULL;
 }
 
 /* ---- life ---------------------------------------------------------------------- */
 
 static void stop_workers(kvn_movers_t *movers)
 {
-    atomic_store_explicit(&movers->stopping, true, memory_order_release);
-    for (uint32_t i = 0; i < movers->nr_threads; i++) {
-        KV_ASSERT(sem_post(&movers->waiting) == 0);
+    atomic_store_explicit(&movers->stopping, true, memory_order_seq_cst);
+    while (wake_one(movers)) { /* who says so later looks at `stopping` after it */
     }
     for (uint32_t i = 0; i < movers->nr_threads; i++) {
         KV_ASSERT(pthread_join(movers->threads[i], NULL) == 0);
@@ -275,6 +333,8 @@ static void slots_init(kvn_movers_t *movers)
     movers->taken = NO_SLOT;
     atomic_init(&movers->done, NO_SLOT);
     atomic_init(&movers->head, 0);
+    atomic_init(&movers->tail, 0);
+    atomic_init(&movers->asleep, 0);
     atomic_init(&movers->stopping, false);
     atomic_init(&movers->polled, false);
 }
@@ -308,7 +368,7 @@ kv_status_t kvn_movers_create(
         status = kv_fail(detail, KV_ERR_IO, "movers.eventfd", 1, 0);
         goto err_cells;
     }
-    if (KV_FAULT() || sem_init(&movers->waiting, 0, 0) != 0) {
+    if (KV_FAULT() || sem_init(&movers->tokens, 0, 0) != 0) {
         status = kv_fail(detail, KV_ERR_IO, "movers.semaphore", 1, 0);
         goto err_fd;
     }
@@ -323,7 +383,7 @@ kv_status_t kvn_movers_create(
     return KV_OK;
 
 err_semaphore:
-    sem_destroy(&movers->waiting);
+    sem_destroy(&movers->tokens);
 err_fd:
     close(movers->fd);
 err_cells:
@@ -342,7 +402,7 @@ void kvn_movers_destroy(kvn_movers_t *movers)
         return;
     }
     stop_workers(movers);
-    sem_destroy(&movers->waiting);
+    sem_destroy(&movers->tokens);
     close(movers->fd);
     kv_free(movers->cells);
     kv_free(movers->slots);
@@ -378,13 +438,26 @@ kv_status_t kvn_movers_post(kvn_movers_t *movers, const struct kvn_job *job)
     movers->nr_posted++;
     KV_ASSERT(movers->nr_posted <= movers->nr_slots); /* (1), and with it (2) */
     slot->job = *job;
+    const uint_fast64_t tail =
+        atomic_load_explicit(&movers->tail, memory_order_relaxed); /* ours */
     atomic_store_explicit(
-        &movers->cells[movers->tail % movers->nr_slots], number, memory_order_relaxed);
-    movers->tail++;
-    /* Wakes a worker if one sleeps, holds no lock, and publishes the slot and its
-     * cell; it fails past SEM_VALUE_MAX alone, (3). */
-    KV_ASSERT(sem_post(&movers->waiting) == 0);
+        &movers->cells[tail % movers->nr_slots], number, memory_order_relaxed);
+    /* Publishes the slot and its cell. */
+    atomic_store_explicit(&movers->tail, tail + 1, memory_order_release);
     return KV_OK;
+}
+
+/* The tail is written once more, in the order that (3) asks for: one such write for all
+ * that was posted. */
+void kvn_movers_wake(kvn_movers_t *movers)
+{
+    const uint_fast64_t tail =
+        atomic_load_explicit(&movers->tail, memory_order_relaxed);
+    if (tail != movers->woken) {
+        movers->woken = tail;
+        atomic_store_explicit(&movers->tail, tail, memory_order_seq_cst);
+        (void)wake_one(movers);
+    }
 }
 
 /* Takes all that is done and turns it round: the stack has the last one on top. */

@@ -1,12 +1,12 @@
 /* Threads that move and digest bytes inside one process: copies between frames,
  * zeroing, digests of sealed pages, copies between clients' buffers and frames.
  *
- *   loop ── kvn_movers_post ──► queue, bounded ──► worker threads
+ *   loop ── kvn_movers_post …, kvn_movers_wake ──► queue, bounded ──► worker threads
  *   loop ◄── kvn_movers_next ◄── done, bounded, one event fd ◄─┘
  *
  * They know addresses and lengths, nothing of pages.
  *
- * Threading: post and next by the loop thread; create and destroy too. Ownership: the
+ * Threading: all calls by the loop thread. Ownership: the
  * memory of a job stays until its completion. Promises: each posted job completes once;
  * room for its completion is kept when it is posted, so workers never wait for the
  * loop. No order among jobs. Errors: create gives CONFIG, NOMEM or IO (threads, event
@@ -58,8 +58,10 @@ int kvn_movers_fd(const kvn_movers_t *movers);
  * need not tell (it takes two system calls a job). False, as in the beginning: it tells
  * again, also of what is done already. */
 void kvn_movers_polled(kvn_movers_t *movers, bool polled);
-/* AGAIN: nr_jobs. */
+/* AGAIN: nr_jobs. Workers that are awake begin with it, those that sleep do not: that
+ * takes one kvn_movers_wake() for all that was posted, before the loop waits. */
 kv_status_t kvn_movers_post(kvn_movers_t *movers, const struct kvn_job *job);
+void kvn_movers_wake(kvn_movers_t *movers);
 bool kvn_movers_next(kvn_movers_t *movers, struct kvn_job_done *done);
 
 #endif

@@ -211,7 +211,9 @@ static kv_status_t client_request(
     void *arg, struct kvo_client_id client, const struct kvo_request *request)
 {
     struct kvn_node *node = arg;
-    return kvo_request(node->core, kvn_node_now(node), client, request);
+    kv_status_t status = kvo_request(node->core, kvn_node_now(node), client, request);
+    kvn_movers_wake(node->movers); /* its copies go while others are served */
+    return status;
 }
 
 static kv_status_t client_table(
@@ -295,13 +297,8 @@ static void poll_movers(struct kvn_node *node, bool polls)
     }
 }
 
-/* The last before the loop sleeps. */
-static void on_prepare(uv_prepare_t *prepare)
+static void prepare(struct kvn_node *node)
 {
-    struct kvn_node *node = prepare->data;
-    if (node->core == NULL) {
-        return;
-    }
     poll_movers(
         node, !node->stopping && node->local != NULL && kvn_local_awake(node->local));
     say_deferred(node);
@@ -323,6 +320,16 @@ static void on_prepare(uv_prepare_t *prepare)
         KV_ASSERT(uv_idle_start(&node->idle, on_idle) == 0);
     } else {
         KV_ASSERT(uv_idle_stop(&node->idle) == 0);
+    }
+}
+
+/* The last before the loop sleeps. */
+static void on_prepare(uv_prepare_t *handle)
+{
+    struct kvn_node *node = handle->data;
+    if (node->core != NULL) {
+        prepare(node);
+        kvn_movers_wake(node->movers); /* for all that this turn has posted */
     }
 }
 

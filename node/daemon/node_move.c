@@ -89,9 +89,9 @@ void kvn_move_client(struct kvn_node *node, const struct kvo_order *order)
     post(node, &job);
 }
 
-static void complete(struct kvn_node *node, const struct kvn_job_done *done)
+static void
+complete(struct kvn_node *node, uint64_t now, const struct kvn_job_done *done)
 {
-    uint64_t now = kvn_node_now(node);
     if (done->tag == 0) {
         kvo_local_done(node->core, now, done->id, KV_OK, done->digest);
         return;
@@ -104,11 +104,12 @@ static void complete(struct kvn_node *node, const struct kvn_job_done *done)
 void kvn_move_done(struct kvn_node *node)
 {
     struct kvn_job_done done;
+    const uint64_t now = kvn_node_now(node); /* of the turn: they have no times */
     for (unsigned i = 0; i < KVN_NODE_EVENTS_A_TURN; i++) {
         if (!kvn_movers_next(node->movers, &done)) {
             return;
         }
-        complete(node, &done);
+        complete(node, now, &done);
         if (node->backlog_nr > 0) {
             const struct kvn_job *job = &node->backlog[node->backlog_head];
             if (kvn_movers_post(node->movers, job) == KV_OK) {

@@ -11,9 +11,11 @@
 #include "node/daemon/movers.h"
 #include "tests/node/node_kit.h"
 
+#include <dirent.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -41,10 +43,12 @@ static bool readable(const kvn_movers_t *movers, int ms)
     return poll(&pollfd, 1, ms) == 1;
 }
 
-/* The next completion, waited for as a loop does: by the descriptor alone. */
+/* The next completion, waited for as a loop does: by the descriptor alone, and before
+ * it waits it wakes for what it has posted. */
 static struct kvn_job_done done_wait(kvn_movers_t *movers)
 {
     struct kvn_job_done done;
+    kvn_movers_wake(movers);
     while (!kvn_movers_next(movers, &done)) {
         assert_true(readable(movers, WAIT_MS));
     }
@@ -276,6 +280,7 @@ static void fd__is_readable_while_something_is_done(void **state)
                 .id = i, .move = KVN_MOVE_ZERO, .to = bytes[i], .len = 64};
             assert_int_equal(kvn_movers_post(movers, &job), KV_OK);
         }
+        kvn_movers_wake(movers);
         unsigned i = 0;
         while (round % 2 == 0 && i == 0) {
             i += kvn_movers_next(movers, &done);
@@ -308,6 +313,7 @@ static void polled__is_silent_and_tells_when_it_ends(void **state)
                 .id = i, .move = KVN_MOVE_ZERO, .to = bytes[i], .len = 64};
             assert_int_equal(kvn_movers_post(movers, &job), KV_OK);
         }
+        kvn_movers_wake(movers);
         for (unsigned i = 0; i < round % 64; i++) { /* from a little to all of it */
             taken += kvn_movers_next(movers, &done);
         }
@@ -324,6 +330,104 @@ static void polled__is_silent_and_tells_when_it_ends(void **state)
         kvn_movers_polled(movers, true);
     }
     kvn_movers_destroy(movers);
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/* A job that is posted while the worker falls asleep is begun all the same: whoever
+ * says that he sleeps looks once more. Pauses from none to longer than he spins for. */
+static void wake__finds_who_falls_asleep(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 20000, PAUSE_NS = 300000 };
+    uint8_t bytes[64];
+    kvn_movers_t *movers = movers_of(1, 1);
+    struct kv_rng rng = kv_rng_seed(6);
+
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        const struct kvn_job job = {
+            .id = round, .move = KVN_MOVE_ZERO, .to = bytes, .len = sizeof(bytes)};
+        const uint64_t until = now_ns() + kv_rng_next(&rng) % PAUSE_NS;
+        while (now_ns() < until) {
+        }
+        assert_int_equal(kvn_movers_post(movers, &job), KV_OK);
+        assert_int_equal(done_wait(movers).id, round);
+    }
+    kvn_movers_destroy(movers);
+}
+
+/* Nanoseconds that our threads of this name have run for. */
+static uint64_t ran_ns(const char *name)
+{
+    uint64_t sum = 0;
+    DIR *dir = opendir("/proc/self/task");
+    const struct dirent *entry;
+    assert_non_null(dir);
+    while ((entry = readdir(dir)) != NULL) {
+        char path[300], comm[32] = "", text[96] = "";
+        (void)snprintf(path, sizeof(path), "/proc/self/task/%s/comm", entry->d_name);
+        FILE *file = entry->d_name[0] != '.' ? fopen(path, "re") : NULL;
+        if (file == NULL) {
+            continue;
+        }
+        (void)!fgets(comm, sizeof(comm), file);
+        (void)fclose(file);
+        comm[strcspn(comm, "\n")] = '\0';
+        (void)snprintf(
+            path, sizeof(path), "/proc/self/task/%s/schedstat", entry->d_name);
+        file = strcmp(comm, name) == 0 ? fopen(path, "re") : NULL;
+        if (file != NULL) {
+            (void)!fgets(text, sizeof(text), file);
+            (void)fclose(file);
+            sum += strtoull(text, NULL, 10);
+        }
+    }
+    closedir(dir);
+    return sum;
+}
+
+/* The loop wakes once for many jobs, and not one worker alone does them: who takes one
+ * and leaves others waiting wakes the next. */
+static void wake__once_is_for_all_that_was_posted(void **state)
+{
+    (void)state;
+    enum { N = 64, LEN = 1 << 20 };
+    static const char *const names[] = {"kvn-mover-0", "kvn-mover-1", "kvn-mover-2"};
+    uint8_t *bytes = calloc(N, LEN);
+    kvn_movers_t *movers = movers_of(3, N);
+    uint64_t before[3];
+
+    assert_non_null(bytes);
+    memset(bytes, 1, (size_t)N * LEN);
+    nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL); /* all sleep */
+    for (unsigned i = 0; i < 3; i++) {
+        before[i] = ran_ns(names[i]);
+    }
+    for (unsigned i = 0; i < N; i++) {
+        const struct kvn_job job = {
+            .id = i,
+            .move = KVN_MOVE_DIGEST,
+            .from = bytes + (size_t)i * LEN,
+            .len = LEN};
+        assert_int_equal(kvn_movers_post(movers, &job), KV_OK);
+    }
+    for (unsigned i = 0; i < N; i++) {
+        (void)done_wait(movers); /* wakes again only when there is something new */
+    }
+    const uint64_t until = now_ns() + (uint64_t)WAIT_MS * 1000000;
+    for (unsigned i = 0; i < 3; i++) { /* who was woken runs, be it late */
+        while (ran_ns(names[i]) == before[i] && now_ns() < until) {
+            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        }
+        assert_true(ran_ns(names[i]) > before[i]);
+    }
+    kvn_movers_destroy(movers);
+    free(bytes);
 }
 
 /* Room for a completion is kept from post to next: what is done and not taken counts,
@@ -343,6 +447,7 @@ static void post__is_again_at_nr_jobs(void **state)
         }
         job.to = bytes[N];
         assert_int_equal(kvn_movers_post(movers, &job), KV_ERR_AGAIN);
+        kvn_movers_wake(movers);
         assert_true(readable(movers, WAIT_MS)); /* some are done, and still count */
         assert_int_equal(kvn_movers_post(movers, &job), KV_ERR_AGAIN);
         (void)done_wait(movers);
@@ -356,9 +461,7 @@ static void post__is_again_at_nr_jobs(void **state)
 
 static uint64_t now_us(void)
 {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+    return now_ns() / 1000;
 }
 
 /* Both workers are deep in copies of 64 MiB: the loop posts and asks all the same. The
@@ -384,6 +487,7 @@ static void post__does_not_wait_for_a_busy_worker(void **state)
             .len = LARGE};
         assert_int_equal(kvn_movers_post(movers, &job), KV_OK);
     }
+    kvn_movers_wake(movers);
     unsigned nr_done = 0;
     const uint64_t start = now_us();
     for (unsigned i = 0; i < N; i++) {
@@ -426,6 +530,7 @@ static unsigned destroy_round(uint8_t *to)
             .len = WAITING_LEN};
         assert_int_equal(kvn_movers_post(movers, &job), KV_OK);
     }
+    kvn_movers_wake(movers);
     kvn_movers_destroy(movers);
     for (unsigned i = 0; i < WAITING_JOBS; i++) {
         const uint8_t *page = to + (size_t)i * WAITING_LEN;
@@ -534,6 +639,8 @@ int main(void)
         cmocka_unit_test(jobs__complete_once_each_in_a_tiny_ring),
         cmocka_unit_test(fd__is_readable_while_something_is_done),
         cmocka_unit_test(polled__is_silent_and_tells_when_it_ends),
+        cmocka_unit_test(wake__finds_who_falls_asleep),
+        cmocka_unit_test(wake__once_is_for_all_that_was_posted),
         cmocka_unit_test(post__is_again_at_nr_jobs),
         cmocka_unit_test(post__does_not_wait_for_a_busy_worker),
         cmocka_unit_test(destroy__leaves_waiting_jobs_unbegun),

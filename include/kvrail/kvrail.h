@@ -112,7 +112,8 @@ struct kvr_config {
     uint32_t tenant;    /* id; the credentials of the process must cover it */
     uint32_t ring_bytes; /* a power of two, 128 KiB … 16 MiB; 0: 1 MiB */
     uint64_t timeout_us; /* of attaching and of buffers; 0: 5 s */
-    uint64_t spin_us;    /* kvr_next() spins so long before it sleeps; 0: 50 µs */
+    uint64_t spin_us;    /* kvr_next() spins at most so long before it sleeps, and less
+                          * while answers take longer; 0: 50 µs */
     enum kvr_level level;
 };
 

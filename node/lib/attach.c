@@ -286,6 +286,7 @@ static kvr_status_t config_check(kvr_client_t *client, const struct kvr_config *
     }
     client->level = config->level;
     client->spin_us = config->spin_us != 0 ? config->spin_us : KVR_SPIN_US_DEFAULT;
+    client->spin_now_us = client->spin_us;
     return KVR_OK;
 }
 

@@ -98,7 +98,8 @@ struct kvr_client {
     struct kvn_rings *rings;
     uint32_t ring_bytes;
     struct kvn_ring requests, answers;
-    uint64_t timeout_us, spin_us;
+    uint64_t timeout_us;
+    uint64_t spin_us, spin_now_us; /* at most; what waits of late were worth */
     uint64_t looked_us; /* at the socket */
     uint64_t req;       /* of packets */
     struct kvn_packet_space spaces[KVN_PACKET_SPACES_MAX];

@@ -89,6 +89,7 @@ broken_node_open(struct broken_node *node, const struct broken_node_offer *offer
         .struct_size = sizeof(config),
         .target = target,
         .ring_bytes = BN_RING_BYTES,
+        .spin_us = offer->spin_us,
         .level = offer->level};
     kvr_status_t status = kvr_open(&config, &node->client, NULL, 0);
     pthread_join(thread, NULL);

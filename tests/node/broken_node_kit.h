@@ -25,6 +25,7 @@ struct broken_node_offer {
     uint16_t nr_arenas;   /* records; one at most is honest */
     uint32_t nr_fds;      /* of arenas; two at most */
     uint64_t said_bytes;  /* of the arena */
+    uint64_t spin_us;     /* of the client's configuration */
 };
 
 struct broken_node {

@@ -3,10 +3,13 @@
  * not be told that its bytes have come. */
 #include "tests/node/broken_node_kit.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -207,6 +210,59 @@ static void buffer__of_a_node_that_hung_up_is_link_lost(void **state)
     broken_node_close(&fake);
 }
 
+/* ---- a node that takes its time ------------------------------------------------- */
+
+struct late {
+    struct broken_node *fake;
+    uint64_t tag;
+};
+
+/* Answers after a while, and wakes the client if it sleeps, as a node does. */
+static void *late_main(void *arg)
+{
+    const struct late *late = arg;
+    const struct kvn_answer_head head = answer_head(late->tag, KEYS);
+    const char wake = KVN_PACKET_WAKE;
+    nanosleep(&(struct timespec){.tv_nsec = 40000000}, NULL);
+    answer(late->fake, &head, head.bytes);
+    if (kvn_ring_must_wake(&late->fake->rings->client_sleeps, KVN_ASLEEP)) {
+        (void)!send(late->fake->fd, &wake, 1, MSG_NOSIGNAL);
+    }
+    return NULL;
+}
+
+static uint64_t cpu_us(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+/* A client may spin for 20 ms, and no answer comes within 40: it learns that spinning
+ * is not worth it, and leaves its core to others. Processor time, which other programs
+ * do not add to: the first spins are 20, 10, 5, … ms, one after another all of them
+ * would be 30 times 20. */
+static void next__spins_less_where_answers_take_longer(void **state)
+{
+    enum { TIMES = 30, SPIN_US = 20000 };
+    const struct broken_node_offer offer = {.spin_us = SPIN_US};
+    struct broken_node fake;
+    (void)state;
+    assert_int_equal(broken_node_open(&fake, &offer), KVR_OK);
+    const uint64_t from = cpu_us();
+    for (unsigned i = 0; i < TIMES; i++) {
+        struct late late = {.fake = &fake, .tag = ask(&fake, i)};
+        pthread_t thread;
+        assert_int_equal(pthread_create(&thread, NULL, late_main, &late), 0);
+        expect_next(&fake, i, KVR_OK);
+        pthread_join(thread, NULL);
+    }
+    const uint64_t spent = cpu_us() - from;
+    print_message("%u waits: %u us of processor time\n", TIMES, (unsigned)spent);
+    assert_true(spent < TIMES * SPIN_US / 4);
+    broken_node_close(&fake);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -214,6 +270,7 @@ int main(void)
         cmocka_unit_test(ring__that_cannot_be_is_a_node_that_is_gone),
         cmocka_unit_test(rings__too_short_are_not_used),
         cmocka_unit_test(buffer__of_a_node_that_hung_up_is_link_lost),
+        cmocka_unit_test(next__spins_less_where_answers_take_longer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -256,7 +256,8 @@ static bool find_bin(struct kvn_bench_node *bench)
 static kv_status_t measure(struct kvn_bench_node *bench)
 {
     static kv_status_t (*const groups[])(struct kvn_bench_node * bench) = {
-        kvn_figures_get, kvn_figures_pin, kvn_figures_fetch, kvn_figures_lookup};
+        kvn_figures_get, kvn_figures_pin, kvn_figures_fetch, kvn_figures_remote,
+        kvn_figures_lookup};
     kv_status_t status = KV_OK;
     for (unsigned i = 0; status == KV_OK && i < sizeof(groups) / sizeof(groups[0]);
          i++) {

@@ -34,6 +34,16 @@ void kvn_worker_fail(
     worker->status = status;
 }
 
+void kvn_worker_others(struct kvn_worker *worker)
+{
+    if (worker->others > worker->pages / KVN_LOAD_OTHERS && worker->status == KV_OK) {
+        kvn_worker_fail(
+            worker, KV_ERR_INVALID,
+            "%llu pages came from another place than the %llu that are measured",
+            (unsigned long long)worker->others, (unsigned long long)worker->pages);
+    }
+}
+
 struct member {
     pthread_t thread;
     kvn_work_fn work;
@@ -91,21 +101,42 @@ static uint64_t stamp_of(uint64_t number, uint64_t at)
     return kv_mix64(number * KV_GOLDEN64 + at);
 }
 
-void kvn_stamp(uint8_t *page, uint64_t bytes, uint64_t number)
+static void write_words(uint8_t *page, uint64_t bytes, uint64_t number, uint64_t step)
 {
-    for (uint64_t at = 0; at + sizeof(uint64_t) <= bytes; at += KVN_LOAD_STRIDE) {
+    for (uint64_t at = 0; at + sizeof(uint64_t) <= bytes; at += step) {
         const uint64_t word = stamp_of(number, at);
         memcpy(page + at, &word, sizeof(word));
     }
 }
 
-bool kvn_stamped(const uint8_t *page, uint64_t bytes, uint64_t number)
+static bool
+words_right(const uint8_t *page, uint64_t bytes, uint64_t number, uint64_t step)
 {
     uint64_t wrong = 0;
-    for (uint64_t at = 0; at + sizeof(uint64_t) <= bytes; at += KVN_LOAD_STRIDE) {
+    for (uint64_t at = 0; at + sizeof(uint64_t) <= bytes; at += step) {
         uint64_t word;
         memcpy(&word, page + at, sizeof(word));
         wrong |= word ^ stamp_of(number, at);
     }
     return wrong == 0;
+}
+
+void kvn_stamp(uint8_t *page, uint64_t bytes, uint64_t number)
+{
+    write_words(page, bytes, number, KVN_LOAD_STRIDE);
+}
+
+bool kvn_stamped(const uint8_t *page, uint64_t bytes, uint64_t number)
+{
+    return words_right(page, bytes, number, KVN_LOAD_STRIDE);
+}
+
+void kvn_paint(uint8_t *page, uint64_t bytes, uint64_t number)
+{
+    write_words(page, bytes, number, sizeof(uint64_t));
+}
+
+bool kvn_painted(const uint8_t *page, uint64_t bytes, uint64_t number)
+{
+    return words_right(page, bytes, number, sizeof(uint64_t));
 }

@@ -2,7 +2,7 @@
  * taken in the same run.
  *
  *   cmd ──► group: starts nodes and tools, gives sides ──► figures.c: rounds ──► rows
- *            get, fetch, lookup, pin                        warm-up, then in turns
+ *            get, fetch, remote, lookup, pin                warm-up, then in turns
  *
  * A group sets up once and has several sides: one a row (verification on, off), one a
  * reference. In every round each side is taken once, and the round after begins with
@@ -40,7 +40,7 @@ enum kvn_figure_unit {
 };
 
 /* X(symbol, name, unit, verification, goal, its ratio): a row each, groups together. A
- * transport that is new has its rows here and its sides in fetch.c. */
+ * transport that is new has its rows here and its sides in fetch.c, remote.c. */
 #define KVN_FIGURE_MAP(X)                                                              \
     X(KVN_FIGURE_GET_1M, "get_unix_1m_c4", GB_S, "off", AT_LEAST, 2.0)                 \
     X(KVN_FIGURE_GET_1M_VERIFY, "get_unix_1m_c4_verify", GB_S, "always", ANY, 0)       \
@@ -60,15 +60,25 @@ enum kvn_figure_unit {
     X(KVN_FIGURE_PIN_ASLEEP, "pin_unix_64_asleep", NS_PAGE, "off", ANY, 0)             \
     X(KVN_FIGURE_ACQUIRE, "acquire_unix_64", NS_PAGE, "off", AT_MOST, 3.0)             \
     X(KVN_FIGURE_ACQUIRE_ASLEEP, "acquire_unix_64_asleep", NS_PAGE, "off", ANY, 0)     \
-    X(KVN_FIGURE_SHM_1M, "fetch_shm_1m", GB_S, "off", AT_LEAST, 0.90)                  \
-    X(KVN_FIGURE_SHM_1M_VERIFY, "fetch_shm_1m_verify", GB_S, "on", AT_LEAST, 0.80)     \
-    X(KVN_FIGURE_SHM_1M_SPILL, "fetch_shm_1m_spill", GB_S, "on", ANY, 0)               \
-    X(KVN_FIGURE_FETCH_1M, "fetch_tcp_1m", GB_S, "off", AT_LEAST, 0.90)                \
-    X(KVN_FIGURE_FETCH_1M_VERIFY, "fetch_tcp_1m_verify", GB_S, "on", AT_LEAST, 0.90)   \
-    X(KVN_FIGURE_FETCH_1M_SPILL, "fetch_tcp_1m_spill", GB_S, "on", ANY, 0)             \
-    X(KVN_FIGURE_FETCH_16K, "fetch_tcp_16k", GB_S, "off", AT_LEAST, 0.90)              \
-    X(KVN_FIGURE_FETCH_16K_VERIFY, "fetch_tcp_16k_verify", GB_S, "on", AT_LEAST, 0.90) \
-    X(KVN_FIGURE_FETCH_16K_SPILL, "fetch_tcp_16k_spill", GB_S, "on", ANY, 0)           \
+    X(KVN_FIGURE_FETCH_SHM_1M, "fetch_shm_1m", GB_S, "off", AT_LEAST, 0.90)            \
+    X(KVN_FIGURE_FETCH_SHM_1M_VERIFY, "fetch_shm_1m_verify", GB_S, "on",               \
+      AT_LEAST, 0.80)                                                                  \
+    X(KVN_FIGURE_FETCH_TCP_1M, "fetch_tcp_1m", GB_S, "off", AT_LEAST, 0.90)            \
+    X(KVN_FIGURE_FETCH_TCP_1M_VERIFY, "fetch_tcp_1m_verify", GB_S, "on",               \
+      AT_LEAST, 0.90)                                                                  \
+    X(KVN_FIGURE_FETCH_TCP_16K, "fetch_tcp_16k", GB_S, "off", AT_LEAST, 0.90)          \
+    X(KVN_FIGURE_FETCH_TCP_16K_VERIFY, "fetch_tcp_16k_verify", GB_S, "on",             \
+      AT_LEAST, 0.90)                                                                  \
+    X(KVN_FIGURE_REMOTE_SHM_1M, "get_remote_shm_1m", GB_S, "off", ANY, 0)              \
+    X(KVN_FIGURE_REMOTE_SHM_1M_VERIFY, "get_remote_shm_1m_verify", GB_S, "on", ANY, 0) \
+    X(KVN_FIGURE_REMOTE_SHM_1M_SPILL, "get_remote_shm_1m_spill", GB_S, "on", ANY, 0)   \
+    X(KVN_FIGURE_REMOTE_TCP_1M, "get_remote_tcp_1m", GB_S, "off", ANY, 0)              \
+    X(KVN_FIGURE_REMOTE_TCP_1M_VERIFY, "get_remote_tcp_1m_verify", GB_S, "on", ANY, 0) \
+    X(KVN_FIGURE_REMOTE_TCP_1M_SPILL, "get_remote_tcp_1m_spill", GB_S, "on", ANY, 0)   \
+    X(KVN_FIGURE_REMOTE_TCP_16K, "get_remote_tcp_16k", GB_S, "off", ANY, 0)            \
+    X(KVN_FIGURE_REMOTE_TCP_16K_VERIFY, "get_remote_tcp_16k_verify", GB_S, "on",       \
+      ANY, 0)                                                                          \
+    X(KVN_FIGURE_REMOTE_TCP_16K_SPILL, "get_remote_tcp_16k_spill", GB_S, "on", ANY, 0) \
     X(KVN_FIGURE_LOOKUP_P50, "lookup_remote_p50", P50_US, "off", ANY, 0)               \
     X(KVN_FIGURE_LOOKUP_P99, "lookup_remote_p99", P99_US, "off", ANY, 0)
 
@@ -167,6 +177,7 @@ bool kvn_figure_holds(const struct kvn_bench_node *bench, enum kvn_figure_name n
 kv_status_t kvn_figures_get(struct kvn_bench_node *bench);
 kv_status_t kvn_figures_pin(struct kvn_bench_node *bench);
 kv_status_t kvn_figures_fetch(struct kvn_bench_node *bench);
+kv_status_t kvn_figures_remote(struct kvn_bench_node *bench);
 kv_status_t kvn_figures_lookup(struct kvn_bench_node *bench);
 
 #endif

@@ -168,12 +168,7 @@ static void work(struct kvn_worker *worker)
     if (status != KVR_OK && worker->status == KV_OK) {
         kvn_worker_fail(worker, status, "%s", kvr_error(client->client));
     }
-    if (worker->others > worker->pages / KVN_LOAD_OTHERS && worker->status == KV_OK) {
-        kvn_worker_fail(
-            worker, KV_ERR_INVALID,
-            "%llu pages came from another place than the %llu that are measured",
-            (unsigned long long)worker->others, (unsigned long long)worker->pages);
-    }
+    kvn_worker_others(worker);
 }
 
 /* ------------------------------------------------------------------ takes */

@@ -64,8 +64,14 @@ void kvn_worker_fail(
 bool kvn_worker_over(struct kvn_worker *worker);
 double kvn_now_s(void);
 
+/* INVALID, when more than a few pages came from another place than what is measured. */
+void kvn_worker_others(struct kvn_worker *worker);
+
 void kvn_stamp(uint8_t *page, uint64_t bytes, uint64_t number);
 bool kvn_stamped(const uint8_t *page, uint64_t bytes, uint64_t number);
+/* Every word of it; a painted page is a stamped one, too. */
+void kvn_paint(uint8_t *page, uint64_t bytes, uint64_t number);
+bool kvn_painted(const uint8_t *page, uint64_t bytes, uint64_t number);
 
 /* ------------------------------------------------------------------ a node */
 

@@ -262,7 +262,7 @@ pinner_open(struct pins *pins, bool level, bool polls, struct pinner *p)
         .verify_reads = true,
         .poll = polls ? "200us" : "0us",
         .transports = "named",
-        .fill = level,
+        .fill = {level},
     };
     p->pins = pins;
     kv_status_t status = kvn_world_start(pins->bench, &config, &p->world);

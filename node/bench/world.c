@@ -59,17 +59,23 @@ void kvn_bench_folder_remove(const char *folder)
     (void)rmdir(folder);
 }
 
-static kv_status_t
-write_config(struct kvn_bench_node *bench, const struct kvn_world *world)
+static void
+config_path(const struct kvn_world *world, unsigned node, char *out, size_t cap)
+{
+    (void)snprintf(out, cap, "%s/node-%u.conf", world->folder, node + 1);
+}
+
+static kv_status_t write_config(
+    struct kvn_bench_node *bench, const struct kvn_world *world, unsigned node)
 {
     const struct kvn_world_config *config = &world->config;
     char path[320], fill[96] = "";
-    if (config->fill) {
+    if (config->fill[node]) {
         (void)snprintf(
             fill, sizeof(fill), "domain = own\nfill = yes\ndevice_bytes = %llu\n",
-            (unsigned long long)config->node_bytes[0]);
+            (unsigned long long)config->node_bytes[node]);
     }
-    (void)snprintf(path, sizeof(path), "%s/kvrail.conf", world->folder);
+    config_path(world, node, path, sizeof(path));
     FILE *file = fopen(path, "we");
     if (file == NULL) {
         return kvn_figure_fail(bench, KV_ERR_IO, "%s: %s", path, strerror(errno));
@@ -145,7 +151,7 @@ node_start(struct kvn_bench_node *bench, struct kvn_world *world, unsigned node)
     enum { SETS = 4, SET_BYTES = 384 };
     char program[600], config[320], log[320], sets[SETS][SET_BYTES];
     (void)snprintf(program, sizeof(program), "%s/kvraild", bench->bin);
-    (void)snprintf(config, sizeof(config), "%s/kvrail.conf", world->folder);
+    config_path(world, node, config, sizeof(config));
     (void)snprintf(log, sizeof(log), "%s/node-%u.log", world->folder, node + 1);
     (void)snprintf(sets[0], SET_BYTES, "cluster.node=%u", node + 1);
     (void)snprintf(
@@ -275,8 +281,8 @@ static kv_status_t start_once(struct kvn_bench_node *bench, struct kvn_world *wo
     if (status == KV_OK) {
         status = make_secrets(bench, world);
     }
-    if (status == KV_OK) {
-        status = write_config(bench, world);
+    for (unsigned i = 0; status == KV_OK && i < world->config.nr_nodes; i++) {
+        status = write_config(bench, world, i);
     }
     for (unsigned i = 0; status == KV_OK && i < world->config.nr_nodes; i++) {
         status = node_start(bench, world, i);

@@ -38,7 +38,8 @@ struct kvn_world_config {
     const char *transports;                   /* link.transports */
     unsigned threads;                         /* data.threads; 0: 2 */
     bool spill;                               /* spill.enabled */
-    bool fill; /* the tenant has memory of its own, node_bytes[0], that engines map */
+    /* Of each: there the tenant has memory of its own, node_bytes, that engines map. */
+    bool fill[KVN_WORLD_NODES_MAX];
 };
 
 /* What nodes have spent since they began. */

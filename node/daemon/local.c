@@ -328,7 +328,7 @@ static void attaching_room(kvn_local_t *local, uid_t uid)
     struct local_conn *oldest = NULL, *of_uid = NULL;
     uint32_t same = 0;
     for (struct local_conn *c = local->conns; c != NULL; c = c->next) {
-        if (c->state != CONN_GREETED) {
+        if (c->state != CONN_GREETED || c->own) {
             continue;
         }
         if (oldest == NULL || c->since_us < oldest->since_us) {
@@ -392,15 +392,17 @@ static void clock_run(kvn_local_t *local)
     }
 }
 
-/* Takes the socket over, or closes it. */
-static void conn_open(kvn_local_t *local, int fd)
+/* Takes the socket over, or closes it. `own`: of this process. */
+static void conn_open(kvn_local_t *local, int fd, bool own)
 {
     struct ucred peer;
     socklen_t len = sizeof(peer);
     bool known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0;
     struct local_conn *conn = NULL;
     if (known) {
-        attaching_room(local, peer.uid);
+        if (!own) {
+            attaching_room(local, peer.uid);
+        }
         conn = kv_calloc(1, sizeof(*conn));
     }
     if (conn == NULL) {
@@ -412,6 +414,7 @@ static void conn_open(kvn_local_t *local, int fd)
         return;
     }
     conn->local = local;
+    conn->own = own;
     conn->fd = fd;
     conn->pid = peer.pid;
     conn->uid = peer.uid;
@@ -454,7 +457,7 @@ static void on_listen(uv_poll_t *handle, int status, int events)
         int fd = accept4(local->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0) {
             local->pause_said = false;
-            conn_open(local, fd);
+            conn_open(local, fd, false);
         } else if (errno != EINTR && errno != ECONNABORTED) {
             if (errno != EAGAIN) {
                 /* No descriptor or memory left: asking again now would only spin. */
@@ -510,10 +513,12 @@ static void close_turn(kvn_local_t *local)
         next = c->next;
         kvn_local_conn_end(c);
     }
-    if (!uv_is_closing((uv_handle_t *)&local->listen_poll)) {
-        uv_close((uv_handle_t *)&local->listen_poll, handle_closed);
+    if (!uv_is_closing((uv_handle_t *)&local->clock)) {
         uv_close((uv_handle_t *)&local->clock, handle_closed);
-        close(local->listen_fd);
+        if (local->listen_fd >= 0) {
+            uv_close((uv_handle_t *)&local->listen_poll, handle_closed);
+            close(local->listen_fd);
+        }
     }
     if (local->nr_holds == 0) {
         uv_close((uv_handle_t *)&local->turn, handle_closed);
@@ -542,7 +547,7 @@ config_check(const struct kvn_local_config *config, char *line, size_t cap)
         const char *field;
         uint64_t value, min, max;
     } bounds[] = {
-        {"path", config->path != NULL ? strlen(config->path) : 0, 1, 107},
+        {"path", config->path != NULL ? strlen(config->path) : 0, 0, 107},
         {"clients", config->nr_clients, 1, KVO_CLIENTS_MAX},
         {"tenants", config->nr_tenants, 1, KVP_TENANTS_MAX},
         {"spaces", config->nr_spaces, 0, KVN_PACKET_SPACES_MAX},
@@ -709,8 +714,8 @@ err_close:
 static void path_remove(const kvn_local_t *local)
 {
     struct stat st;
-    if (lstat(local->path, &st) == 0 && st.st_dev == local->path_dev
-        && st.st_ino == local->path_ino) {
+    if (local->listen_fd >= 0 && lstat(local->path, &st) == 0
+        && st.st_dev == local->path_dev && st.st_ino == local->path_ino) {
         (void)unlink(local->path);
     }
 }
@@ -733,23 +738,32 @@ kv_status_t kvn_local_open(
     local->loop = loop;
     local->events = *events;
     config_copy(local, config);
-    (void)snprintf(local->path, sizeof(local->path), "%s", config->path);
+    local->listen_fd = -1;
+    (void)snprintf(
+        local->path, sizeof(local->path), "%s",
+        config->path != NULL ? config->path : "");
     local->by_index = kv_calloc(config->nr_clients, sizeof(struct local_conn *));
     if (local->by_index == NULL || kvn_maps_init(local) != KV_OK
         || kvn_seqs_init(local, config) != KV_OK) {
         goto err_free;
     }
-    status = listen_open(local, config, line, cap);
-    if (status != KV_OK) {
-        goto err_free;
+    if (local->path[0] != '\0') {
+        status = listen_open(local, config, line, cap);
+        if (status != KV_OK) {
+            goto err_free;
+        }
     }
     KV_ASSERT(uv_idle_init(loop, &local->turn) == 0);
     KV_ASSERT(uv_timer_init(loop, &local->clock) == 0);
-    KV_ASSERT(uv_poll_init(loop, &local->listen_poll, local->listen_fd) == 0);
-    local->turn.data = local->clock.data = local->listen_poll.data = local;
-    local->nr_handles = 3;
+    local->turn.data = local->clock.data = local;
+    local->nr_handles = 2;
     KV_ASSERT(uv_idle_start(&local->turn, on_turn) == 0);
-    KV_ASSERT(uv_poll_start(&local->listen_poll, UV_READABLE, on_listen) == 0);
+    if (local->listen_fd >= 0) {
+        KV_ASSERT(uv_poll_init(loop, &local->listen_poll, local->listen_fd) == 0);
+        KV_ASSERT(uv_poll_start(&local->listen_poll, UV_READABLE, on_listen) == 0);
+        local->listen_poll.data = local;
+        local->nr_handles = 3;
+    }
     local->awake = true;
     local->last_us = now_us();
     line[0] = '\0';
@@ -763,6 +777,18 @@ err_free:
     kv_free(local->seqs);
     kv_free(local);
     return status;
+}
+
+void kvn_local_adopt(kvn_local_t *local, int fd)
+{
+    const int on = 1;
+    /* Credentials with every packet, as of those who come by the path. */
+    if (local->closing || KV_FAULT()
+        || setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) != 0) {
+        close(fd);
+        return;
+    }
+    conn_open(local, fd, true);
 }
 
 void kvn_local_close(kvn_local_t *local, void (*closed)(void *arg), void *arg)

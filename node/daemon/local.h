@@ -7,6 +7,7 @@
  *   client ── ring: requests ──► copied once, checked ──► request() ──► core
  *          ◄── ring: answers ── kvn_local_answer() ◄── core
  *   client ── hang-up, or its pidfd readable ──► hung_up(), dead()
+ *   this process ── kvn_local_adopt(socket) ──► GREETING, and on as any client
  *   anybody ── ASK ──► what its uid covers ──► ask() ──► REPORT, and the end
  *
  * The socket is 0600, or 0660 for a group that the configuration names; what the
@@ -83,7 +84,9 @@ struct kvn_local_arena {
 };
 
 struct kvn_local_config {
-    const char *path; /* of the socket; a stale one is removed, a living one refused */
+    /* Of the socket; a stale one is removed, a living one refused. NULL or "": none,
+     * and clients come by kvn_local_adopt() alone. */
+    const char *path;
     bool group_too; /* mode 0660 instead of 0600, of this group: */
     const char *group; /* a name or a number; NULL or "": that of the process */
     const struct kvn_local_tenant *tenants; /* copied, secrets wiped at close */
@@ -154,6 +157,12 @@ kv_status_t kvn_local_open(
  * dead() of those that are fenced: nothing may be given to others any more); then, when
  * every hold has been released, `closed`, and the memory is gone. */
 void kvn_local_close(kvn_local_t *local, void (*closed)(void *arg), void *arg);
+
+/* One end of a SEQPACKET socket pair of this process, ours from here on: a client as
+ * any other, but for two things. It may be any tenant of the configuration, since who
+ * is in this process can read its secrets anyway; and no stranger's connections push it
+ * out before it has attached. What cannot be served is closed. From the loop alone. */
+void kvn_local_adopt(kvn_local_t *local, int fd);
 
 /* May be called from inside request(), hung_up() and dead(). A client that is gone is
  * ignored. */

@@ -35,13 +35,18 @@ bool kvn_local_conn_refuse(
 
 /* ------------------------------------------------------------------ ATTACH */
 
-/* The tenant's index, if the config gives it to this uid. */
-static uint16_t tenant_find(const kvn_local_t *local, uint32_t id, uid_t uid)
+/* The tenant's index, if the config gives it to this uid. Who is in our process has our
+ * memory, and every secret in it: that one may be any tenant. */
+static uint16_t tenant_find(const struct local_conn *conn, uint32_t id)
 {
+    const kvn_local_t *local = conn->local;
     for (uint16_t i = 0; i < local->nr_tenants; i++) {
         const struct local_tenant *tenant = &local->tenants[i];
+        if (tenant->id == id && conn->own) {
+            return i;
+        }
         for (uint32_t u = 0; u < tenant->nr_uids && tenant->id == id; u++) {
-            if (tenant->uids[u] == uid) {
+            if (tenant->uids[u] == conn->uid) {
                 return i;
             }
         }
@@ -193,7 +198,7 @@ static kv_status_t attach_do(
     const struct ucred *sender, struct kv_detail *detail)
 {
     kvn_local_t *local = conn->local;
-    conn->tenant = tenant_find(local, packet->tenant, conn->uid);
+    conn->tenant = tenant_find(conn, packet->tenant);
     /* The same answer for a tenant that there is not: nothing is said about others. */
     if (conn->tenant == UINT16_MAX || !kvn_local_same_process(conn, packet, sender)) {
         return KV_ERR_DENIED;

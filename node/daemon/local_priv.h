@@ -96,6 +96,7 @@ struct local_conn {
     int fd, pidfd; /* pidfd -1: a process that this one cannot see */
     pid_t pid;
     uid_t uid;
+    bool own; /* of this process: it may be any tenant */
     uint64_t nonce;
     uint64_t since_us;
     unsigned nr_handles;
@@ -157,7 +158,7 @@ struct kvn_local {
     char path[108];
     dev_t path_dev;
     ino_t path_ino;
-    int listen_fd;
+    int listen_fd; /* -1: no path, and so no listen_poll */
     bool accept_paused, pause_said; /* said once until one is accepted again */
     unsigned nr_handles;
     uv_poll_t listen_poll;

@@ -667,7 +667,7 @@ static uint32_t take_arenas(const struct kvn_node *node, struct kvn_local_arena 
 static kv_status_t start_local(struct kvn_node *node, char *line, size_t cap)
 {
     const struct kvn_config *config = node->config;
-    if (config->unix_path[0] == '\0') {
+    if (config->unix_path[0] == '\0' && !node->embedded) {
         return KV_OK;
     }
     struct {
@@ -882,9 +882,9 @@ static kv_status_t start(struct kvn_node *node, char *line, size_t cap)
     return status == KV_OK ? start_links(node, line, cap) : status;
 }
 
-kv_status_t kvn_node_start(
-    uv_loop_t *loop, const struct kvn_config *config, kvn_node_t **node_p, char *line,
-    size_t cap)
+static kv_status_t whole(
+    uv_loop_t *loop, const struct kvn_config *config, bool embedded,
+    kvn_node_t **node_p, char *line, size_t cap)
 {
     struct kvn_node *node = kv_calloc(1, sizeof(*node));
     if (node == NULL) {
@@ -892,6 +892,7 @@ kv_status_t kvn_node_start(
     }
     node->loop = loop;
     node->config = config;
+    node->embedded = embedded;
     node->started_us = kvn_node_now(node);
     node->core_config = kv_calloc(1, sizeof(*node->core_config));
     kv_status_t status = node->core_config == NULL
@@ -903,6 +904,26 @@ kv_status_t kvn_node_start(
     }
     *node_p = node;
     return KV_OK;
+}
+
+kv_status_t kvn_node_start(
+    uv_loop_t *loop, const struct kvn_config *config, kvn_node_t **node_p, char *line,
+    size_t cap)
+{
+    return whole(loop, config, false, node_p, line, cap);
+}
+
+kv_status_t kvn_node_embed(
+    uv_loop_t *loop, const struct kvn_config *config, kvn_node_t **node_p, char *line,
+    size_t cap)
+{
+    return whole(loop, config, true, node_p, line, cap);
+}
+
+void kvn_node_adopt(kvn_node_t *node, int fd)
+{
+    KV_ASSERT(node->embedded && !node->stopping && node->local != NULL);
+    kvn_local_adopt(node->local, fd);
 }
 
 kvo_node_t *kvn_node_core(kvn_node_t *node)

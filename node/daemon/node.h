@@ -25,6 +25,15 @@ typedef struct kvn_node kvn_node_t;
 kv_status_t kvn_node_start(
     uv_loop_t *loop, const struct kvn_config *config, kvn_node_t **node_p, char *line,
     size_t cap);
+/* As kvn_node_start(), in a process that is somebody else's: no limit of it is raised,
+ * and clients of its own come by kvn_node_adopt(), also where the configuration has no
+ * listen.unix. */
+kv_status_t kvn_node_embed(
+    uv_loop_t *loop, const struct kvn_config *config, kvn_node_t **node_p, char *line,
+    size_t cap);
+/* One end of a SEQPACKET socket pair, the node's from here on: kvn_local_adopt(). Of a
+ * node that was embedded and not told to stop; from the loop alone. */
+void kvn_node_adopt(kvn_node_t *node, int fd);
 /* `stopped` comes from the loop when nothing of the node is left. */
 void kvn_node_stop(kvn_node_t *node, void (*stopped)(void *arg), void *arg);
 

@@ -87,5 +87,6 @@ kv_status_t kvn_node_files(const struct kvn_node *node, char *line, size_t cap)
         + KVN_LINKS_HELLO_CONNS_MAX + KVN_LINKS_LINGER_MAX
         + config->nr_nodes * (KVN_LINKS_PEER_CONNS_MAX + 1) + KVN_HTTP_CONNS;
     return kvn_room_files(
-        wanted, "limits.clients, data.connections or the list of nodes", line, cap);
+        wanted, !node->embedded,
+        "limits.clients, data.connections or the list of nodes", line, cap);
 }

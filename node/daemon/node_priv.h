@@ -101,6 +101,7 @@ struct kvn_deferred {
 struct kvn_node {
     uv_loop_t *loop;
     const struct kvn_config *config;
+    bool embedded; /* the process is not ours */
     struct kvo_config *core_config;
     kvo_node_t *core;
     uint32_t first_frame[KVP_POOLS_MAX + 1]; /* of each pool, in the pager's numbers */

@@ -192,7 +192,8 @@ void kvn_room_read(const char *root, struct kvn_room *room)
     }
 }
 
-kv_status_t kvn_room_files(uint64_t wanted, const char *what, char *line, size_t cap)
+kv_status_t
+kvn_room_files(uint64_t wanted, bool raise, const char *what, char *line, size_t cap)
 {
     struct rlimit limit;
     if (KV_FAULT() || getrlimit(RLIMIT_NOFILE, &limit) != 0) {
@@ -203,7 +204,7 @@ kv_status_t kvn_room_files(uint64_t wanted, const char *what, char *line, size_t
         return KV_OK;
     }
     const struct rlimit raised = {.rlim_cur = wanted, .rlim_max = limit.rlim_max};
-    if (!KV_FAULT() && limit.rlim_max >= wanted
+    if (raise && !KV_FAULT() && limit.rlim_max >= wanted
         && setrlimit(RLIMIT_NOFILE, &raised) == 0) {
         return KV_OK;
     }
@@ -211,6 +212,6 @@ kv_status_t kvn_room_files(uint64_t wanted, const char *what, char *line, size_t
         line, cap,
         "file descriptors: %" PRIu64 " are wanted, the limit is %" PRIu64
         ": raise it (ulimit -n; systemd: LimitNOFILE=), or lower %s",
-        wanted, (uint64_t)limit.rlim_max, what);
+        wanted, (uint64_t)(raise ? limit.rlim_max : limit.rlim_cur), what);
     return KV_ERR_IO;
 }

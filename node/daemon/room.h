@@ -34,10 +34,10 @@ struct kvn_room {
  * read bounds nothing. */
 void kvn_room_read(const char *root, struct kvn_room *room);
 
-/* So many descriptors are wanted: RLIMIT_NOFILE's soft limit is raised to that where it
- * is lower and the hard one lets it. Else IO, and `line` says what to raise, or which
- * options (`what`) to lower. Main thread. */
-kv_status_t
-kvn_room_files(uint64_t wanted, const char *what, char *line, size_t cap);
+/* So many descriptors are wanted: where it is lower, RLIMIT_NOFILE's soft limit is
+ * raised to that, if `raise` (the process is ours) and the hard one let it. Else IO,
+ * and `line` says what to raise, or which options (`what`) to lower. */
+kv_status_t kvn_room_files(
+    uint64_t wanted, bool raise, const char *what, char *line, size_t cap);
 
 #endif

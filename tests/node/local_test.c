@@ -683,7 +683,7 @@ static void listen__takes_a_stale_path_and_no_other(void **state)
     assert_int_equal(
         kvn_local_open(&loop, &bad, &events, &second, line, sizeof(line)),
         KV_ERR_CONFIG);
-    assert_string_equal(line, "local.path is 108, the limits are 1 and 107");
+    assert_string_equal(line, "local.path is 108, the limits are 0 and 107");
     assert_int_equal(uv_loop_close(&loop), 0);
     kvr_close(lk_client(&lk)); /* the first is as it was */
     lk_stop(&lk);

@@ -165,14 +165,14 @@ static void files__are_had_or_named(void **state)
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
     const struct rlimit low = {.rlim_cur = 64, .rlim_max = was.rlim_max};
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
-    assert_int_equal(kvn_room_files(64, "a.b", line, sizeof(line)), KV_OK);
-    assert_int_equal(kvn_room_files(65, "a.b", line, sizeof(line)), KV_OK);
+    assert_int_equal(kvn_room_files(64, true, "a.b", line, sizeof(line)), KV_OK);
+    assert_int_equal(kvn_room_files(65, true, "a.b", line, sizeof(line)), KV_OK);
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &now), 0);
     assert_int_equal(now.rlim_cur, 65);
     assert_int_equal(now.rlim_max, was.rlim_max);
     assert_string_equal(line, "");
     assert_int_equal(
-        kvn_room_files((uint64_t)was.rlim_max + 1, "a.b", line, sizeof(line)),
+        kvn_room_files((uint64_t)was.rlim_max + 1, true, "a.b", line, sizeof(line)),
         KV_ERR_IO);
     assert_non_null(strstr(line, "raise it (ulimit -n; systemd: LimitNOFILE=)"));
     assert_non_null(strstr(line, "or lower a.b"));
@@ -180,7 +180,8 @@ static void files__are_had_or_named(void **state)
     assert_int_equal(now.rlim_cur, 65);
     for (uint64_t n = 1; n <= 2; n++) { /* either call fails */
         kv_fault_after(n);
-        assert_int_equal(kvn_room_files(66, "a.b", line, sizeof(line)), KV_ERR_IO);
+        assert_int_equal(
+            kvn_room_files(66, true, "a.b", line, sizeof(line)), KV_ERR_IO);
         kv_fault_after(0);
     }
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);

@@ -143,8 +143,9 @@ static kv_status_t end_open(struct kvn_drive_run *run, uint32_t node)
     struct kvn_drive_end *end = &run->ends[node];
     char target[1024], error[512] = "";
     const char *at = run->config->nodes[node];
-    snprintf(
-        target, sizeof(target), "%s%s", strstr(at, "://") == NULL ? "unix:" : "", at);
+    const bool embedded = strncmp(at, "embed:", 6) == 0;
+    const bool whole = embedded || strstr(at, "://") != NULL;
+    snprintf(target, sizeof(target), "%s%s", whole ? "" : "unix:", at);
     const struct kvr_config config = {
         .struct_size = sizeof(config),
         .target = target,

@@ -35,7 +35,8 @@ enum {
 };
 
 struct kvn_drive_config {
-    const char *const *nodes; /* socket of each, or "tls://…" as kvr_open() takes it */
+    /* Socket of each; or "embed:FILE", "tls://…", as kvr_open() takes them. */
+    const char *const *nodes;
     uint32_t nr_nodes;
     const char *space;
     uint32_t tenant;

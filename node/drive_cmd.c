@@ -33,7 +33,8 @@ enum flag {
 };
 
 static const struct kvn_flag flags[NR_FLAGS] = {
-    [FLAG_NODE] = {"node", "SOCKET", "of a node, or tls://host:port?…, once for each"},
+    [FLAG_NODE] =
+        {"node", "SOCKET", "of a node, or embed:FILE, or tls://…; once for each"},
     [FLAG_TRACE] = {"trace", "FILE", "chats or agent sessions, .jsonl or .jsonl.gz"},
     [FLAG_WORKLOAD] = {"workload", "chats", "generated requests instead of a trace"},
     [FLAG_SPACE] = {"space", "NAME", "of the nodes' configuration (chat)"},

@@ -1,7 +1,8 @@
 /* kvrail: the client library. Pages of attention keys and values go in and come out by
  * the names of their content, asynchronously.
  *
- *   kvr_open("unix:/run/kvrail/node.sock") ──► kvr_client
+ *   kvr_open("unix:/run/kvrail/node.sock")  a node of this machine ──► kvr_client
+ *   kvr_open("embed:/etc/kvrail/node.conf") a node in this process ──► kvr_client
  *   kvr_open("tls://host:port?cluster=NAME&psk=FILE") ──► of a node on another host
  *   kvr_space_find("chat") ──► kvr_space ──► kvr_keys_tokens(tokens) ──► keys
  *
@@ -31,6 +32,23 @@
  * limit and the value. A client that dies gives everything back: pins, sequences, and
  * what its batches held. One that only hangs up leaves the frames of sequences that it
  * has not ended in quarantine until its process is dead, since kernels may be running.
+ *
+ * A node in this process ("embed:FILE"; FILE is a configuration as kvraild takes it,
+ * with KVRAIL_SECTION_KEY of the environment): the first kvr_open() of a file starts
+ * it, others of the same file (device and inode) share it, the last kvr_close() stops
+ * it. Two files are two nodes. It is a member of its cluster as any other: links, data
+ * connections, and where the configuration says so a Unix socket and HTTP.
+ * Threads: its own, which block all signals. It changes nothing of the process (no
+ * handlers, no limits, no folder), writes to the log that the configuration names
+ * (standard error, if none) and never to standard output. Nodes of one process have one
+ * log, and so the same log.file, log.level and log.format.
+ * Ownership: clients here may name any tenant of the configuration: who has the process
+ * has its memory. The environment is read at a node's start: let no other thread change
+ * it then. exit() stops nodes that are still there, as kvr_close() would.
+ * Errors: a false assertion in a node aborts the process, since its memory can no
+ * longer be trusted; and however the process ends, its nodes end with it.
+ * fork(): a child has no nodes and cannot open any; as long as it lives without exec()
+ * it keeps the ports and sockets of its parent's nodes busy.
  */
 #ifndef KVRAIL_KVRAIL_H
 #define KVRAIL_KVRAIL_H
@@ -88,6 +106,9 @@ enum {
     KVR_BUFFERS_MAX = 64,   /* of a client */
     KVR_EXTRA_MAX = 1024,   /* bytes that change a page beyond its tokens */
     KVR_OPAQUE_MAX = 256,   /* bytes of an engine's own name */
+    /* How long an embedded node is waited for, µs. */
+    KVR_EMBED_START_US = 600 * 1000 * 1000, /* its memory is populated in that time */
+    KVR_EMBED_STOP_US = 10 * 1000 * 1000,
 };
 
 struct kvr_key {
@@ -104,12 +125,14 @@ enum kvr_level {
 /* Zero it, then set struct_size, target and tenant. */
 struct kvr_config {
     size_t struct_size; /* sizeof(struct kvr_config) */
-    /* "unix:PATH"; or "tls://host:port?cluster=NAME&psk=FILE", the tenant's key, or
-     * with ca=FILE&cert=FILE&key=FILE, its certificate; node=ID: that node or none. Of
-     * such a node results and statuses are the same, buffers are memory of this process
-     * alone, and a name is resolved by the system, however long that takes. */
+    /* "unix:PATH": a node of this machine. "embed:FILE": one in this process, of this
+     * configuration. "tls://host:port?cluster=NAME&psk=FILE": one of another host, by
+     * the tenant's key, or with ca=FILE&cert=FILE&key=FILE by its certificate; with
+     * node=ID that node or none, with verify=off without a look at the digests of what
+     * lands. Of such a node results and statuses are the same, buffers are memory of
+     * this process alone, and the bytes of pages cross the network in clear. */
     const char *target;
-    uint32_t tenant;    /* id; the credentials of the process must cover it */
+    uint32_t tenant;    /* id; unix: the credentials of the process must cover it */
     uint32_t ring_bytes; /* a power of two, 128 KiB … 16 MiB; 0: 1 MiB */
     uint64_t timeout_us; /* of attaching and of buffers; 0: 5 s */
     uint64_t spin_us;    /* kvr_next() spins at most so long before it sleeps, and less
@@ -123,12 +146,23 @@ struct kvr_config {
  * of another pid namespace, so that the node would not see it die. AGAIN: it has no
  * room for another client. DEADLINE. VERSION. CONFIG: a field of *config, or a
  * credential that it names. NOMEM, IO. On failure `error` (error_cap bytes; NULL and
- * 0: none wanted) gets one line. Waits at most timeout_us. */
+ * 0: none wanted) gets one line. Waits at most timeout_us.
+ *
+ * Of a node that it starts: CONFIG: FILE is not there or wrong, or a credential, with
+ * the first line of what is (file, line, option, limit, value). IO: a port or socket is
+ * busy, or too few descriptors may be open (the limit is not raised here). NOMEM: too
+ * little memory for the pools. INVALID: this process is a child of fork() of one that
+ * had nodes. DEADLINE: it has not started within KVR_EMBED_START_US. AGAIN: another
+ * thread starts or stops the file's node for longer than that. Waits for the start, as
+ * long as it takes to populate the pools, at most KVR_EMBED_START_US, then timeout_us.
+ * What fails leaves no node behind that was not there. */
 KVR_API kvr_status_t kvr_open(
     const struct kvr_config *config, kvr_client_t **client_p, char *error,
     size_t error_cap);
 /* Batches in flight end without a result, buffers and pins are given back. Does not
- * wait. NULL is fine. */
+ * wait; but for the last client of an embedded node, which waits until the node has
+ * stopped, at most KVR_EMBED_STOP_US: one that has not (the system's resolver of names
+ * keeps silent) goes on stopping by itself. NULL is fine. */
 KVR_API void kvr_close(kvr_client_t *client);
 /* One line; "" when nothing has failed. Lives until the next call with the client. */
 KVR_API const char *kvr_error(const kvr_client_t *client);

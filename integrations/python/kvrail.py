@@ -21,6 +21,8 @@
         sequence.table().blocks                    # for a kernel
         sequence.end()
 
+    kvrail.Client("embed:/etc/kvrail/node.conf", tenant=1)    # a node in this process
+
 No dependencies: ctypes over libkvrail.so.0 (KVRAIL_LIBRARY names another file). What each
 call means, and what ends how, is said in include/kvrail/kvrail.h; the names are the same.
 
@@ -322,7 +324,9 @@ class Sequence:
 
 
 class Client:
-    """A connection to the node of this machine. The process's uid must cover `tenant`."""
+    """A connection to the node of this machine ("unix:PATH"; the process's uid must cover
+    `tenant`), or to one in this process ("embed:FILE"): the first starts it, the last
+    close() stops it."""
 
     def __init__(self, target, tenant, ring_bytes=0, timeout=5.0, spin=0.00005,
                  level="object"):

@@ -252,6 +252,55 @@ static kvr_status_t packet_wait(
 
 /* ------------------------------------------------------------------ opening */
 
+static kvr_status_t
+unix_open(kvr_client_t *client, const struct kvr_config *config, const char *path);
+
+/* What a target may begin with, and who connects to what stands behind it: sets
+ * client->fd to a socket on which a node says GREETING, or attaches and sets
+ * client->remote. */
+static const struct door {
+    const char *prefix;
+    const char *what; /* in a line that says what there is */
+    size_t max;       /* characters behind it */
+    kvr_status_t (*open)(
+        kvr_client_t *client, const struct kvr_config *config, const char *rest);
+} doors[] = {
+    {"unix:", "unix:PATH", 107, unix_open},
+    {"embed:", "embed:FILE", 511, kvr_embed_open},
+    {"tls://", "tls://host:port?…", 1000, kvr_remote_open},
+};
+
+/* The door of config->target; *rest_p: what stands behind its prefix. */
+static kvr_status_t door_find(
+    kvr_client_t *client, const struct kvr_config *config, const struct door **door_p,
+    const char **rest_p)
+{
+    const char *target = config->target != NULL ? config->target : "";
+    struct kv_detail detail = {0};
+    char whats[128] = "";
+    for (size_t i = 0; i < KV_COUNT_OF(doors); i++) {
+        const size_t len = strlen(doors[i].prefix), used = strlen(whats);
+        const char *rest = target + len;
+        (void)snprintf(
+            whats + used, sizeof(whats) - used, "%s\"%s\"", i > 0 ? " or " : "",
+            doors[i].what);
+        if (strncmp(target, doors[i].prefix, len) != 0 || rest[0] == '\0') {
+            continue;
+        }
+        if (strlen(rest) > doors[i].max) {
+            kv_fail(
+                &detail, KV_ERR_CONFIG, "config.target", doors[i].max, strlen(rest));
+            return kvr_fail(client, KV_ERR_CONFIG, &detail);
+        }
+        *door_p = &doors[i];
+        *rest_p = rest;
+        return KVR_OK;
+    }
+    return kvr_fail_text(
+        client, KV_ERR_CONFIG, "config: config.target is \"%.100s\", not %s", target,
+        whats);
+}
+
 static kvr_status_t config_check(kvr_client_t *client, const struct kvr_config *config)
 {
     struct kv_detail detail = {0};
@@ -290,16 +339,11 @@ static kvr_status_t config_check(kvr_client_t *client, const struct kvr_config *
     return KVR_OK;
 }
 
-static kvr_status_t connect_to(kvr_client_t *client, const char *path)
+static kvr_status_t
+unix_open(kvr_client_t *client, const struct kvr_config *config, const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct kv_detail detail = {0};
-    if (strlen(path) >= sizeof(address.sun_path)) {
-        kv_fail(
-            &detail, KV_ERR_CONFIG, "config.target", sizeof(address.sun_path) - 1,
-            strlen(path));
-        return kvr_fail(client, KV_ERR_CONFIG, &detail);
-    }
+    (void)config;
     uint64_t until = kvr_now_us() + client->timeout_us;
     (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
     client->fd =
@@ -433,44 +477,6 @@ static kvr_status_t attach(kvr_client_t *client, const struct kvr_config *config
     return status;
 }
 
-static kvr_status_t
-unix_open(kvr_client_t *client, const struct kvr_config *config, const char *path)
-{
-    kvr_status_t status = connect_to(client, path);
-    return status == KVR_OK ? attach(client, config) : status;
-}
-
-/* What config.target may begin with; `rest` is what follows, and is not empty. */
-static const struct {
-    const char *prefix, *shape;
-    kvr_status_t (*open)(
-        kvr_client_t *client, const struct kvr_config *config, const char *rest);
-} targets[] = {
-    {"unix:", "unix:PATH", unix_open},
-    {"tls://", "tls://host:port?…", kvr_remote_open},
-};
-
-static kvr_status_t target_open(kvr_client_t *client, const struct kvr_config *config)
-{
-    const char *target = config->target != NULL ? config->target : "";
-    for (unsigned i = 0; i < KV_COUNT_OF(targets); i++) {
-        size_t len = strlen(targets[i].prefix);
-        if (strncmp(target, targets[i].prefix, len) == 0 && target[len] != '\0') {
-            return targets[i].open(client, config, target + len);
-        }
-    }
-    char shapes[100];
-    int len = 0;
-    for (unsigned i = 0; i < KV_COUNT_OF(targets); i++) {
-        len += snprintf(
-            shapes + len, sizeof(shapes) - (size_t)len, "%s\"%s\"",
-            i > 0 ? " or " : "", targets[i].shape);
-    }
-    return kvr_fail_text(
-        client, KV_ERR_CONFIG, "config: config.target is \"%.100s\", not %s", target,
-        shapes);
-}
-
 kvr_status_t kvr_open(
     const struct kvr_config *config, kvr_client_t **client_p, char *error,
     size_t error_cap)
@@ -483,12 +489,21 @@ kvr_status_t kvr_open(
         return KVR_NOMEM;
     }
     client->fd = -1;
+    client->pid = getpid();
     for (uint16_t i = 0; i < KVR_FLIGHT_MAX; i++) {
         client->flights[i].next_free = (uint16_t)(i + 1);
     }
+    const struct door *door = NULL;
+    const char *rest = NULL;
     kvr_status_t status = config_check(client, config);
     if (status == KVR_OK) {
-        status = target_open(client, config);
+        status = door_find(client, config, &door, &rest);
+    }
+    if (status == KVR_OK) {
+        status = door->open(client, config, rest);
+    }
+    if (status == KVR_OK && client->remote == NULL) {
+        status = attach(client, config);
     }
     if (status != KVR_OK) {
         if (error_cap > 0) {
@@ -506,8 +521,9 @@ void kvr_close(kvr_client_t *client)
     if (client == NULL) {
         return;
     }
+    const bool ours = client->pid == getpid();
     if (client->remote != NULL) {
-        kvr_remote_close(client);
+        kvr_remote_close(client, ours);
     }
     for (uint32_t i = 0; i < KVR_BUFFERS_MAX; i++) {
         if (client->buffers[i].used && client->buffers[i].base != NULL) {
@@ -523,7 +539,13 @@ void kvr_close(kvr_client_t *client)
         (void)munmap(client->rings, kvn_rings_bytes(client->ring_bytes));
     }
     if (client->fd >= 0) {
+        if (ours) {
+            (void)shutdown(client->fd, SHUT_RDWR); /* children may have copies of it */
+        }
         close(client->fd);
+    }
+    if (client->embedded != NULL && ours) {
+        kvr_embed_release(client->embedded);
     }
     explicit_bzero(client->spaces, sizeof(client->spaces)); /* salts */
     kv_free(client);

@@ -1,6 +1,6 @@
-/* What the files of libkvrail share: attach.c (opening, packets, buffers), batch.c
- * (rings), pool.c (memory of the caller's own), seq.c (sequences and their tables),
- * keys.c (names).
+/* What the files of libkvrail share: attach.c (opening, packets, buffers), embed.c
+ * (nodes of this process), batch.c (rings), pool.c (memory of the caller's own), seq.c
+ * (sequences and their tables), keys.c (names).
  *
  * (1) A batch that was submitted has one slot of `flights` until its result is given:
  * by an answer, or, once the node is gone and the ring is empty, as CANCELLED. (2) The
@@ -22,9 +22,10 @@
 #include "node/ring.h"
 
 #include <string.h>
+#include <sys/types.h>
 
 enum {
-    KVR_ERROR_MAX = 320,
+    KVR_ERROR_MAX = 640, /* a configuration's line is up to 512 */
     KVR_RING_BYTES_DEFAULT = 1 << 20,
     KVR_TIMEOUT_US_DEFAULT = 5000000,
     KVR_SPIN_US_DEFAULT = 50,
@@ -92,7 +93,9 @@ struct kvr_remote;
 
 struct kvr_client {
     struct kvr_remote *remote; /* of a node on another host; NULL: rings */
+    pid_t pid; /* that opened it: a child of fork() touches nothing of it */
     int fd;
+    struct kvr_embedded *embedded; /* NULL: the node is another process */
     bool gone;     /* (1) */
     bool nonsense; /* was in its ring: nothing behind it is believed */
     struct kvn_rings *rings;
@@ -133,6 +136,14 @@ kvr_fail_text(kvr_client_t *client, kv_status_t status, const char *format, ...)
 /* Reads the socket until it is empty: wakes are forgotten, a hang-up is noticed. */
 void kvr_socket_drain(kvr_client_t *client);
 void kvr_wake_node(kvr_client_t *client);
+
+/* ------------------------------------------------------------------ embed.c */
+/* Sets client->fd and client->embedded: `path` is a node's configuration. Either may be
+ * set when it fails; kvr_close() gives back what is. */
+kvr_status_t kvr_embed_open(
+    kvr_client_t *client, const struct kvr_config *config, const char *path);
+/* One user less; after the last, waits KVR_EMBED_STOP_US at most for the node's end. */
+void kvr_embed_release(struct kvr_embedded *embedded);
 
 /* ------------------------------------------------------------------ batch.c */
 const struct kvn_packet_space *
@@ -189,7 +200,8 @@ void kvr_seq_cancelled(
 /* `text`: what follows "tls://". */
 kvr_status_t kvr_remote_open(
     kvr_client_t *client, const struct kvr_config *config, const char *text);
-void kvr_remote_close(kvr_client_t *client); /* before memory is unmapped */
+/* Before memory is unmapped. `ours`: no child of fork(). */
+void kvr_remote_close(kvr_client_t *client, bool ours);
 /* `pool`: of its pages, or NULL. */
 kvr_status_t kvr_remote_submit(
     kvr_client_t *client, const struct kvr_batch *batch, struct kvr_pool_state *pool);

@@ -628,10 +628,12 @@ void kvr_remote_unbuffer(kvr_client_t *client, struct kvr_memory *memory)
     }
 }
 
-void kvr_remote_close(kvr_client_t *client)
+void kvr_remote_close(kvr_client_t *client, bool ours)
 {
     struct kvr_remote *remote = client->remote;
-    kvt_destroy(remote->port); /* first: nothing lands in what is freed below */
+    if (ours) { /* a child of fork() has none of its threads, and nothing lands there */
+        kvt_destroy(remote->port); /* first: nothing lands in what is freed below */
+    }
     remote->port = NULL;
     for (uint32_t i = 0; i < KVR_FLIGHT_MAX; i++) {
         flight_free(client, i);

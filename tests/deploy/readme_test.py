@@ -1,7 +1,7 @@
 """The README's C example is a program: it is cut out of the README, compiled with all
 warnings against the library of this build, and run against a node.
 
-    python3 tests/deploy/readme_test.py BIN STATIC-LIBRARY
+    python3 tests/deploy/readme_test.py BIN STATIC-LIBRARY KVRAIL.PC
 """
 
 import pathlib
@@ -16,7 +16,12 @@ from nodes_kit import Cluster  # noqa: E402
 LINES_MOST, RUN_S = 40, 60
 
 
-def compile_example(folder, library):
+def needs(pc):
+    """Words for the linker: what the static library is built on."""
+    return re.search(r"^Libs.private: (.*)$", pathlib.Path(pc).read_text(), re.M)[1].split()
+
+
+def compile_example(folder, library, pc):
     blocks = re.findall(r"```c\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert len(blocks) == 1, f"{len(blocks)} C blocks in the README, expected 1"
     assert blocks[0].count("\n") <= LINES_MOST, "the example is no longer a short one"
@@ -24,15 +29,14 @@ def compile_example(folder, library):
     source.write_text(blocks[0])
     subprocess.run(
         ["cc", "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{ROOT / 'include'}",
-         "-o", program, source, library, "-lssl", "-lcrypto", "-pthread"],
-        check=True, timeout=RUN_S)
+         "-o", program, source, library, *needs(pc)], check=True, timeout=RUN_S)
     return program
 
 
 def main():
-    binaries, library = sys.argv[1:]
+    binaries, library, pc = sys.argv[1:]
     with Cluster(pathlib.Path(binaries).resolve(), nr=1) as c:
-        program = compile_example(c.folder, library)
+        program = compile_example(c.folder, library, pc)
         run = lambda word: subprocess.run(  # noqa: E731
             [program, word], capture_output=True, text=True, timeout=RUN_S)
         c.start(0)

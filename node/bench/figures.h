@@ -60,6 +60,8 @@ enum kvn_figure_unit {
     X(KVN_FIGURE_PIN_ASLEEP, "pin_unix_64_asleep", NS_PAGE, "off", ANY, 0)             \
     X(KVN_FIGURE_ACQUIRE, "acquire_unix_64", NS_PAGE, "off", AT_MOST, 3.0)             \
     X(KVN_FIGURE_ACQUIRE_ASLEEP, "acquire_unix_64_asleep", NS_PAGE, "off", ANY, 0)     \
+    X(KVN_FIGURE_EMBED, "acquire_embedded_64", NS_PAGE, "off", ANY, 0)                 \
+    X(KVN_FIGURE_EMBED_ASLEEP, "acquire_embedded_64_asleep", NS_PAGE, "off", ANY, 0)   \
     X(KVN_FIGURE_FETCH_SHM_1M, "fetch_shm_1m", GB_S, "off", AT_LEAST, 0.90)            \
     X(KVN_FIGURE_FETCH_SHM_1M_VERIFY, "fetch_shm_1m_verify", GB_S, "on",               \
       AT_LEAST, 0.80)                                                                  \

@@ -1,7 +1,8 @@
 /* Resident prefixes of 64 pages, keys derived from their tokens, by one client through
  * the rings: PIN and UNPIN at the object level, SEQ_FETCH into a block table and
- * SEQ_TRUNCATE at the pager level; beside what the same costs in one process: keys
- * derived by the same code, acquire and release as `kvrail bench core` takes them. */
+ * SEQ_TRUNCATE at the pager level, there also of a node in this process; beside
+ * what the same costs without rings: keys derived by the same code, acquire and release
+ * as `kvrail bench core` takes them. */
 #include "node/bench/load.h"
 
 #include "base/assert.h"
@@ -248,8 +249,8 @@ static kv_status_t embedded_take(void *arg, double seconds, struct kvn_take *tak
 
 /* ------------------------------------------------------------------ open and close */
 
-static kv_status_t
-pinner_open(struct pins *pins, bool level, bool polls, struct pinner *p)
+static kv_status_t pinner_open(
+    struct pins *pins, bool level, bool polls, bool embedded, struct pinner *p)
 {
     char target[300], error[256] = "";
     const uint64_t bytes = (uint64_t)pins->nr_prefixes * PREFIX_PAGES * PAGE_BYTES;
@@ -263,6 +264,7 @@ pinner_open(struct pins *pins, bool level, bool polls, struct pinner *p)
         .poll = polls ? "200us" : "0us",
         .transports = "named",
         .fill = {level},
+        .embedded = embedded,
     };
     p->pins = pins;
     kv_status_t status = kvn_world_start(pins->bench, &config, &p->world);
@@ -309,9 +311,9 @@ static kv_status_t tokens_make(struct pins *pins)
     return KV_OK;
 }
 
-/* The rows of one level: polling, asleep. */
+/* The rows of one level: polling, asleep; of a process, or of nodes in this one. */
 static kv_status_t measure(
-    struct pins *pins, bool level, enum kvn_figure_name polling_row,
+    struct pins *pins, bool level, bool embedded, enum kvn_figure_name polling_row,
     enum kvn_figure_name asleep_row)
 {
     struct kvn_bench_node *bench = pins->bench;
@@ -319,9 +321,9 @@ static kv_status_t measure(
     if (!kvn_figure_wants(bench, polling_row, asleep_row)) {
         return KV_OK;
     }
-    kv_status_t status = pinner_open(pins, level, true, &polling);
+    kv_status_t status = pinner_open(pins, level, true, embedded, &polling);
     if (status == KV_OK) {
-        status = pinner_open(pins, level, false, &asleep);
+        status = pinner_open(pins, level, false, embedded, &asleep);
     }
     if (status == KV_OK) {
         const struct kvn_figure_side sides[] = {
@@ -344,15 +346,20 @@ kv_status_t kvn_figures_pin(struct kvn_bench_node *bench)
 {
     struct pins pins = {
         .bench = bench, .nr_prefixes = bench->quick ? QUICK_PREFIXES : PREFIXES};
-    if (!kvn_figure_wants(bench, KVN_FIGURE_PIN, KVN_FIGURE_ACQUIRE_ASLEEP)) {
+    if (!kvn_figure_wants(bench, KVN_FIGURE_PIN, KVN_FIGURE_EMBED_ASLEEP)) {
         return KV_OK;
     }
     kv_status_t status = tokens_make(&pins);
     if (status == KV_OK) {
-        status = measure(&pins, false, KVN_FIGURE_PIN, KVN_FIGURE_PIN_ASLEEP);
+        status = measure(&pins, false, false, KVN_FIGURE_PIN, KVN_FIGURE_PIN_ASLEEP);
     }
     if (status == KV_OK) {
-        status = measure(&pins, true, KVN_FIGURE_ACQUIRE, KVN_FIGURE_ACQUIRE_ASLEEP);
+        status = measure(
+            &pins, true, false, KVN_FIGURE_ACQUIRE, KVN_FIGURE_ACQUIRE_ASLEEP);
+    }
+    if (status == KV_OK) {
+        status = measure(
+            &pins, true, true, KVN_FIGURE_EMBED, KVN_FIGURE_EMBED_ASLEEP);
     }
     kv_free(pins.tokens);
     return status;

@@ -88,13 +88,15 @@ static kv_status_t write_config(
     (void)fprintf(
         file,
         "[listen]\nclients = %s\n"
-        "[client]\npoll = %s\n[pager]\nhost_bytes = 0\nverify_local = %s\n"
+        "[client]\npoll = %s\n[pager]\ndevice_bytes = %llu\nhost_bytes = 0\n"
+        "verify_local = %s\n"
         "[data]\nverify = %s\npopulate = true\nthreads = %u\n[link]\ntransports = %s\n"
         "[spill]\nenabled = %s\n[log]\nlevel = warn\n"
         "[space \"" KVN_WORLD_SPACE "\"]\nmodel = bench\nrevision = 1\n"
         "page_tokens = %u\npage_bytes = %llu\n"
         "[tenant \"%d\"]\nsecret = file:tenant.hex\n%s%s",
-        config->remote ? "yes" : "no", config->poll, config->verify_local,
+        config->remote ? "yes" : "no", config->poll,
+        (unsigned long long)config->node_bytes[node], config->verify_local,
         config->verify_reads ? "true" : "false",
         config->threads == 0 ? 2 : config->threads, config->transports,
         config->spill ? "true" : "false", config->page_tokens,
@@ -217,7 +219,7 @@ static bool node_linked(const struct kvn_world *world, unsigned node)
 static kv_status_t
 alive(struct kvn_bench_node *bench, struct kvn_world *world, unsigned wait_ms)
 {
-    for (unsigned i = 0; i < world->config.nr_nodes; i++) {
+    for (unsigned i = 0; i < world->config.nr_nodes && !world->config.embedded; i++) {
         char line[400];
         int status = KVN_CHILD_LOST;
         if (world->nodes[i].pid != 0) {
@@ -284,6 +286,9 @@ static kv_status_t start_once(struct kvn_bench_node *bench, struct kvn_world *wo
     for (unsigned i = 0; status == KV_OK && i < world->config.nr_nodes; i++) {
         status = write_config(bench, world, i);
     }
+    if (world->config.embedded) {
+        return status; /* the first kvr_open() starts it */
+    }
     for (unsigned i = 0; status == KV_OK && i < world->config.nr_nodes; i++) {
         status = node_start(bench, world, i);
     }
@@ -299,8 +304,10 @@ kv_status_t kvn_world_start(
     for (unsigned i = 0; i < TRIES; i++) {
         *world = (struct kvn_world){.config = *config};
         status = start_once(bench, world);
-        if (status == KV_OK) {
+        if (status == KV_OK && !config->embedded) {
             counters_open(bench, world);
+        }
+        if (status == KV_OK) {
             return KV_OK;
         }
         const bool busy = strstr(bench->line, "in use") != NULL;
@@ -332,13 +339,18 @@ void kvn_world_stop(struct kvn_world *world)
 void kvn_world_target(
     const struct kvn_world *world, unsigned node, char *out, size_t cap)
 {
-    if (!world->config.remote) {
+    char path[320];
+    if (world->config.embedded) {
+        config_path(world, node, path, sizeof(path));
+        (void)snprintf(out, cap, "embed:%s", path);
+    } else if (world->config.remote) {
+        (void)snprintf(
+            out, cap, "tls://127.0.0.1:%u?cluster=bench&psk=%s/client.psk&verify=%s",
+            world->ports[node], world->folder,
+            world->config.verify_reads ? "on" : "off");
+    } else {
         (void)snprintf(out, cap, "unix:%s/node-%u.sock", world->folder, node + 1);
-        return;
     }
-    (void)snprintf(
-        out, cap, "tls://127.0.0.1:%u?cluster=bench&psk=%s/client.psk&verify=%s",
-        world->ports[node], world->folder, world->config.verify_reads ? "on" : "off");
 }
 
 /* ------------------------------------------------------------------ spending */
@@ -377,9 +389,9 @@ static void counters_open(struct kvn_bench_node *bench, struct kvn_world *world)
 
 struct kvn_spent kvn_world_spent(const struct kvn_world *world)
 {
-    struct kvn_spent spent = {0};
+    struct kvn_spent spent = {.cpu_s = world->config.embedded ? -1 : 0};
     unsigned nr = 0;
-    for (unsigned i = 0; i < world->config.nr_nodes; i++) {
+    for (unsigned i = 0; i < world->config.nr_nodes && !world->config.embedded; i++) {
         const double cpu_s = kvn_process_cpu_s(world->nodes[i].pid);
         spent.cpu_s = cpu_s < 0 || spent.cpu_s < 0 ? -1 : spent.cpu_s + cpu_s;
         for (unsigned t = 0; t < world->nr_counters[i]; t++) {

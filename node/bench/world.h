@@ -40,6 +40,9 @@ struct kvn_world_config {
     bool spill;                               /* spill.enabled */
     /* Of each: there the tenant has memory of its own, node_bytes, that engines map. */
     bool fill[KVN_WORLD_NODES_MAX];
+    /* One node, in the process of whoever opens kvn_world_target(): what it spends is
+     * not told from what that process does. */
+    bool embedded;
 };
 
 /* What nodes have spent since they began. */
@@ -62,7 +65,7 @@ kv_status_t kvn_world_start(
     struct kvn_world *world);
 /* A world that was never started is fine, when it is zeroed. */
 void kvn_world_stop(struct kvn_world *world);
-/* For kvr_open(): "unix:PATH" of a node's socket, or "tls://…" of a remote world. */
+/* For kvr_open(): "unix:PATH" of a node's socket, "embed:FILE", or "tls://…". */
 void kvn_world_target(
     const struct kvn_world *world, unsigned node, char *out, size_t cap);
 /* After a failure: CONFIG and its end in bench->line when one of them has ended, for

@@ -241,7 +241,7 @@ def test_killed(bin, transport):
             c.kill(1)
             time.sleep(1)
             c.start(1)
-        r = drive_and_meanwhile(c, action, "--workload", "chats", "--compute-us", "1000")
+        r = drive_and_meanwhile(c, action, "--workload", "chats", "--compute-us", "4000")
         healthy(r)
         assert r["nodes_lost"] == 1 and r["unserved"] > 0, r
         c.wait_linked()

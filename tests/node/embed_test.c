@@ -515,7 +515,7 @@ static void mistake__is_one_line(void **state)
     assert_int_equal(kvr_open(&config, &client, text, sizeof(text)), KVR_CONFIG);
     assert_string_equal(
         text, "config: config.target is \"embed:\", not \"unix:PATH\" or "
-              "\"embed:FILE\"");
+              "\"embed:FILE\" or \"tls://host:port?…\"");
     node_kit_expect_traces(&before);
 }
 

@@ -864,7 +864,6 @@ void kvo_items_of_peer_lost(kvo_node_t *node, uint32_t peer)
     }
 }
 
-/* Tries again for those that wait for a frame or for another's arrival. */
 /* Patience is with a pool that gives nothing. Who waits behind others there is served
  * in its turn: were the whole wait counted, the end of every long fetch would drop what
  * was about to leave in order. */
@@ -874,6 +873,7 @@ static bool stuck(const kvo_node_t *node, const struct kvo_item *item)
     return item->at_ceiling || pool == KVP_POOLS_MAX || !node->gave[pool];
 }
 
+/* Tries again for those that wait for a frame or for another's arrival. */
 void kvo_items_work(kvo_node_t *node, bool tick)
 {
     uint32_t n = node->waiting.nr;

@@ -28,6 +28,20 @@ struct tensors {
     struct kvr_run runs[LAYERS];
 };
 
+static kvr_client_t *begin(void)
+{
+    lk_init(&lk);
+    lk_start(&lk);
+    return lk_client(&lk);
+}
+
+static void end(kvr_client_t *client)
+{
+    kvr_close(client);
+    lk_await(&lk, 0, 0);
+    lk_stop(&lk);
+}
+
 static void tensors_init(struct tensors *t)
 {
     memset(t->layers, UNTOUCHED, sizeof(t->layers));
@@ -147,9 +161,7 @@ static void page__is_the_runs_of_its_block(void **state)
     uint8_t page[LK_PAGE_BYTES];
     struct kvr_buffer buffer;
     (void)state;
-    lk_init(&lk);
-    lk_start(&lk);
-    kvr_client_t *client = lk_client(&lk);
+    kvr_client_t *client = begin();
     tensors_init(&from);
     tensors_init(&to);
     const struct kvr_pool out = pool_of(client, &from, 0), in = pool_of(client, &to, 3);
@@ -173,9 +185,7 @@ static void page__is_the_runs_of_its_block(void **state)
     }
     untouched(&to, 0, 5);
     untouched(&to, 11, BLOCKS);
-    kvr_close(client); /* with its pools */
-    lk_await(&lk, 0, 0);
-    lk_stop(&lk);
+    end(client); /* with its pools */
 }
 
 /* Runs may be less than a page: the rest is zeros, whatever its slot had before. */
@@ -187,9 +197,7 @@ static void page__ends_in_zeros(void **state)
     struct kvr_space space;
     struct kvr_pool pool;
     (void)state;
-    lk_init(&lk);
-    lk_start(&lk);
-    kvr_client_t *client = lk_client(&lk);
+    kvr_client_t *client = begin();
     assert_int_equal(kvr_buffer_create(client, LK_PAGE_BYTES, &buffer), KVR_OK);
     lk_page(buffer.base, 1);
     assert_int_equal(lk_batch(client, KVR_OP_PUT, 1, 1, buffer.id, 0, NULL), KVR_OK);
@@ -204,9 +212,7 @@ static void page__ends_in_zeros(void **state)
     assert_memory_equal(
         (uint8_t *)buffer.base + (LAYERS - 1) * RUN_BYTES, zeros, sizeof(zeros));
     assert_memory_equal(buffer.base, t.layers[0][0], RUN_BYTES);
-    kvr_close(client);
-    lk_await(&lk, 0, 0);
-    lk_stop(&lk);
+    end(client);
 }
 
 /* Of a tail the first tokens of each run go and come; what lies behind them in the
@@ -216,9 +222,7 @@ static void tail__is_the_first_tokens_of_each_run(void **state)
     static struct tensors from, to;
     static const uint32_t n_tokens[] = {3, LK_PAGE_TOKENS, 1};
     (void)state;
-    lk_init(&lk);
-    lk_start(&lk);
-    kvr_client_t *client = lk_client(&lk);
+    kvr_client_t *client = begin();
     tensors_init(&from);
     tensors_init(&to);
     const struct kvr_pool out = pool_of(client, &from, 8), in = pool_of(client, &to, 8);
@@ -230,9 +234,7 @@ static void tail__is_the_first_tokens_of_each_run(void **state)
     for (uint32_t i = 0; i < 3; i++) {
         block_expect(&to, i, 70 + i, n_tokens[i]);
     }
-    kvr_close(client);
-    lk_await(&lk, 0, 0);
-    lk_stop(&lk);
+    end(client);
 }
 
 /* A block whose key is missed keeps its bytes, though its slot has had others. */
@@ -240,9 +242,7 @@ static void miss__leaves_the_block_alone(void **state)
 {
     static struct tensors t;
     (void)state;
-    lk_init(&lk);
-    lk_start(&lk);
-    kvr_client_t *client = lk_client(&lk);
+    kvr_client_t *client = begin();
     tensors_init(&t);
     const struct kvr_pool pool = pool_of(client, &t, 2);
     block_fill(&t, 0, 1);
@@ -250,9 +250,7 @@ static void miss__leaves_the_block_alone(void **state)
     batch(client, KVR_OP_PUT, &pool, 1, 2, 0, NULL, KVR_OK);
     batch(client, KVR_OP_GET, &pool, 900, 2, 4, NULL, KVR_MISS);
     untouched(&t, 2, BLOCKS);
-    kvr_close(client);
-    lk_await(&lk, 0, 0);
-    lk_stop(&lk);
+    end(client);
 }
 
 /* Slots bound what is in flight; a pool stays until nothing of it is, and what is gone
@@ -264,9 +262,7 @@ static void slots__are_taken_until_the_result(void **state)
     struct kvr_pool pools[KVR_POOLS_MAX], pool, old;
     struct kvr_space space;
     (void)state;
-    lk_init(&lk);
-    lk_start(&lk);
-    kvr_client_t *client = lk_client(&lk);
+    kvr_client_t *client = begin();
     tensors_init(&t);
     pool = old = pool_of(client, &t, 4);
     assert_int_equal(submit(client, KVR_OP_PUT, &pool, 0, 5, 0, NULL), KVR_TOO_LARGE);
@@ -293,9 +289,7 @@ static void slots__are_taken_until_the_result(void **state)
     says(client, "client.pools is 17, the limit is 16");
     assert_int_equal(kvr_pool_remove(client, &pools[7]), KVR_OK);
     pools[7] = pool_of(client, &t, 1);
-    kvr_close(client);
-    lk_await(&lk, 0, 0);
-    lk_stop(&lk);
+    end(client);
 }
 
 /* What was in flight when the node went writes nothing any more. */
@@ -304,9 +298,7 @@ static void node__gone_leaves_blocks_alone(void **state)
     static struct tensors t;
     struct kvr_result result;
     (void)state;
-    lk_init(&lk);
-    lk_start(&lk);
-    kvr_client_t *client = lk_client(&lk);
+    kvr_client_t *client = begin();
     tensors_init(&t);
     struct kvr_pool pool = pool_of(client, &t, 4);
     block_fill(&t, 0, 5);
@@ -394,9 +386,7 @@ static void add__refuses_what_it_can_not_hold(void **state)
     struct kvr_space space;
     struct kvr_pool pool;
     (void)state;
-    lk_init(&lk);
-    lk_start(&lk);
-    kvr_client_t *client = lk_client(&lk);
+    kvr_client_t *client = begin();
     assert_int_equal(kvr_space_find(client, "chat", &space), KVR_OK);
     const unsigned maps = lk_maps();
     for (unsigned i = 0; i < sizeof(mistakes) / sizeof(mistakes[0]); i++) {
@@ -421,9 +411,7 @@ static void add__refuses_what_it_can_not_hold(void **state)
     assert_int_equal(submit(client, KVR_OP_GET, &pool, 0, 1, 0, beyond), KVR_INVALID);
     says(client, "batch.n_tokens is 9, the limit is 8");
     untouched(&t, 0, BLOCKS);
-    kvr_close(client);
-    lk_await(&lk, 0, 0);
-    lk_stop(&lk);
+    end(client);
 }
 
 /* A batch is of one pool, or of buffers. */
@@ -431,9 +419,7 @@ static void batch__of_two_pools_is_refused(void **state)
 {
     static struct tensors t;
     (void)state;
-    lk_init(&lk);
-    lk_start(&lk);
-    kvr_client_t *client = lk_client(&lk);
+    kvr_client_t *client = begin();
     tensors_init(&t);
     const struct kvr_pool one = pool_of(client, &t, 4), two = pool_of(client, &t, 4);
     const struct kvr_key keys[] = {lk_key(1), lk_key(2)};
@@ -451,9 +437,7 @@ static void batch__of_two_pools_is_refused(void **state)
     says(client, "one pool a batch");
     at[0] = (struct kvr_at){.buffer = 0};
     assert_int_equal(kvr_submit(client, &both), KVR_STALE);
-    kvr_close(client);
-    lk_await(&lk, 0, 0);
-    lk_stop(&lk);
+    end(client);
 }
 
 static void nothing(struct lk *kit, void *arg)

@@ -639,6 +639,9 @@ void kvr_remote_close(kvr_client_t *client, bool ours)
         flight_free(client, i);
     }
     if (remote->fd >= 0) {
+        if (ours) {
+            (void)shutdown(remote->fd, SHUT_RDWR); /* children may have copies of it */
+        }
         close(remote->fd);
     }
     if (remote->epoll_fd >= 0) {

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -438,6 +439,169 @@ static void buffer__of_the_callers_own(void **state)
     rk_node_stop();
 }
 
+/* Of a child of fork() the session is not: it may close its copy, and the parent goes
+ * on; and while one lives that has closed nothing, what the parent closes is closed. */
+static void fork__leaves_the_session_to_the_parent(void **state)
+{
+    enum { IDLE = 4 };
+    int32_t statuses[8];
+    int hold[2], how;
+    pid_t idle[IDLE];
+    struct kvr_buffer buffer;
+    (void)state;
+    rk_node_start(true, true);
+    kvr_client_t *client = rk_client_of(RK_SEVEN, "seven.psk");
+    assert_int_equal(kvr_buffer_create(client, 8 * RK_PAGE, &buffer), KVR_OK);
+    for (uint32_t i = 0; i < 8; i++) {
+        rk_page_fill((uint8_t *)buffer.base + i * RK_PAGE, i);
+    }
+    rk_batch(client, KVR_OP_PUT, 0, 8, buffer.id, statuses);
+    rk_expect_all(statuses, 8, KVR_OK);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        alarm(RK_PATIENCE_US / 1000000);
+        kvr_close(client);
+        _exit(7);
+    }
+    assert_true(pid > 0);
+    assert_int_equal(waitpid(pid, &how, 0), pid);
+    assert_true(WIFEXITED(how) && WEXITSTATUS(how) == 7);
+    rk_batch(client, KVR_OP_GET, 0, 8, buffer.id, statuses);
+    rk_expect_all(statuses, 8, KVR_OK);
+    kvr_close(client);
+    rk_await_rest(0);
+
+    assert_int_equal(pipe(hold), 0);
+    for (unsigned i = 0; i < IDLE; i++) {
+        client = rk_client_of(RK_SEVEN, "seven.psk");
+        idle[i] = fork();
+        if (idle[i] == 0) {
+            char byte;
+            close(hold[1]);
+            _exit(read(hold[0], &byte, 1) == 0 ? 7 : 8);
+        }
+        assert_true(idle[i] > 0);
+        kvr_close(client);
+    }
+    rk_await_rest(0);
+    close(hold[0]);
+    close(hold[1]);
+    for (unsigned i = 0; i < IDLE; i++) {
+        assert_int_equal(waitpid(idle[i], &how, 0), idle[i]);
+        assert_true(WIFEXITED(how) && WEXITSTATUS(how) == 7);
+    }
+    rk_node_stop();
+}
+
+/* ---- pools ----------------------------------------------------------------------- */
+
+enum { LAYERS = 4, RUN = RK_PAGE / LAYERS, BLOCKS = 12, UNTOUCHED = 0xa5 };
+
+static kvr_status_t pool_submit(
+    kvr_client_t *client, enum kvr_op op, const struct kvr_pool *pool, uint64_t first,
+    uint32_t n)
+{
+    struct kvr_key keys[BLOCKS];
+    struct kvr_at at[BLOCKS];
+    for (uint32_t i = 0; i < n; i++) {
+        keys[i] = rk_key_of(first + i);
+        at[i] = (struct kvr_at){.buffer = pool->id, .offset = i};
+    }
+    const struct kvr_batch ask = {
+        .struct_size = sizeof(ask),
+        .op = op,
+        .timeout_us = RK_PATIENCE_US / 2,
+        .keys = keys,
+        .nr_keys = n,
+        .at = at,
+        .loose = 1,
+    };
+    return kvr_submit(client, &ask);
+}
+
+static void pool_batch(
+    kvr_client_t *client, enum kvr_op op, const struct kvr_pool *pool, uint64_t first,
+    uint32_t n, int32_t *statuses)
+{
+    struct kvr_result result;
+    assert_int_equal(pool_submit(client, op, pool, first, n), KVR_OK);
+    assert_int_equal(kvr_next(client, RK_PATIENCE_US, &result), KVR_OK);
+    assert_int_equal(result.nr_keys, n);
+    memcpy(statuses, result.statuses, n * sizeof(*statuses));
+}
+
+/* Blocks of a caller's tensors go and come, through a window that is no node's; what is
+ * no hit leaves its block alone; a pool in flight stays, and its slots come back. */
+static void pool__goes_and_comes(void **state)
+{
+    static uint8_t layers[LAYERS][BLOCKS][RUN + 8];
+    uint8_t page[RK_PAGE], untouched[RUN + 8];
+    struct kvr_run runs[LAYERS];
+    int32_t statuses[BLOCKS];
+    struct kvr_space space;
+    struct kvr_pool pool;
+    struct kvr_result result;
+    (void)state;
+    memset(untouched, UNTOUCHED, sizeof(untouched));
+    memset(layers, UNTOUCHED, sizeof(layers));
+    for (unsigned l = 0; l < LAYERS; l++) {
+        runs[l] = (struct kvr_run){layers[l], RUN + 8, RUN};
+    }
+    const struct kvr_pool_config config = {
+        .struct_size = sizeof(config),
+        .runs = runs,
+        .nr_runs = LAYERS,
+        .nr_blocks = BLOCKS,
+        .nr_slots = BLOCKS,
+    };
+    const int64_t live = kv_mem_live();
+    rk_node_start(true, true);
+    kvr_client_t *client = rk_client_of(RK_SEVEN, "seven.psk");
+    assert_int_equal(kvr_space_find(client, "chat", &space), KVR_OK);
+    assert_int_equal(kvr_pool_add(client, &space, &config, &pool), KVR_OK);
+    for (uint32_t b = 0; b < BLOCKS; b++) {
+        rk_page_fill(page, b);
+        for (unsigned l = 0; l < LAYERS; l++) {
+            memcpy(layers[l][b], page + l * RUN, RUN);
+        }
+    }
+    pool_batch(client, KVR_OP_PUT, &pool, 0, BLOCKS, statuses);
+    rk_expect_all(statuses, BLOCKS, KVR_OK);
+    memset(layers, UNTOUCHED, sizeof(layers));
+    for (unsigned round = 0; round < 3; round++) { /* half of them there are not */
+        const uint64_t first = round == 0 ? BLOCKS / 2 : 0;
+        pool_batch(client, KVR_OP_GET, &pool, first, BLOCKS, statuses);
+        for (uint32_t b = 0; b < BLOCKS; b++) {
+            const bool hit = first + b < BLOCKS;
+            rk_page_fill(page, first + b);
+            assert_int_equal(statuses[b], hit ? KVR_OK : KVR_MISS);
+            for (unsigned l = 0; l < LAYERS; l++) {
+                assert_memory_equal(
+                    layers[l][b], hit ? page + l * RUN : untouched, RUN);
+                assert_memory_equal(layers[l][b] + RUN, untouched, 8);
+            }
+        }
+    }
+    assert_int_equal(pool_submit(client, KVR_OP_GET, &pool, 0, BLOCKS), KVR_OK);
+    assert_int_equal(pool_submit(client, KVR_OP_GET, &pool, 0, 1), KVR_AGAIN);
+    assert_int_equal(kvr_pool_remove(client, &pool), KVR_AGAIN);
+    assert_int_equal(kvr_next(client, RK_PATIENCE_US, &result), KVR_OK);
+    assert_int_equal(kvr_pool_remove(client, &pool), KVR_OK);
+
+    /* The node goes before the pages are put: nobody knows, and nothing is held. */
+    assert_int_equal(kvr_pool_add(client, &space, &config, &pool), KVR_OK);
+    rk_node_stop();
+    kvr_status_t status;
+    while ((status = pool_submit(client, KVR_OP_PUT, &pool, 90, BLOCKS)) == KVR_OK) {
+        assert_int_equal(kvr_next(client, RK_PATIENCE_US, &result), KVR_OK);
+        assert_int_equal(result.status, KVR_CANCELLED);
+    }
+    assert_int_equal(status, KVR_LINK_LOST);
+    assert_int_equal(kvr_pool_remove(client, &pool), KVR_OK);
+    kvr_close(client);
+    assert_int_equal(kv_mem_live(), live);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -451,6 +615,8 @@ int main(void)
         cmocka_unit_test(open__waits_not_for_names),
         cmocka_unit_test(open__bad_targets_are_named),
         cmocka_unit_test(buffer__of_the_callers_own),
+        cmocka_unit_test(fork__leaves_the_session_to_the_parent),
+        cmocka_unit_test(pool__goes_and_comes),
     };
     return cmocka_run_group_tests(tests, rk_setup, rk_teardown);
 }

@@ -127,10 +127,12 @@ static void lose_ops(struct kvt_tcp_mover *mover, struct kvt_tcp_list *list)
 
 /* (1) What the kernel has taken but not sent yet is thrown away with the socket (a
  * reset, not a farewell): after CLOSED nothing leaves either, and a peer that does not
- * read can not keep the kernel's memory. */
+ * read can not keep the kernel's memory. A child of fork() may have the file, too, and
+ * live on: closing it would end nothing then, so it is disconnected before. */
 void kvt_tcp_hang_up(int epoll_fd, struct kvt_tcp_conn *conn)
 {
     const struct linger reset = {.l_onoff = 1, .l_linger = 0};
+    const struct sockaddr nobody = {.sa_family = AF_UNSPEC};
 
     if (conn->fd >= 0) {
         (void)setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
@@ -139,6 +141,7 @@ void kvt_tcp_hang_up(int epoll_fd, struct kvt_tcp_conn *conn)
              * go on telling of a connection that is not there. */
             (void)epoll_ctl(epoll_fd, EPOLL_CTL_DEL, conn->fd, NULL);
         }
+        (void)connect(conn->fd, &nobody, sizeof(nobody));
         close(conn->fd);
     }
     conn->fd = -1;

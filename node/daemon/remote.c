@@ -104,12 +104,12 @@ static void conn_end(struct remote_conn *conn)
     }
 }
 
-static void on_turn(uv_timer_t *timer);
+static void on_turn(uv_idle_t *turn);
 
 void kvn_remote_go_on(struct remote_conn *conn)
 {
     if (conn->state != REMOTE_ENDED && !uv_is_active((uv_handle_t *)&conn->turn)) {
-        KV_ASSERT(uv_timer_start(&conn->turn, on_turn, 0, 0) == 0);
+        KV_ASSERT(uv_idle_start(&conn->turn, on_turn) == 0);
     }
 }
 
@@ -142,7 +142,8 @@ static void on_poll(uv_poll_t *poll, int status, int events);
 
 static void watch(struct remote_conn *conn)
 {
-    const bool reads = conn->state == REMOTE_ATTACHING || kvn_remote_may_ask(conn);
+    const bool reads =
+        !conn->unread && (conn->state == REMOTE_ATTACHING || kvn_remote_may_ask(conn));
     const int wanted = UV_DISCONNECT | (reads ? UV_READABLE : 0)
                        | (conn->out_len > 0 ? UV_WRITABLE : 0);
     if (conn->state != REMOTE_ENDED && conn->watched != wanted) {
@@ -358,6 +359,7 @@ static bool wants_frames(const struct remote_conn *conn)
 /* What came and was not looked at, as far as there is room for its answers. */
 static void frames_take(struct remote_conn *conn)
 {
+    conn->unread = false;
     for (unsigned i = 0; i < REMOTE_TURN_REQUESTS && wants_frames(conn);) {
         struct kv_detail detail = {0};
         const uint8_t *at = conn->clear + conn->clear_at, *frame;
@@ -388,7 +390,10 @@ static void frames_take(struct remote_conn *conn)
         }
     }
     if (wants_frames(conn)) {
-        kvn_remote_go_on(conn); /* there may be more: the others first */
+        /* There may be more: the others first. What TLS holds meanwhile is bounded, so
+         * the socket is not read before all of it was looked at. */
+        conn->unread = true;
+        kvn_remote_go_on(conn);
     }
 }
 
@@ -405,9 +410,11 @@ static void held_try(struct remote_conn *conn)
     }
 }
 
-static void on_turn(uv_timer_t *timer)
+/* Not a timer of no time: started anew in its callback, one runs in the same turn. */
+static void on_turn(uv_idle_t *turn)
 {
-    struct remote_conn *conn = timer->data;
+    struct remote_conn *conn = turn->data;
+    KV_ASSERT(uv_idle_stop(turn) == 0);
     held_try(conn);
     if (!conn->broken) {
         frames_take(conn);
@@ -503,7 +510,7 @@ void kvn_remote_take(
         goto err_free;
     }
     kvn_frames_init(&conn->frames, conn->frame_buffer, KVN_REQUEST_BYTES_MAX);
-    KV_ASSERT(uv_timer_init(remote->loop, &conn->turn) == 0);
+    KV_ASSERT(uv_idle_init(remote->loop, &conn->turn) == 0);
     conn->remote = remote;
     conn->fd = fd;
     conn->tls = tls;

@@ -77,7 +77,7 @@ struct remote_conn {
     char reason[160];
     bool broken; /* its end comes with the next turn */
     uv_poll_t poll;
-    uv_timer_t turn;
+    uv_idle_t turn;
     unsigned nr_handles;
     int watched;
     uint64_t since_us;
@@ -94,6 +94,7 @@ struct remote_conn {
     uint64_t held_until_us;
     uint8_t *clear; /* REMOTE_CHUNK_BYTES: clear_len from clear_at are not looked at */
     size_t clear_at, clear_len;
+    bool unread; /* frames of what came wait for the next turn: no more is read */
     uint8_t *out;
     size_t out_at, out_len, out_cap;
     uint32_t promised;

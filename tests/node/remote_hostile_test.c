@@ -5,12 +5,14 @@
 #include "base/digest.h"
 #include "node/daemon/frame.h"
 #include "node/remote_wire.h"
+#include "pager/pager.h"
 #include "tests/node/remote_raw_kit.h"
 #include "transport/tcp/frame.h"
 #include "transport/transport.h"
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -359,6 +361,61 @@ static void hostile__silence_is_bounded(void **state)
     rk_node_stop();
 }
 
+/* Requests that cost nothing to refuse, as fast as they go, and answers that nobody
+ * deciphers: the node reads no faster than it answers, so what it holds is bounded. */
+static void hostile__floods_wait_outside(void **state)
+{
+    enum {
+        TOTAL_BYTES = 48 << 20,
+        HELD_BYTES_MAX = 16 << 20, /* what the kernel may have, both sides */
+        BURST = 96,
+        RECORD_BYTES = 22, /* of TLS, beside what is in it; an answer is two */
+    };
+    static uint8_t burst[BURST * 160], cipher[64 << 10], record[KVN_REQUEST_BYTES_MAX];
+    struct kvn_request_head *head = (struct kvn_request_head *)(void *)record;
+    const size_t one = KVN_FRAME_HEAD_BYTES + kvn_answer_bytes(0) + 2 * RECORD_BYTES;
+    struct rk_raw raw;
+    size_t len = 0, at = 0, left = 0, sent = 0, heard = 0, held = 1, held_max = 0;
+    (void)state;
+    rk_node_start(true, true);
+    raw_open(&raw);
+    raw_attach(&raw);
+    const uint32_t bytes = raw_request(record, KVN_OP_EXISTS, 3, 1, 1000000);
+    assert_true(KVN_FRAME_HEAD_BYTES + bytes <= sizeof(burst) / BURST);
+    head->variant = KVP_VARIANTS_MAX - 1; /* there is no such space */
+    for (unsigned i = 0; i < BURST; i++) {
+        kvn_frame_head(bytes, burst + len);
+        memcpy(burst + len + KVN_FRAME_HEAD_BYTES, record, bytes);
+        len += KVN_FRAME_HEAD_BYTES + bytes;
+    }
+    while (sent < TOTAL_BYTES || held > 0) {
+        const bool more = left > 0 || sent < TOTAL_BYTES;
+        struct pollfd fd = {.fd = raw.fd, .events = POLLIN | (more ? POLLOUT : 0)};
+        assert_true(poll(&fd, 1, RK_PATIENCE_US / 1000) == 1);
+        if (left == 0 && more) {
+            assert_int_equal(kvn_tls_write(raw.session, burst, len), KV_OK);
+            left = kvn_tls_out(raw.session, cipher, sizeof(cipher));
+            at = 0;
+            sent += len;
+        }
+        const ssize_t gone =
+            left == 0 ? 0 : send(raw.fd, cipher + at, left, MSG_DONTWAIT);
+        assert_true(gone >= 0 || errno == EAGAIN);
+        at += gone > 0 ? (size_t)gone : 0;
+        left -= gone > 0 ? (size_t)gone : 0;
+        const ssize_t came = recv(raw.fd, NULL, 1 << 20, MSG_DONTWAIT | MSG_TRUNC);
+        assert_true(came > 0 || (came < 0 && errno == EAGAIN));
+        heard += came > 0 ? (size_t)came : 0;
+        const size_t answered = heard / one * (len / BURST);
+        held = sent > answered ? sent - answered : 0;
+        held_max = held > held_max ? held : held_max;
+    }
+    assert_in_range(held_max, len, HELD_BYTES_MAX);
+    rk_raw_close(&raw);
+    rk_await_rest(0);
+    rk_node_stop();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -367,6 +424,7 @@ int main(void)
         cmocka_unit_test(hostile__data_connections_end_it),
         cmocka_unit_test(hostile__pages_are_verified),
         cmocka_unit_test(hostile__silence_is_bounded),
+        cmocka_unit_test(hostile__floods_wait_outside),
     };
     return cmocka_run_group_tests(tests, rk_setup, rk_teardown);
 }

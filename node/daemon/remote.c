@@ -554,10 +554,9 @@ static void on_clock(uv_timer_t *clock)
             kvn_remote_break(c, "no attach in time");
         } else if (c->held_len > 0 && now > c->held_until_us) {
             kvn_remote_break(c, "did not post what its request moves");
-        } else if (c->state == REMOTE_ATTACHED && kvn_remote_orders_late(c, now)) {
-            kvn_remote_break(c, "does not take or give its pages");
         }
     }
+    kvn_remote_orders_look(remote, now);
 }
 
 /* ---- open and close -------------------------------------------------------------- */

@@ -175,16 +175,14 @@ bool kvn_remote_refuse(struct remote_conn *conn, uint64_t req, uint32_t index)
     return true;
 }
 
-bool kvn_remote_orders_late(const struct remote_conn *conn, uint64_t now_us)
+void kvn_remote_orders_look(kvn_remote_t *remote, uint64_t now_us)
 {
-    const kvn_remote_t *remote = conn->remote;
-    for (uint32_t i = 0; conn->nr_orders > 0 && i < remote->nr_orders; i++) {
+    for (uint32_t i = 0; i < remote->nr_orders; i++) {
         const struct remote_order *order = &remote->orders[i];
-        if (order->conn == conn && order->deadline_us + KVN_REMOTE_ORDER_US < now_us) {
-            return true;
+        if (order->conn != NULL && order->deadline_us + KVN_REMOTE_ORDER_US < now_us) {
+            kvn_remote_break(order->conn, "does not take or give its pages");
         }
     }
-    return false;
 }
 
 void kvn_remote_orders_end(struct remote_conn *conn)

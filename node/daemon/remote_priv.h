@@ -163,7 +163,7 @@ bool kvn_remote_refuse(struct remote_conn *conn, uint64_t req, uint32_t index);
 void kvn_remote_orders_work(struct remote_conn *conn);
 /* The client is gone: what had not begun ends, connections close. */
 void kvn_remote_orders_end(struct remote_conn *conn);
-/* An order is out for too long. */
-bool kvn_remote_orders_late(const struct remote_conn *conn, uint64_t now_us);
+/* Ends clients whose orders are out for too long: one look at all orders. */
+void kvn_remote_orders_look(kvn_remote_t *remote, uint64_t now_us);
 
 #endif

@@ -251,6 +251,43 @@ static void object_level__stores_and_fetches(void **state)
     node_kit_expect_traces(&before);
 }
 
+/* Blocks of the caller's own memory, by a window that the node maps; what is no hit
+ * leaves its block alone. */
+static void pool__goes_and_comes(void **state)
+{
+    enum { N = 8 };
+    static uint8_t blocks[N][LK_PAGE_BYTES], wanted[LK_PAGE_BYTES];
+    const struct kvr_run run = {blocks, LK_PAGE_BYTES, LK_PAGE_BYTES};
+    const struct kvr_pool_config config = {
+        .struct_size = sizeof(config), .runs = &run, .nr_runs = 1, .nr_blocks = N};
+    int32_t statuses[1];
+    struct kvr_space space;
+    struct kvr_pool pool;
+    (void)state;
+    config_write("a.conf", 1, 1, "");
+    const struct node_kit_traces before = traces_settled("a.conf");
+    kvr_client_t *client = must_open("a.conf", LK_TENANT, KVR_LEVEL_OBJECT);
+    assert_int_equal(kvr_space_find(client, "chat", &space), KVR_OK);
+    assert_int_equal(kvr_pool_add(client, &space, &config, &pool), KVR_OK);
+    for (uint32_t i = 0; i < N; i++) { /* block 0 is offset 0: one key a batch */
+        lk_page(blocks[0], i);
+        (void)lk_batch(client, KVR_OP_PUT, i, 1, pool.id, 0, statuses);
+        assert_int_equal(statuses[0], KVR_OK);
+    }
+    for (uint32_t i = 0; i <= N; i++) {
+        memset(blocks, 0xa5, sizeof(blocks));
+        (void)lk_batch(client, KVR_OP_GET, i, 1, pool.id, 0, statuses);
+        assert_int_equal(statuses[0], i < N ? KVR_OK : KVR_MISS);
+        lk_page(wanted, i);
+        memset(wanted, 0xa5, i < N ? 0 : sizeof(wanted));
+        assert_memory_equal(blocks[0], wanted, sizeof(wanted));
+        assert_int_equal(blocks[1][0], 0xa5);
+    }
+    assert_int_equal(kvr_pool_remove(client, &pool), KVR_OK);
+    kvr_close(client);
+    node_kit_expect_traces(&before);
+}
+
 static void pager_level__fills_in_place(void **state)
 {
     (void)state;
@@ -926,6 +963,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(object_level__stores_and_fetches),
+        cmocka_unit_test(pool__goes_and_comes),
         cmocka_unit_test(pager_level__fills_in_place),
         cmocka_unit_test(node__is_shared_by_file),
         cmocka_unit_test(two_nodes__read_each_other_by_tcp),

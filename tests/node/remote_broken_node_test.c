@@ -177,14 +177,15 @@ static void fake_close(struct fake *fake)
 }
 
 /* A batch of the client: what the node is told of it is its tag. */
-static uint64_t ask(struct fake *fake, enum kvr_op op, uint64_t tag)
+static uint64_t
+ask_at(struct fake *fake, enum kvr_op op, uint64_t tag, uint32_t buffer, uint64_t step)
 {
     static uint8_t copy[KVN_REQUEST_BYTES_MAX] __attribute__((aligned(8)));
     static struct kvr_key keys[KEYS];
     struct kvr_at at[KEYS];
     struct kvn_request request;
     for (uint32_t i = 0; i < KEYS; i++) {
-        at[i] = (struct kvr_at){fake->buffer.id, (uint64_t)i * RK_PAGE};
+        at[i] = (struct kvr_at){buffer, i * step};
     }
     const struct kvr_batch batch = {
         .struct_size = sizeof(batch),
@@ -200,6 +201,17 @@ static uint64_t ask(struct fake *fake, enum kvr_op op, uint64_t tag)
     const uint32_t len = rk_raw_hear(&fake->raw, copy, sizeof(copy));
     assert_int_equal(kvn_request_read(copy, len, &request, NULL), KV_OK);
     return request.head.tag;
+}
+
+static uint64_t ask(struct fake *fake, enum kvr_op op, uint64_t tag)
+{
+    return ask_at(fake, op, tag, fake->buffer.id, RK_PAGE);
+}
+
+static uint64_t
+ask_blocks(struct fake *fake, enum kvr_op op, uint64_t tag, uint32_t pool)
+{
+    return ask_at(fake, op, tag, pool, 1);
 }
 
 /* Every key OK, if it is believed. */
@@ -473,6 +485,64 @@ static void get__only_what_landed_whole_is_a_hit(void **state)
     fake_close(&fake);
 }
 
+/* Blocks of a pool: a page that is not what its digest says, and one that never came,
+ * leave theirs alone; so does a batch that is cancelled, and its slots come back. */
+static void get__leaves_the_blocks_of_what_is_no_hit(void **state)
+{
+    static uint8_t blocks[KEYS][RK_PAGE], page[RK_PAGE], alone[RK_PAGE];
+    uint8_t head[KVT_REQUEST_BYTES_MAX];
+    const struct kvr_run run = {blocks, RK_PAGE, RK_PAGE};
+    const struct kvr_pool_config config = {
+        .struct_size = sizeof(config),
+        .runs = &run,
+        .nr_runs = 1,
+        .nr_blocks = KEYS,
+        .nr_slots = KEYS};
+    struct fake fake;
+    struct kvr_space space;
+    struct kvr_pool pool;
+    struct kvr_result result;
+    (void)state;
+    memset(blocks, 0xa5, sizeof(blocks));
+    memset(alone, 0xa5, sizeof(alone));
+    fake_open(&fake);
+    assert_int_equal(kvr_space_find(fake.client, "chat", &space), KVR_OK);
+    assert_int_equal(kvr_pool_add(fake.client, &space, &config, &pool), KVR_OK);
+    const uint64_t tag = ask_blocks(&fake, KVR_OP_GET, 1, pool.id);
+    (void)rk_frame_get(fake.reads, KVT_FRAME_REQUEST, head); /* it is posted */
+    for (uint32_t i = 0; i < KEYS; i++) {
+        rk_page_fill(page, i);
+        const struct kv_msg_data data = {
+            .data_gen = KVN_REMOTE_READS,
+            .index = i,
+            .status = i == 2 ? KV_ERR_MISS : KV_OK,
+            .len = i == 2 ? 0 : RK_PAGE,
+            .digest = i == 2 ? 0 : kv_digest(page, RK_PAGE) ^ (i == 1),
+        };
+        rk_page_give(&fake.raw, fake.reads, &data, kvn_remote_req(tag, 0), page);
+    }
+    const struct kvn_answer_head said = answer_head(KVR_OP_GET, tag, KEYS);
+    answer(&fake, &said, said.bytes);
+    assert_int_equal(kvr_next(fake.client, RK_PATIENCE_US, &result), KVR_OK);
+    assert_int_equal(result.statuses[1], KVR_NOT_VERIFIED);
+    assert_int_equal(result.statuses[2], KVR_IO);
+    for (uint32_t i = 0; i < KEYS; i++) {
+        rk_page_fill(page, i);
+        assert_memory_equal(blocks[i], i == 1 || i == 2 ? alone : page, RK_PAGE);
+    }
+    memset(blocks, 0xa5, sizeof(blocks));
+    (void)ask_blocks(&fake, KVR_OP_GET, 2, pool.id);
+    assert_int_equal(kvr_pool_remove(fake.client, &pool), KVR_AGAIN);
+    shutdown(fake.raw.fd, SHUT_RDWR);
+    expect_next(&fake, 2, KVR_CANCELLED);
+    for (uint32_t i = 0; i < KEYS; i++) {
+        assert_memory_equal(blocks[i], alone, RK_PAGE);
+    }
+    assert_int_equal(kvr_pool_remove(fake.client, &pool), KVR_OK);
+    expect_gone(&fake);
+    fake_close(&fake);
+}
+
 /* An answer that comes before the pages is no result yet: whoever has the result has
  * the memory, and nobody else writes to it. */
 static void get__ends_when_its_pages_have(void **state)
@@ -642,6 +712,7 @@ int main(void)
         cmocka_unit_test(answer__to_no_batch_of_ours_is_no_result),
         cmocka_unit_test(link__one_end_is_all),
         cmocka_unit_test(get__only_what_landed_whole_is_a_hit),
+        cmocka_unit_test(get__leaves_the_blocks_of_what_is_no_hit),
         cmocka_unit_test(get__ends_when_its_pages_have),
         cmocka_unit_test(get__wild_pages_land_nowhere),
         cmocka_unit_test(put__gives_its_own_pages_alone),

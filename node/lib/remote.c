@@ -27,6 +27,7 @@ enum {
      * flight << 10 | key of a page that is read. */
     SEND_ID = 1 << 24,
     REFUSAL_ID = SEND_ID + KVR_FLIGHT_MAX,
+    PAGE_ALIGN = 256,
 };
 
 static void lose(kvr_client_t *client, const char *why)
@@ -239,7 +240,7 @@ static bool page_give(kvr_client_t *client, const struct kvt_event *event)
     const uint32_t index = want.tag & 0xffff;
     const bool ours = flight != NULL && client->flights[index].op == KVR_OP_PUT
                       && want.key < client->flights[index].nr_keys && !flight->answered;
-    if (ours && want.len > flight->lens[0]) {
+    if (ours && want.len != flight->lens[want.key]) {
         return false;
     }
     const uint8_t *page = ours ? flight->pages[want.key] : NULL;
@@ -285,10 +286,12 @@ static void part_done(kvr_client_t *client, const struct kvt_event *event)
     struct remote_flight *flight = &remote->flights[index];
     KV_ASSERT(index < KVR_FLIGHT_MAX && flight->nr_parts > 0); /* (1) */
     if (!sent) {
+        const uint32_t key = event->id & (KVR_BATCH_MAX - 1);
         const bool right = !remote->verify || event->computed == event->expected;
-        flight->landed[event->id & 1023] = event->status != KV_OK ? event->status
-                                           : right                ? KV_OK
-                                                                  : KV_ERR_NOT_VERIFIED;
+        flight->landed[key] = event->status != KV_OK            ? event->status
+                              : event->len != flight->lens[key] ? KV_ERR_IO
+                              : right                           ? KV_OK
+                                                                : KV_ERR_NOT_VERIFIED;
     }
     flight->nr_parts--;
     ready_try(client, index);
@@ -363,22 +366,35 @@ static void pump(kvr_client_t *client)
 
 /* ---- batches --------------------------------------------------------------------- */
 
-static bool flight_fill(
-    kvr_client_t *client, struct remote_flight *flight, const struct kvr_batch *batch,
-    uint32_t page_bytes)
+/* Bytes of a page of so many tokens (docs/clients.md); of no such page the node says
+ * INVALID. */
+static uint32_t page_len(const struct kvn_packet_space *space, uint32_t n_tokens)
 {
+    if (n_tokens == 0 || n_tokens >= space->page_tokens) {
+        return space->page_bytes;
+    }
+    const uint64_t scaled = (uint64_t)space->page_bytes * n_tokens;
+    const uint64_t bytes = (scaled + space->page_tokens - 1) / space->page_tokens;
+    return (uint32_t)((bytes + PAGE_ALIGN - 1) / PAGE_ALIGN * PAGE_ALIGN);
+}
+
+static bool flight_fill(
+    kvr_client_t *client, struct remote_flight *flight, const struct kvr_batch *batch)
+{
+    const struct kvn_packet_space *space = kvr_space_of(client, batch->variant);
     const uint32_t n = batch->nr_keys;
     if (!kvn_op_moves((uint32_t)batch->op)) {
         return true;
     }
     flight->pages = kv_calloc(n, sizeof(*flight->pages));
-    flight->lens = kv_calloc(1, sizeof(*flight->lens));
+    flight->lens = kv_calloc(n, sizeof(*flight->lens));
     flight->landed = kv_calloc(n, sizeof(*flight->landed));
     if (flight->pages == NULL || flight->lens == NULL || flight->landed == NULL) {
         return false;
     }
-    flight->lens[0] = page_bytes;
     for (uint32_t i = 0; i < n; i++) {
+        flight->lens[i] =
+            page_len(space, batch->n_tokens != NULL ? batch->n_tokens[i] : 0);
         const uint32_t slot = batch->at[i].buffer % KVR_BUFFERS_MAX;
         flight->pages[i] = (uint8_t *)client->buffers[slot].base + batch->at[i].offset;
         if ((flight->memories >> slot & 1) == 0) {
@@ -406,7 +422,7 @@ post(kvr_client_t *client, uint32_t index, uint64_t tag, uint32_t nr_keys)
             parts[i] = (struct kvt_part){
                 .id = (uint64_t)index << 10 | (first + i),
                 .to = flight->pages[first + i],
-                .room = flight->lens[0],
+                .room = flight->lens[first + i],
             };
         }
         const kv_status_t status = kvt_read(
@@ -424,7 +440,6 @@ post(kvr_client_t *client, uint32_t index, uint64_t tag, uint32_t nr_keys)
 kvr_status_t kvr_remote_submit(
     kvr_client_t *client, const struct kvr_batch *batch, struct kvr_pool_state *pool)
 {
-    const uint32_t page_bytes = kvr_space_of(client, batch->variant)->page_bytes;
     struct kvr_remote *remote = client->remote;
     struct kv_detail detail = {0};
     const bool get = batch->op == KVR_OP_GET;
@@ -458,7 +473,7 @@ kvr_status_t kvr_remote_submit(
     }
     flight->until_us = kvr_now_us() + batch->timeout_us + KVR_REMOTE_FLIGHT_US;
     kv_status_t status =
-        flight_fill(client, flight, &sent, page_bytes) ? KV_OK : KV_ERR_NOMEM;
+        flight_fill(client, flight, &sent) ? KV_OK : KV_ERR_NOMEM;
     if (status == KV_OK && get) {
         status = post(client, index, tag, batch->nr_keys);
     }

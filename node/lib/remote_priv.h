@@ -28,7 +28,7 @@ struct remote_flight {
     uint32_t nr_parts; /* that have not ended */
     uint64_t until_us;
     uint8_t **pages; /* GET, PUT: one a key */
-    uint32_t *lens;  /* room of each; the same in all */
+    uint32_t *lens;  /* of each: nothing longer or shorter is believed */
     int32_t *landed; /* GET: how each part ended */
     uint8_t *answer;
     uint32_t answer_len;

@@ -12,6 +12,7 @@
 #include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -24,7 +25,7 @@ enum { KEYS = 300 };
 
 /* Stands before the system's: a name server that says nothing, or everything. */
 static sem_t name_server;
-static bool name_server_is_silent;
+static atomic_bool name_server_is_silent;
 
 int getaddrinfo(
     const char *host, const char *service, const struct addrinfo *hints,

@@ -232,6 +232,29 @@ static void fill_begin(kvo_node_t *node, struct kvo_op_obj *op, uint32_t i)
     }
 }
 
+/* Keys that wait for a frame, in their order. */
+static void fill_more(kvo_node_t *node, struct kvo_op_obj *op)
+{
+    uint32_t left = kvo_room_now(node, op);
+    for (uint32_t i = 0; i < op->nr_keys && op->nr_wanted > 0; i++) {
+        struct kvo_key *key = &op->keys[i];
+        if (key->phase != KEY_ROOM) {
+            continue;
+        }
+        if (left == 0 && !kvo_room_at_ceiling(node, op, 1)) {
+            return;
+        }
+        if (op->growing) {
+            node->wanted[op->pool]--;
+        }
+        op->nr_wanted--;
+        fill_begin(node, op, i);
+        left -= left > 0 && key->phase != KEY_DONE;
+    }
+    KV_ASSERT(op->nr_wanted == 0);
+    kvo_room_end(node, op);
+}
+
 static void fill_seal(kvo_node_t *node, struct kvo_op_obj *op, uint32_t i)
 {
     struct kvo_key *key = &op->keys[i];
@@ -340,16 +363,6 @@ static void op_close_keys(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t w
     }
 }
 
-/* The sequence waits for frames no longer. */
-static void grown(kvo_node_t *node, struct kvo_op_obj *op)
-{
-    if (op->growing) {
-        KV_ASSERT(node->wanted[op->pool] >= op->nr_wanted);
-        node->wanted[op->pool] -= op->nr_wanted;
-        op->growing = false;
-    }
-}
-
 static void settled(kvo_node_t *node, struct kvo_op_obj *op)
 {
     node->nr_ready -= op->settling;
@@ -372,11 +385,12 @@ static void op_leave_state(kvo_node_t *node, struct kvo_op_obj *op)
         KVO_MOVE(node, op, state, OP, OUT, NONE);
         break;
     case OP_FILL:
+        kvo_room_end(node, op);
         KVO_MOVE(node, op, state, OP, FILL, NONE);
         node->nr_ready--;
         break;
     case OP_READY:
-        grown(node, op);
+        kvo_room_end(node, op);
         KVO_MOVE(node, op, state, OP, READY, NONE);
         node->nr_ready--;
         break;
@@ -606,23 +620,18 @@ static uint32_t append_page(
     return info->n_tokens / full;
 }
 
-/* Frames for the sequence's growth: there, or no longer waited for. A demand takes
- * the coldest copy's place; waiting a few ticks of our own clock lets that copy move
- * a tier down or to a peer first, so that the coldest of the domain, or of the
- * cluster, goes and not the coldest of this device. */
+/* Frames for the sequence's growth: there, or no longer waited for. */
 static bool grow(kvo_node_t *node, struct kvo_op_obj *op, kv_status_t *status_p)
 {
     *status_p = KV_OK;
     if (!op->growing) {
         return true;
     }
-    struct kvp_pool_stats stats;
-    kvp_pool_stats(node->pager, op->pool, &stats);
-    uint32_t nr_free = stats.in_state[KVP_FREE] + stats.ready;
-    if (nr_free < op->nr_wanted && node->now < op->until) {
+    if (kvo_room_now(node, op) < op->nr_wanted
+        && !kvo_room_at_ceiling(node, op, op->nr_wanted)) {
         return false;
     }
-    grown(node, op);
+    kvo_room_end(node, op);
     struct kvp_seq_info info;
     KV_ASSERT(kvp_seq_info(node->pager, op->request.seq, &info) == KV_OK);
     op->run = append_page(node, op, &info); /* it may have been truncated meanwhile */
@@ -691,6 +700,9 @@ static bool op_step(kvo_node_t *node, struct kvo_op_obj *op, bool *ended_p)
         }
         break;
     case OP_FILL:
+        if (op->nr_wanted > 0) {
+            fill_more(node, op);
+        }
         if (fills_open(op)) {
             return false;
         }
@@ -871,23 +883,14 @@ static void start_put(kvo_node_t *node, struct kvo_op_obj *op)
 {
     KVO_MOVE(node, op, state, OP, NONE, FILL);
     node->nr_ready++;
-    op->busy = true;
+    uint32_t n = 0;
     for (uint32_t i = 0; i < op->nr_keys; i++) {
         if (op->keys[i].phase == KEY_IDLE) {
-            fill_begin(node, op, i);
+            op->keys[i].phase = KEY_ROOM;
+            n++;
         }
     }
-    op->busy = false;
-}
-
-/* Does the coldest leave for somewhere: a tier below, or a peer that may take it? */
-static bool leaves_in_order(const kvo_node_t *node)
-{
-    bool out = node->has_host;
-    for (uint32_t i = 0; !out && node->config.spill && i < node->view.nr; i++) {
-        out = i != node->self && kvo_usable(node, i);
-    }
-    return out;
+    kvo_room_want(node, op, node->has_host ? KVP_HOST : KVP_DEVICE, n);
 }
 
 static void start_append(kvo_node_t *node, struct kvo_op_obj *op)
@@ -897,19 +900,9 @@ static void start_append(kvo_node_t *node, struct kvo_op_obj *op)
     op->run = append_page(node, op, &info);
     KVO_MOVE(node, op, state, OP, NONE, READY);
     node->nr_ready++;
-    uint16_t tenant = op->request.tenant, variant = op->request.variant;
-    uint32_t full = node->config.pager.variants[variant].page_tokens;
-    op->pool = kvp_pool_of(node->pager, tenant, variant, KVP_DEVICE);
-    op->nr_wanted = op->request.tokens / full;
-    op->until = node->now;
-    op->growing = op->pool < KVP_POOLS_MAX;
+    uint32_t full = node->config.pager.variants[op->request.variant].page_tokens;
+    kvo_room_want(node, op, KVP_DEVICE, op->request.tokens / full);
     if (op->growing) {
-        struct kvp_pool_stats stats;
-        kvp_pool_stats(node->pager, op->pool, &stats);
-        node->wanted[op->pool] += op->nr_wanted;
-        if (leaves_in_order(node) && op->nr_wanted < stats.nr_frames) {
-            op->until += KVO_GROW_TICKS * node->config.tick_us;
-        }
         kvo_op_advance(node, op);
         return;
     }

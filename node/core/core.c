@@ -742,6 +742,7 @@ void kvo_check_quick(const kvo_node_t *node)
 static void check_objects(const kvo_node_t *node)
 {
     uint32_t reading = 0, queued = 0, ready = 0, asking = 0;
+    uint32_t wanted = 0, waited_for = 0;
     for (uint32_t i = 0; i < node->datas.nr; i++) {
         const struct kvo_data_op *data = kvo_slots_at(&node->datas, i);
         if (data == NULL) {
@@ -772,6 +773,7 @@ static void check_objects(const kvo_node_t *node)
             queued += op->nr_queued;
             asking += op->asking;
             ready += op->state == OP_FILL || op->state == OP_READY || op->settling;
+            wanted += op->growing ? op->nr_wanted : 0;
             KV_ASSERT(op->state != OP_NONE && !op->busy);
         }
     }
@@ -779,6 +781,10 @@ static void check_objects(const kvo_node_t *node)
     KV_ASSERT(queued == node->nr_queued);
     KV_ASSERT(asking == node->nr_asking);
     KV_ASSERT(ready == node->nr_ready);
+    for (uint32_t pool = 0; pool < KVP_POOLS_MAX; pool++) {
+        waited_for += node->wanted[pool];
+    }
+    KV_ASSERT(wanted == waited_for);
 }
 
 /* peer.listed against a walk of the frames; twins count once. */

@@ -48,7 +48,7 @@ enum {
     KVO_SPILL_BURST = 64,    /* copies made to leave in one step */
     KVO_PATIENCE_TICKS = 4,  /* fetches wait so long for any frame before one drops */
     KVO_FORGOTTEN_BEATS = 8, /* heartbeats until what HAVE forgot must be withdrawn */
-    KVO_GROW_TICKS = 4,      /* an append waits so long for what leaves, then drops */
+    KVO_GROW_TICKS = 4,      /* appends and puts wait so for what leaves, then drop */
     KVO_STEP_ROUNDS = 64,    /* of step_end(): each must bring progress */
     KVO_NO_WAY = UINT8_MAX,  /* a peer is not read in this way */
     /* Copies between clients' buffers and frames that are out at once: so many for each
@@ -260,6 +260,7 @@ enum kvo_key_phase {
     KEY_QUEUED, /* wants an item */
     KEY_ITEM,   /* an item works on it */
     KEY_MOVED,  /* no holder had it any more: to be looked up once more */
+    KEY_ROOM,   /* PUT: waits for a frame */
     KEY_CHECK,  /* here, being re-checked */
     KEY_HERE,   /* a reference is held */
     KEY_OUT,    /* a client copy is under way, reference held or fill open */
@@ -326,7 +327,7 @@ struct kvo_op_obj {
     uint32_t nr_calls, nr_rounds;
     uint32_t run;       /* SEQ_FETCH: keys that can still become hits */
     bool settling; /* SEQ_FETCH: a page of the run is being re-checked for others */
-    bool growing;       /* SEQ_APPEND: waits for frames */
+    bool growing;       /* SEQ_APPEND, PUT: waits for frames */
     uint32_t pool;      /* … of this pool */
     uint32_t nr_wanted; /* … so many */
     uint64_t until;     /* … and takes what is there from then on */
@@ -557,7 +558,7 @@ struct kvo_node {
     uint32_t nr_asking;    /* ops whose look-up waits for a call */
     uint32_t nr_offers;    /* spills in SPILL_QUEUED */
     uint32_t nr_ready;     /* ops in OP_READY or OP_FILL, or settling */
-    uint32_t wanted[KVP_POOLS_MAX]; /* frames that growing sequences wait for */
+    uint32_t wanted[KVP_POOLS_MAX]; /* frames that appends and puts wait for */
     struct kvo_frame_owner *owners; /* by frame */
     bool gave[KVP_POOLS_MAX]; /* this tick, a frame to an item that waited */
     bool frames_freed;     /* since items last tried for one */
@@ -784,6 +785,13 @@ void kvo_client_dead_core(kvo_node_t *node, struct kvo_client_id client);
 void kvo_room_detail(
     const kvo_node_t *node, const struct kvo_request *request, enum kvp_tier tier,
     uint32_t n, kv_status_t status, struct kv_detail *detail);
+/* Frames for n pages of an append or a put, from now on waited for (room.c). */
+void kvo_room_want(
+    kvo_node_t *node, struct kvo_op_obj *op, enum kvp_tier tier, uint32_t n);
+void kvo_room_end(kvo_node_t *node, struct kvo_op_obj *op);
+uint32_t kvo_room_now(const kvo_node_t *node, const struct kvo_op_obj *op);
+bool kvo_room_at_ceiling(
+    const kvo_node_t *node, const struct kvo_op_obj *op, uint32_t n);
 /* What an answer says of answer->seq's table: `changed` pages from `first` on, no more
  * than there are. */
 void kvo_answer_table(

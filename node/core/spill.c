@@ -287,7 +287,7 @@ static bool demote_one(kvo_node_t *node, uint32_t pool, bool may_drop)
     return true;
 }
 
-/* How many of the pool should leave: for its reserve, or for growing sequences. */
+/* How many of the pool should leave: for its reserve, or for appends and puts. */
 static uint32_t to_leave(kvo_node_t *node, uint32_t pool, bool *urgent_p)
 {
     uint32_t n = kvp_pressure(node->pager, pool);
@@ -304,13 +304,14 @@ static uint32_t to_leave(kvo_node_t *node, uint32_t pool, bool *urgent_p)
     return n;
 }
 
-/* Has a sequence waited for frames for a whole tick? */
-static bool waited_long(const kvo_node_t *node)
+/* Has a sequence waited for frames of the pool for a whole tick? */
+static bool waited_long(const kvo_node_t *node, uint32_t pool)
 {
     uint64_t patience = (KVO_GROW_TICKS - 1) * node->config.tick_us;
     for (uint32_t i = 0; i < node->ops.nr; i++) {
         const struct kvo_op_obj *op = kvo_slots_at(&node->ops, i);
-        if (op != NULL && op->growing && op->until <= node->now + patience) {
+        if (op != NULL && op->growing && op->pool == pool
+            && op->until <= node->now + patience) {
             return true;
         }
     }
@@ -333,7 +334,7 @@ void kvo_spill_work(kvo_node_t *node, bool tick)
         }
         /* Where copies below are spilled before they go, a demotion waits for that,
          * unless a sequence has waited for it for a tick. */
-        bool may_drop = !node->config.spill || (urgent && waited_long(node));
+        bool may_drop = !node->config.spill || (urgent && waited_long(node, pool));
         for (uint32_t i = 0; i < n && i < KVO_SPILL_BURST; i++) {
             if (lowest ? !spill_one(node, pool) : !demote_one(node, pool, may_drop)) {
                 break;

@@ -16,6 +16,7 @@ static struct ck ck;
 static struct kvo_client_id client;
 static struct kv_copy taken[4 * FRAMES]; /* not said to be done yet, oldest first */
 static uint32_t nr_taken;
+static uint32_t ceiling; /* of the tenant, 0: none */
 
 static void open_with(uint32_t nr_pools, bool meet)
 {
@@ -26,6 +27,7 @@ static void open_with(uint32_t nr_pools, bool meet)
     ck.config.pager.nr_pools = nr_pools;
     ck.config.pager.pools[nr_pools - 1].nr_frames = FRAMES;
     ck.config.pager.free_target_divisor = FREE_DIVISOR;
+    ck.config.pager.tenants[0].ceiling[KVP_DEVICE] = ceiling;
     ck_open(&ck);
     client = ck_client(&ck, 1);
     if (meet) {
@@ -37,8 +39,8 @@ static void open_with(uint32_t nr_pools, bool meet)
     }
 }
 
-/* The peer says TAKE to all that it is offered. */
-static void take_offers(void)
+/* What the peer says to all that it is offered. */
+static void answer_offers(int32_t status)
 {
     const struct kv_msg *msg;
     while ((msg = ck_said(&ck, KV_MSG_SPILL_OFFER)) != NULL) {
@@ -48,11 +50,18 @@ static void take_offers(void)
         answer.u.spill_answer.statuses = statuses;
         answer.u.spill_answer.nr_statuses = offer->nr_items;
         for (uint32_t i = 0; i < offer->nr_items; i++) {
-            statuses[i] = KV_TAKE;
-            taken[nr_taken++] = offer->items[i].copy;
+            statuses[i] = status;
+            if (status == KV_TAKE) {
+                taken[nr_taken++] = offer->items[i].copy;
+            }
         }
         ck_tell(&ck, &answer);
     }
+}
+
+static void take_offers(void)
+{
+    answer_offers(KV_TAKE);
 }
 
 /* … and has the oldest of them. */
@@ -183,6 +192,142 @@ static void append__without_a_peer_does_not_wait(void **state)
     ck_close(&ck);
 }
 
+/* ------------------------------------------------------------------ puts */
+
+enum { PUT = 4, NEW = 100 }; /* so many pages, of these numbers */
+
+/* Sends it, and carries out what it can do now. True when it has been answered. */
+static bool put(uint64_t for_us)
+{
+    kv_key_t keys[PUT];
+    uint64_t buffers[PUT] = {0};
+    ck_keys(keys, NEW, PUT);
+    const struct kvo_request request = {
+        .op = KVO_PUT,
+        .keys = keys,
+        .nr_keys = PUT,
+        .buffers = buffers,
+        .deadline_us = ck.now_us + for_us,
+    };
+    const uint32_t before = ck.nr_answers;
+    ck_send(&ck, client, &request);
+    ck_pump(&ck);
+    return ck.nr_answers > before;
+}
+
+static void put_is_done(void)
+{
+    assert_int_equal(ck.answer.op, KVO_PUT);
+    assert_int_equal(ck.answer.status, KV_OK);
+    assert_int_equal(ck_count(&ck, KV_OK), PUT);
+}
+
+/* Ticks until it has been answered. */
+static unsigned put_ticks(void)
+{
+    const uint32_t before = ck.nr_answers;
+    unsigned ticks = 0;
+    while (ck.nr_answers == before) {
+        assert_true(ticks++ <= GROW_TICKS);
+        ck_tick(&ck, ck.config.tick_us);
+        ck_pump(&ck);
+    }
+    return ticks;
+}
+
+/* A put's pages get their frames one by one, as a peer has what they held. */
+static void put__waits_for_what_a_peer_takes(void **state)
+{
+    (void)state;
+    open_with(1, true);
+    assert_false(put(CK_LATER_US));
+    const uint32_t before = ck.nr_answers;
+    take_offers();
+    for (unsigned i = 1; ck.nr_answers == before; i++) {
+        assert_int_equal(kvo_metrics(ck.node)->spills_taken, i - 1);
+        nothing_was_dropped();
+        done_one();
+        ck_pump(&ck);
+        assert_int_equal(ck_frames(&ck, 0, KVP_FREE), 0); /* it has been filled */
+        take_offers();
+    }
+    put_is_done();
+    nothing_was_dropped();
+    assert_int_equal(kvo_metrics(ck.node)->spills_taken, PUT);
+    ck_close(&ck);
+}
+
+static void put__does_not_wait_longer_for_a_silent_peer(void **state)
+{
+    (void)state;
+    open_with(1, true);
+    assert_false(put(CK_LATER_US));
+    assert_int_equal(put_ticks(), GROW_TICKS);
+    put_is_done();
+    ck_close(&ck);
+}
+
+/* Half of what its deadline leaves is for the bytes. */
+static void put__waits_no_longer_than_its_deadline_lets_it(void **state)
+{
+    (void)state;
+    open_with(1, true);
+    assert_false(put((uint64_t)GROW_TICKS * ck.config.tick_us));
+    assert_int_equal(put_ticks(), GROW_TICKS / 2);
+    put_is_done();
+    ck_close(&ck);
+}
+
+/* What nobody takes is as good as free. */
+static void put__ends_its_wait_when_a_peer_refuses(void **state)
+{
+    (void)state;
+    open_with(1, true);
+    assert_false(put(CK_LATER_US));
+    const uint32_t before = ck.nr_answers;
+    while (ck.nr_answers == before) {
+        const uint64_t offered = kvo_metrics(ck.node)->spills_refused;
+        answer_offers(KV_ERR_REFUSED);
+        ck_pump(&ck);
+        assert_true(kvo_metrics(ck.node)->spills_refused > offered);
+    }
+    put_is_done();
+    ck_close(&ck);
+}
+
+static void put__without_a_peer_does_not_wait(void **state)
+{
+    (void)state;
+    open_with(1, false);
+    assert_true(put(CK_LATER_US));
+    put_is_done();
+    ck_close(&ck);
+}
+
+/* Its own oldest goes, whatever others give up. */
+static void put__at_the_tenants_ceiling_does_not_wait(void **state)
+{
+    (void)state;
+    ceiling = FRAMES;
+    open_with(1, true);
+    ceiling = 0;
+    assert_true(put(CK_LATER_US));
+    put_is_done();
+    ck_close(&ck);
+}
+
+static void put__of_a_dead_client_is_waited_for_no_longer(void **state)
+{
+    (void)state;
+    open_with(1, true);
+    assert_false(put(CK_LATER_US));
+    const uint32_t before = ck.nr_answers;
+    kvo_client_dead(ck.node, ck.now_us, client);
+    assert_int_equal(ck.nr_answers, before);
+    kvo_check(ck.node); /* also that nobody is waited for */
+    ck_close(&ck);
+}
+
 /* ------------------------------------------------------------------ reach */
 
 /* Tenant 20 has memory of its own, which is full, and the common domain has room. */
@@ -251,6 +396,13 @@ int main(void)
         cmocka_unit_test(append__waits_for_what_a_peer_takes),
         cmocka_unit_test(append__does_not_wait_longer_for_a_silent_peer),
         cmocka_unit_test(append__without_a_peer_does_not_wait),
+        cmocka_unit_test(put__waits_for_what_a_peer_takes),
+        cmocka_unit_test(put__does_not_wait_longer_for_a_silent_peer),
+        cmocka_unit_test(put__waits_no_longer_than_its_deadline_lets_it),
+        cmocka_unit_test(put__ends_its_wait_when_a_peer_refuses),
+        cmocka_unit_test(put__without_a_peer_does_not_wait),
+        cmocka_unit_test(put__at_the_tenants_ceiling_does_not_wait),
+        cmocka_unit_test(put__of_a_dead_client_is_waited_for_no_longer),
         cmocka_unit_test(reach__is_told_by_domain),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

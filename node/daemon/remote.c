@@ -452,8 +452,12 @@ static void readable(struct remote_conn *conn)
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
     struct remote_conn *conn = poll->data;
-    if (status < 0) {
-        kvn_remote_break(conn, "%s", uv_strerror(status));
+    if (status < 0) { /* libuv's number for any error: the socket has its own */
+        int error = 0;
+        socklen_t len = sizeof(error);
+        const bool said =
+            getsockopt(conn->fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 && error != 0;
+        kvn_remote_break(conn, "%s", said ? strerror(error) : uv_strerror(status));
         return;
     }
     if ((events & UV_READABLE) != 0) {

@@ -1,6 +1,7 @@
 /* Inside a running node.
  *
- *   node.c       start, stop, the turn of the loop, links and clients
+ *   node.c       start, stop, the turn of the loop
+ *   node_calls.c what the core orders, and what links and clients say to it
  *   node_move.c  orders for the movers: inside the node, and with clients' buffers
  *   node_data.c  orders for the transport: reads, serves, fences
  *   node_ask.c   what the node tells of itself
@@ -158,8 +159,6 @@ uint64_t kvn_node_now(const struct kvn_node *node);
 /* For orders: said at the next turn. */
 void kvn_node_defer(struct kvn_node *node, const struct kvn_deferred *deferred);
 
-/* What clients ask, wherever they are; `arg` is the node. */
-struct kvn_local_events kvn_node_client_events(struct kvn_node *node);
 /* Their lists as the configuration has them: KVP_TENANTS_MAX, KVN_CONFIG_SPACES_MAX. */
 void kvn_node_take_tenants(
     const struct kvn_config *config, struct kvn_local_tenant *to);
@@ -175,6 +174,16 @@ kv_status_t kvn_node_remote_start(struct kvn_node *node, char *line, size_t cap)
 /* For kvn_links_events.client. */
 void kvn_node_remote_session(
     void *arg, int fd, kvn_tls_session_t *tls, uint32_t tenant, const char *address);
+
+/* ---- node_calls.c: `arg` is the node */
+/* Of the kernel's. */
+void kvn_node_random(void *arg, uint8_t *bytes, size_t len);
+struct kvo_out kvn_node_orders(struct kvn_node *node);
+struct kvn_links_events kvn_node_link_events(struct kvn_node *node);
+/* What clients ask, wherever they are; and those of this host, which have their own
+ * places. */
+struct kvn_local_events kvn_node_client_events(struct kvn_node *node);
+struct kvn_local_events kvn_node_local_events(struct kvn_node *node);
 
 /* ---- node_ask.c */
 /* For kvn_local_events.ask; `arg` is the node. */

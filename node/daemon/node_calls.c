@@ -3,7 +3,7 @@
  *   core ── orders ──► links, transports, movers, clients
  *   core ◄── what has happened ── links, clients
  *
- * Nothing is said to the core from inside an order of the core: (1) of node.c.
+ * Numbers are those of node.c. (1): nothing is said to the core from inside an order.
  */
 #include "node/daemon/node_priv.h"
 

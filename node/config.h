@@ -114,16 +114,16 @@ enum kvn_transports {
     KVN_TRANSPORTS_ONESIDED,
     KVN_TRANSPORTS_LOOP
 };
-/* loop is in the list; shm; tcp. */
-static inline bool kvn_transports_loop(enum kvn_transports transports)
+/* Of an enum kvn_transports: loop is in the list; shm; tcp. */
+static inline bool kvn_transports_loop(int transports)
 {
     return transports == KVN_TRANSPORTS_ALL || transports == KVN_TRANSPORTS_LOOP;
 }
-static inline bool kvn_transports_shm(enum kvn_transports transports)
+static inline bool kvn_transports_shm(int transports)
 {
     return transports != KVN_TRANSPORTS_NAMED && transports != KVN_TRANSPORTS_LOOP;
 }
-static inline bool kvn_transports_tcp(enum kvn_transports transports)
+static inline bool kvn_transports_tcp(int transports)
 {
     return transports != KVN_TRANSPORTS_ONESIDED && transports != KVN_TRANSPORTS_LOOP;
 }

@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,7 +87,7 @@ static void answer(int sock)
     static const char endless[] = "{\"of\":1000000000,\"first\":0,\"list\":[1]}";
     const uint64_t len = sizeof(good) - 1;
     nr_asked++;
-    switch (act) {
+    switch (atomic_load(&act)) {
     case AGAIN_TWICE:
         if (nr_asked <= 2) {
             refuse(sock, KV_ERR_AGAIN);

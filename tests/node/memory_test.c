@@ -331,7 +331,7 @@ static void create__line_is_cut_at_its_cap(void **state)
 }
 
 /* In a child, because a hard limit stays. Its exit status says what came out. */
-static void expect_limit(int resource, enum kvn_memory_mode mode, const char *part)
+static void expect_limit(unsigned resource, enum kvn_memory_mode mode, const char *part)
 {
     int status = 0;
     const pid_t child = fork();

@@ -19,7 +19,8 @@ MAY_INCLUDE = {
 # Headers of another's folder that a folder, or one file of it, may use beyond that: libkvrail
 # and the node have one ring; and embed.c alone starts nodes.
 SHARED = {("node/lib", "node/" + name)
-          for name in ("ring.h", "remote_wire.h", "daemon/tls.h", "daemon/frame.h")}
+          for name in ("ring.h", "remote_wire.h", "daemon/tls.h", "daemon/frame.h",
+                       "daemon/outbox.h")}
 SHARED |= {("node/lib/embed.c", "node/config.h"), ("node/lib/embed.c", "node/daemon/host.h")}
 PREFIX = {
     "include": "kvr_", "base": "kv_", "pager": "kvp_", "cluster": "kvc_", "transport": "kvt_",

@@ -254,7 +254,7 @@ static void conn_close(struct kvn_conn *conn)
     }
     kvn_tls_close(conn->tls);
     conn->tls = NULL;
-    kvn_conn_out_free(conn);
+    kvn_outbox_free(&conn->out);
     kv_free(conn->frame_buffer);
     links->conns[conn->slot] = NULL;
     links->free_slots[links->nr_free++] = conn->slot;
@@ -300,7 +300,7 @@ void kvn_conn_end(struct kvn_conn *conn, const char *format, ...)
 static void linger_on(struct kvn_conn *conn)
 {
     kvn_conn_flush(conn);
-    if (!conn->broken && conn->out_len == 0) {
+    if (!conn->broken && conn->out.len == 0) {
         (void)shutdown(conn->fd, SHUT_WR);
     }
 }
@@ -436,7 +436,7 @@ static void hand_client(struct kvn_conn *conn, uint32_t tenant)
     struct kvn_links *links = conn->links;
     kvn_tls_session_t *tls = conn->tls;
     const int fd = conn->fd;
-    if (links->events.client == NULL || conn->out_len > 0) {
+    if (links->events.client == NULL || conn->out.len > 0) {
         kvn_conn_end(conn, "a client of tenant %" PRIu32 ", not taken here", tenant);
         return;
     }

@@ -2,70 +2,31 @@
 #include "node/daemon/links_priv.h"
 
 #include "base/assert.h"
-#include "base/mem.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
-#include <sys/socket.h>
 
-/* Room for `more` bytes after those that wait. No bound of its own: kvn_conn_send()
- * keeps to queue_bytes and one frame, and TLS adds little. */
-static bool out_reserve(struct kvn_conn *conn, size_t more)
+static bool out_done(struct kvn_conn *conn, kv_status_t status)
 {
-    if (conn->out_at + conn->out_len + more <= conn->out_cap) {
-        return true;
-    }
-    if (conn->out_len + more <= conn->out_cap / 2) {
-        memmove(conn->out, conn->out + conn->out_at, conn->out_len);
-        conn->out_at = 0;
-        return true;
-    }
-    size_t cap = conn->out_cap == 0 ? KVN_LINKS_RECORD_BYTES : conn->out_cap;
-    while (cap < conn->out_len + more) {
-        cap *= 2;
-    }
-    uint8_t *out = kv_calloc(1, cap);
-    if (out == NULL) {
+    if (status != KV_OK) {
         kvn_conn_break(conn, "out of memory");
-        return false;
     }
-    if (conn->out_len > 0) {
-        memcpy(out, conn->out + conn->out_at, conn->out_len);
-    }
-    kv_free(conn->out);
-    conn->out = out;
-    conn->out_at = 0;
-    conn->out_cap = cap;
-    return true;
+    return status == KV_OK;
 }
 
-/* What TLS has for the socket joins what waits. */
+/* What TLS has for the socket joins what waits. No bound of its own: kvn_conn_send()
+ * keeps to queue_bytes and one frame, and TLS adds little. */
 bool kvn_conn_pull(struct kvn_conn *conn)
 {
-    size_t len;
-    do {
-        if (!out_reserve(conn, KVN_LINKS_RECORD_BYTES)) {
-            return false;
-        }
-        len = kvn_tls_out(
-            conn->tls, conn->out + conn->out_at + conn->out_len,
-            KVN_LINKS_RECORD_BYTES);
-        conn->out_len += len;
-    } while (len > 0);
-    return true;
+    return out_done(conn, kvn_outbox_pull(&conn->out, conn->tls));
 }
 
 /* Clear bytes on their way. */
 bool kvn_conn_put(struct kvn_conn *conn, const uint8_t *bytes, size_t len)
 {
     if (conn->tls == NULL) {
-        if (!out_reserve(conn, len)) {
-            return false;
-        }
-        memcpy(conn->out + conn->out_at + conn->out_len, bytes, len);
-        conn->out_len += len;
-        return true;
+        return out_done(conn, kvn_outbox_put(&conn->out, bytes, len));
     }
     if (kvn_tls_write(conn->tls, bytes, len) != KV_OK) {
         kvn_conn_break(conn, "%s", kvn_tls_reason(conn->tls));
@@ -74,35 +35,10 @@ bool kvn_conn_put(struct kvn_conn *conn, const uint8_t *bytes, size_t len)
     return kvn_conn_pull(conn);
 }
 
-void kvn_conn_out_free(struct kvn_conn *conn)
-{
-    kv_free(conn->out);
-    conn->out = NULL;
-    conn->out_at = conn->out_len = conn->out_cap = 0;
-}
-
 /* As much as the socket takes. False: it is broken, errno says why. */
 bool kvn_conn_send_out(struct kvn_conn *conn)
 {
-    while (conn->out_len > 0) {
-        const ssize_t ret = send(
-            conn->fd, conn->out + conn->out_at, conn->out_len,
-            MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (ret < 0 && errno == EINTR) {
-            continue;
-        }
-        if (ret < 0) {
-            return errno == EAGAIN || errno == EWOULDBLOCK;
-        }
-        conn->out_at += (size_t)ret;
-        conn->out_len -= (size_t)ret;
-        conn->links->counts.bytes_out += (uint64_t)ret;
-    }
-    if (conn->out_cap > KVN_LINKS_FLUSH_BYTES) {
-        kvn_conn_out_free(conn);
-    }
-    conn->out_at = 0;
-    return true;
+    return kvn_outbox_send(&conn->out, conn->fd, &conn->links->counts.bytes_out);
 }
 
 void kvn_conn_flush(struct kvn_conn *conn)
@@ -115,7 +51,7 @@ void kvn_conn_flush(struct kvn_conn *conn)
         kvn_conn_break(conn, "%s", strerror(errno));
         return;
     }
-    kvn_conn_watch_for(conn, UV_READABLE | (conn->out_len > 0 ? UV_WRITABLE : 0));
+    kvn_conn_watch_for(conn, UV_READABLE | (conn->out.len > 0 ? UV_WRITABLE : 0));
 }
 
 /* Head and body go out in one record, not two. */
@@ -134,19 +70,19 @@ bool kvn_conn_send(struct kvn_conn *conn, const uint8_t *bytes, size_t len)
 {
     struct kvn_links *links = conn->links;
     KV_ASSERT(conn->state == KVN_CONN_UP);
-    if (conn->out_len >= links->queue_bytes) {
+    if (conn->out.len >= links->queue_bytes) {
         kvn_conn_flush(conn); /* many sends in one turn are not a slow peer */
     }
-    if (conn->out_len >= links->queue_bytes) {
+    if (conn->out.len >= links->queue_bytes) {
         kvn_conn_break(
-            conn, "does not read: %zu bytes wait, the limit is %" PRIu64, conn->out_len,
+            conn, "does not read: %zu bytes wait, the limit is %" PRIu64, conn->out.len,
             links->queue_bytes);
     }
     if (conn->broken || !put_frame(conn, bytes, len)) {
         return false;
     }
     links->counts.frames_out++;
-    if (conn->out_len >= KVN_LINKS_FLUSH_BYTES) {
+    if (conn->out.len >= KVN_LINKS_FLUSH_BYTES) {
         kvn_conn_flush(conn);
     } else {
         kvn_conn_call(conn, &conn->flush);

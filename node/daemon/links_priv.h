@@ -32,6 +32,7 @@
 #include "node/address.h"
 #include "node/daemon/frame.h"
 #include "node/daemon/links.h"
+#include "node/daemon/outbox.h"
 
 #include <sys/queue.h>
 
@@ -95,8 +96,7 @@ struct kvn_conn {
     uint64_t nr_frames;    /* that came */
     bool timing;           /* (5) */
 
-    uint8_t *out; /* out_len bytes from out_at wait to be sent */
-    size_t out_at, out_len, out_cap;
+    struct kvn_outbox out;
 
     /* Of calls from outside: done in the next turn. */
     TAILQ_ENTRY(kvn_conn) in_turn, in_hellos;
@@ -198,7 +198,6 @@ bool kvn_conn_send(struct kvn_conn *conn, const uint8_t *bytes, size_t len);
 void kvn_conn_flush(struct kvn_conn *conn);
 /* The same without a look at what comes of it. False: errno says why. */
 bool kvn_conn_send_out(struct kvn_conn *conn);
-void kvn_conn_out_free(struct kvn_conn *conn);
 
 /* ---- links_rate.c */
 /* Takes one handshake out of the address's bucket; false when that is empty. */

@@ -58,7 +58,7 @@ void kvn_remote_free_try(struct remote_conn *conn)
     kv_free(conn->frame_buffer);
     kv_free(conn->held);
     kv_free(conn->clear);
-    kv_free(conn->out);
+    kvn_outbox_free(&conn->out);
     kv_free(conn->entries);
     kv_free(conn->posts);
     explicit_bzero(conn->secret, sizeof(conn->secret));
@@ -145,7 +145,7 @@ static void watch(struct remote_conn *conn)
     const bool reads =
         !conn->unread && (conn->state == REMOTE_ATTACHING || kvn_remote_may_ask(conn));
     const int wanted = UV_DISCONNECT | (reads ? UV_READABLE : 0)
-                       | (conn->out_len > 0 ? UV_WRITABLE : 0);
+                       | (conn->out.len > 0 ? UV_WRITABLE : 0);
     if (conn->state != REMOTE_ENDED && conn->watched != wanted) {
         conn->watched = wanted;
         KV_ASSERT(uv_poll_start(&conn->poll, wanted, on_poll) == 0);
@@ -155,50 +155,18 @@ static void watch(struct remote_conn *conn)
 /* What TLS has for the socket joins what waits: bounded by what may_ask() lets in. */
 static bool out_pull(struct remote_conn *conn)
 {
-    size_t len;
-    do {
-        if (conn->out_at + conn->out_len + REMOTE_CHUNK_BYTES > conn->out_cap) {
-            const size_t cap = conn->out_len + 4 * REMOTE_CHUNK_BYTES;
-            uint8_t *out = kv_calloc(1, cap);
-            if (out == NULL) {
-                kvn_remote_break(conn, "out of memory");
-                return false;
-            }
-            if (conn->out_len > 0) {
-                memcpy(out, conn->out + conn->out_at, conn->out_len);
-            }
-            kv_free(conn->out);
-            conn->out = out;
-            conn->out_at = 0;
-            conn->out_cap = cap;
-        }
-        len = kvn_tls_out(
-            conn->tls, conn->out + conn->out_at + conn->out_len, REMOTE_CHUNK_BYTES);
-        conn->out_len += len;
-    } while (len > 0);
+    if (kvn_outbox_pull(&conn->out, conn->tls) != KV_OK) {
+        kvn_remote_break(conn, "out of memory");
+        return false;
+    }
     return true;
 }
 
 static void flush(struct remote_conn *conn)
 {
-    while (conn->out_len > 0 && !conn->broken) {
-        const ssize_t n = send(
-            conn->fd, conn->out + conn->out_at, conn->out_len,
-            MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-            break;
-        }
-        if (n < 0) {
-            kvn_remote_break(conn, "%s", strerror(errno));
-            return;
-        }
-        conn->out_at += (size_t)n;
-        conn->out_len -= (size_t)n;
+    if (!conn->broken && !kvn_outbox_send(&conn->out, conn->fd, NULL)) {
+        kvn_remote_break(conn, "%s", strerror(errno));
     }
-    conn->out_at = conn->out_len == 0 ? 0 : conn->out_at;
 }
 
 void kvn_remote_send(struct remote_conn *conn, const uint8_t *bytes, size_t len)

@@ -148,7 +148,7 @@ bool kvn_remote_may_ask(const struct remote_conn *conn)
 {
     return conn->state == REMOTE_ATTACHED && !conn->broken && conn->held_len == 0
            && conn->nr_entries < KVN_RING_REQUESTS_MAX
-           && conn->out_len + conn->promised + 2 * KVN_ANSWER_BYTES_MAX
+           && conn->out.len + conn->promised + 2 * KVN_ANSWER_BYTES_MAX
                   <= KVN_REMOTE_OUT_BYTES;
 }
 

@@ -12,6 +12,7 @@
 #include "base/fault.h"
 #include "base/mem.h"
 #include "node/daemon/frame.h"
+#include "node/daemon/outbox.h"
 #include "node/daemon/remote.h"
 #include "node/remote_wire.h"
 
@@ -95,8 +96,7 @@ struct remote_conn {
     uint8_t *clear; /* REMOTE_CHUNK_BYTES: clear_len from clear_at are not looked at */
     size_t clear_at, clear_len;
     bool unread; /* frames of what came wait for the next turn: no more is read */
-    uint8_t *out;
-    size_t out_at, out_len, out_cap;
+    struct kvn_outbox out;
     uint32_t promised;
 
     struct remote_entry *entries; /* KVN_RING_REQUESTS_MAX */

@@ -45,7 +45,7 @@ static void lose(kvr_client_t *client, const char *why)
 
 static void watch(struct kvr_remote *remote)
 {
-    const bool wants = remote->out_len > 0;
+    const bool wants = remote->out.len > 0;
     struct epoll_event event = {.events = EPOLLIN | (wants ? EPOLLOUT : 0u)};
     if (wants != remote->wants_write
         && epoll_ctl(remote->epoll_fd, EPOLL_CTL_MOD, remote->fd, &event) == 0) {
@@ -55,47 +55,14 @@ static void watch(struct kvr_remote *remote)
 
 bool kvr_remote_out_pull(struct kvr_remote *remote)
 {
-    size_t len;
-    do {
-        if (remote->out_at + remote->out_len + KVR_REMOTE_CHUNK_BYTES
-            > remote->out_cap) {
-            const size_t cap = remote->out_len + 4 * KVR_REMOTE_CHUNK_BYTES;
-            uint8_t *out = kv_calloc(1, cap);
-            if (out == NULL) {
-                return false;
-            }
-            if (remote->out_len > 0) {
-                memcpy(out, remote->out + remote->out_at, remote->out_len);
-            }
-            kv_free(remote->out);
-            remote->out = out;
-            remote->out_at = 0;
-            remote->out_cap = cap;
-        }
-        len = kvn_tls_out(
-            remote->session, remote->out + remote->out_at + remote->out_len,
-            KVR_REMOTE_CHUNK_BYTES);
-        remote->out_len += len;
-    } while (len > 0);
-    return true;
+    return kvn_outbox_pull(&remote->out, remote->session) == KV_OK;
 }
 
 bool kvr_remote_flush(struct kvr_remote *remote)
 {
-    while (remote->out_len > 0) {
-        const ssize_t n = send(
-            remote->fd, remote->out + remote->out_at, remote->out_len,
-            MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n < 0 && errno != EINTR) {
-            watch(remote);
-            return errno == EAGAIN || errno == EWOULDBLOCK;
-        }
-        remote->out_at += n > 0 ? (size_t)n : 0;
-        remote->out_len -= n > 0 ? (size_t)n : 0;
-    }
-    remote->out_at = 0;
+    const bool whole = kvn_outbox_send(&remote->out, remote->fd, NULL);
     watch(remote);
-    return true;
+    return whole;
 }
 
 bool kvr_remote_say(struct kvr_remote *remote, const void *bytes, size_t len)
@@ -447,7 +414,7 @@ kvr_status_t kvr_remote_submit(
     if (client->gone) {
         return KVR_LINK_LOST;
     }
-    if (remote->out_len > KVR_REMOTE_OUT_MAX
+    if (remote->out.len > KVR_REMOTE_OUT_MAX
         || (get && remote->nr_parts + batch->nr_keys > KVR_REMOTE_PARTS)) {
         kv_fail(
             &detail, KV_ERR_AGAIN, "client.pages", KVR_REMOTE_PARTS,
@@ -664,7 +631,7 @@ void kvr_remote_close(kvr_client_t *client, bool ours)
     }
     kvn_tls_close(remote->session);
     kvn_tls_free(remote->tls);
-    kv_free(remote->out);
+    kvn_outbox_free(&remote->out);
     explicit_bzero(remote->secret, sizeof(remote->secret));
     kv_free(remote);
     client->remote = NULL;

@@ -255,7 +255,7 @@ static kvr_status_t wait_for(
             return KVR_OK;
         }
         struct pollfd fd = {
-            .fd = remote->fd, .events = POLLIN | (remote->out_len > 0 ? POLLOUT : 0)};
+            .fd = remote->fd, .events = POLLIN | (remote->out.len > 0 ? POLLOUT : 0)};
         const int left = ms_left(until_us);
         if (left == 0) {
             return kvr_fail_text(

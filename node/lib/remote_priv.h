@@ -9,6 +9,7 @@
 #define KVR_REMOTE_PRIV_H
 
 #include "node/daemon/frame.h"
+#include "node/daemon/outbox.h"
 #include "node/daemon/tls.h"
 #include "node/lib/lib_priv.h"
 #include "node/remote_wire.h"
@@ -46,8 +47,7 @@ struct kvr_remote {
     struct kvn_frames frames;
     uint8_t frame_buffer[KVN_PACKET_BYTES_MAX];
     uint8_t clear[KVR_REMOTE_CHUNK_BYTES];
-    uint8_t *out;
-    size_t out_at, out_len, out_cap;
+    struct kvn_outbox out;
     bool wants_write;
     uint32_t nr_parts;
     struct remote_flight flights[KVR_FLIGHT_MAX];

@@ -1,8 +1,9 @@
-/* What every transport checks alike: figures against their bounds, an owner's words,
- * memory against the regions.
+/* What every transport checks alike: figures against their bounds, memory against the
+ * regions, an owner's words.
  *
- * Threading: pure. Ownership: nothing is kept. Errors: KV_ERR_CONFIG with the field,
- * its limit and the value.
+ * Threading: pure. Ownership: a port has a copy of its regions' table; their memory is
+ * the caller's, nothing else is kept. Errors: KV_ERR_CONFIG with the field, its limit
+ * and the value.
  */
 #ifndef KVT_CHECK_H
 #define KVT_CHECK_H
@@ -62,17 +63,35 @@ static inline kv_status_t kvt_check_word(int32_t status)
     }
 }
 
+/* ---- memory ---------------------------------------------------------------------- */
+
+/* A port's memory: nothing outside of it is read or written for a caller. */
+struct kvt_regions {
+    struct kvt_region table[KVT_REGIONS_MAX];
+    uint32_t nr;
+};
+
+/* Of a config that kvt_check_config() has passed. */
+static inline void
+kvt_regions_take(struct kvt_regions *regions, const struct kvt_config *config)
+{
+    KV_ASSERT(config->nr_regions <= KVT_REGIONS_MAX);
+    regions->nr = config->nr_regions;
+    for (uint32_t i = 0; i < config->nr_regions; i++) {
+        regions->table[i] = config->regions[i];
+    }
+}
+
 /* Does at[0 … len) lie in one of the regions? */
 static inline bool kvt_check_inside(
-    const struct kvt_region *regions, uint32_t nr_regions, const uint8_t *at,
-    uint32_t len)
+    const struct kvt_regions *regions, const uint8_t *at, uint32_t len)
 {
     const uintptr_t from = (uintptr_t)at;
 
-    for (uint32_t i = 0; i < nr_regions; i++) {
-        const uintptr_t base = (uintptr_t)regions[i].base;
-        if (from >= base && from - base <= regions[i].bytes
-            && len <= regions[i].bytes - (from - base)) {
+    for (uint32_t i = 0; i < regions->nr; i++) {
+        const uintptr_t base = (uintptr_t)regions->table[i].base;
+        const uint64_t bytes = regions->table[i].bytes;
+        if (from >= base && from - base <= bytes && len <= bytes - (from - base)) {
             return true;
         }
     }

@@ -214,7 +214,7 @@ void kvt_loop_accept(kvt_port_t *base, kvt_conn_t name)
 
 static bool inside(const struct kvt_loop_port *port, const uint8_t *at, uint32_t len)
 {
-    return kvt_check_inside(port->regions, port->nr_regions, at, len);
+    return kvt_check_inside(&port->regions, at, len);
 }
 
 static struct kvt_loop_op *op_take(struct kvt_loop_end *end, uint64_t id)

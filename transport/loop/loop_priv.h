@@ -112,8 +112,8 @@ struct kvt_loop_port {
     struct kvt_port port;
     LIST_ENTRY(kvt_loop_port) listening;
     char name[KVT_ADDRESS_MAX]; /* "": nobody finds it */
-    struct kvt_region regions[KVT_REGIONS_MAX];
-    uint32_t nr_regions, nr_ops, nr_conns, nr_threads;
+    struct kvt_regions regions;
+    uint32_t nr_ops, nr_conns, nr_threads;
     bool verify;
     struct kvt_bell bell; /* the loop's */
 

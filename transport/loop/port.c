@@ -106,10 +106,7 @@ static kv_status_t loop_create(
         return KV_ERR_NOMEM;
     }
     port->port.ops = &kvt_loop;
-    port->nr_regions = config->nr_regions;
-    for (uint32_t i = 0; i < config->nr_regions; i++) {
-        port->regions[i] = config->regions[i];
-    }
+    kvt_regions_take(&port->regions, config);
     port->nr_ops = config->nr_ops;
     port->nr_conns = config->nr_conns;
     port->nr_threads = config->nr_threads;

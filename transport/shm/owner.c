@@ -108,13 +108,13 @@ static int arenas_send(const struct kvt_shm_port *port, const struct kvt_shm_con
     int fds[KVT_REGIONS_MAX];
     uint32_t nr_fds = 0;
 
-    for (uint32_t i = 0; i < port->nr_regions; i++) {
+    for (uint32_t i = 0; i < port->regions.nr; i++) {
         if (port->arenas[i].file_bytes > 0) {
-            fds[nr_fds++] = port->regions[i].fd;
+            fds[nr_fds++] = port->regions.table[i].fd;
         }
     }
     return kvt_shm_send(
-        conn->fd, bytes, kvt_shm_write_arenas(bytes, port->arenas, port->nr_regions),
+        conn->fd, bytes, kvt_shm_write_arenas(bytes, port->arenas, port->regions.nr),
         fds, nr_fds);
 }
 

@@ -58,7 +58,7 @@ static void seat_give(struct kvt_shm_port *port, uint32_t index)
 
 /* Who has a descriptor of ours may neither change what we hold nor kill us: without the
  * seal against writers it could be opened again for writing. */
-static kv_status_t region_check(
+static kv_status_t arena_init(
     const struct kvt_region *region, struct kvt_shm_arena *arena,
     struct kv_detail *detail)
 {
@@ -83,22 +83,17 @@ static kv_status_t region_check(
     return KV_OK;
 }
 
-static kv_status_t regions_take(
-    struct kvt_shm_port *port, const struct kvt_config *config,
-    struct kv_detail *detail)
+/* What readers may be given, as they are told of it. */
+static kv_status_t arenas_init(struct kvt_shm_port *port, struct kv_detail *detail)
 {
-    port->nr_regions = config->nr_regions;
-    for (uint32_t i = 0; i < config->nr_regions; i++) {
-        port->regions[i] = config->regions[i];
-        if (config->listen != NULL && config->regions[i].fd >= 0) {
-            const kv_status_t status =
-                region_check(&config->regions[i], &port->arenas[i], detail);
-            if (status != KV_OK) {
-                return status;
-            }
+    kv_status_t status = KV_OK;
+
+    for (uint32_t i = 0; status == KV_OK && i < port->regions.nr; i++) {
+        if (port->regions.table[i].fd >= 0) {
+            status = arena_init(&port->regions.table[i], &port->arenas[i], detail);
         }
     }
-    return KV_OK;
+    return status;
 }
 
 static kv_status_t slots_create(struct kvt_shm_port *port)
@@ -204,8 +199,11 @@ static kv_status_t parts_create(
     struct kvt_shm_port *port, const struct kvt_config *config,
     struct kv_detail *detail)
 {
-    kv_status_t status = regions_take(port, config, detail);
+    kv_status_t status = KV_OK;
 
+    if (config->listen != NULL) {
+        status = arenas_init(port, detail);
+    }
     if (status == KV_OK) {
         status = slots_create(port);
     }
@@ -244,6 +242,7 @@ static kv_status_t shm_create(
         return KV_ERR_NOMEM;
     }
     port->port.ops = &kvt_shm;
+    kvt_regions_take(&port->regions, config);
     port->nr_ops = config->nr_ops;
     port->nr_conns = config->nr_conns;
     port->nr_copiers = config->nr_threads;
@@ -353,7 +352,7 @@ shm_get(kvt_port_t *base, kvt_conn_t name, const struct kvt_part *part)
         return status;
     }
     struct kvt_shm_gets *gets = &port->gets[conn];
-    if (!kvt_check_inside(port->regions, port->nr_regions, part->to, part->room)) {
+    if (!kvt_check_inside(&port->regions, part->to, part->room)) {
         return KV_ERR_INVALID;
     }
     const uint32_t index = port->free_op;

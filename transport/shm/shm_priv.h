@@ -200,9 +200,8 @@ struct kvt_shm_gets {
 
 struct kvt_shm_port {
     struct kvt_port port;
-    struct kvt_region regions[KVT_REGIONS_MAX];
+    struct kvt_regions regions;
     struct kvt_shm_arena arenas[KVT_REGIONS_MAX]; /* as readers are told */
-    uint32_t nr_regions;
     uint32_t nr_ops, nr_conns, nr_copiers;
     uint64_t hello_ns;
     bool verify;

@@ -193,10 +193,7 @@ static kv_status_t tcp_create(
         return KV_ERR_NOMEM;
     }
     port->port.ops = &kvt_tcp;
-    port->nr_regions = config->nr_regions;
-    for (uint32_t i = 0; i < config->nr_regions; i++) {
-        port->regions[i] = config->regions[i];
-    }
+    kvt_regions_take(&port->regions, config);
     port->nr_ops = config->nr_ops;
     port->nr_conns = config->nr_conns;
     port->nr_movers = config->nr_threads;
@@ -325,7 +322,7 @@ static void tcp_close(kvt_port_t *base, kvt_conn_t name)
 
 static bool inside(const struct kvt_tcp_port *port, const uint8_t *at, uint32_t len)
 {
-    return kvt_check_inside(port->regions, port->nr_regions, at, len);
+    return kvt_check_inside(&port->regions, at, len);
 }
 
 static uint32_t op_take(struct kvt_tcp_port *port)

@@ -188,8 +188,7 @@ struct kvt_tcp_mover {
 
 struct kvt_tcp_port {
     struct kvt_port port;
-    struct kvt_region regions[KVT_REGIONS_MAX];
-    uint32_t nr_regions;
+    struct kvt_regions regions;
     uint32_t nr_ops, nr_conns, nr_movers;
     uint64_t hello_ns;
     bool verify;

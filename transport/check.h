@@ -2,8 +2,8 @@
  * regions, an owner's words.
  *
  * Threading: pure. Ownership: a port has a copy of its regions' table; their memory is
- * the caller's, nothing else is kept. Errors: KV_ERR_CONFIG with the field, its limit
- * and the value.
+ * the caller's, nothing else is kept. Errors: of a config KV_ERR_CONFIG with the field,
+ * its limit and the value; of a call KV_ERR_INVALID.
  */
 #ifndef KVT_CHECK_H
 #define KVT_CHECK_H
@@ -83,8 +83,8 @@ kvt_regions_take(struct kvt_regions *regions, const struct kvt_config *config)
 }
 
 /* Does at[0 … len) lie in one of the regions? */
-static inline bool kvt_check_inside(
-    const struct kvt_regions *regions, const uint8_t *at, uint32_t len)
+static inline bool
+kvt_check_inside(const struct kvt_regions *regions, const uint8_t *at, uint32_t len)
 {
     const uintptr_t from = (uintptr_t)at;
 
@@ -96,6 +96,43 @@ static inline bool kvt_check_inside(
         }
     }
     return false;
+}
+
+/* ---- calls ----------------------------------------------------------------------- */
+
+/* Of kvt_open() and kvt_offer(). */
+static inline bool kvt_check_hello(uint32_t len)
+{
+    return len > 0 && len <= KVT_HELLO_BYTES_MAX;
+}
+
+/* Of kvt_read(). */
+static inline kv_status_t kvt_check_read(
+    const struct kvt_regions *regions, uint32_t len, const struct kvt_part *parts,
+    uint32_t nr_parts)
+{
+    if (len == 0 || len > KVT_REQUEST_BYTES_MAX || nr_parts == 0
+        || nr_parts > KV_MSG_READ_MAX) {
+        return KV_ERR_INVALID;
+    }
+    for (uint32_t i = 0; i < nr_parts; i++) {
+        if (!kvt_check_inside(regions, parts[i].to, parts[i].room)) {
+            return KV_ERR_INVALID;
+        }
+    }
+    return KV_OK;
+}
+
+/* Of kvt_send(). */
+static inline kv_status_t kvt_check_send(
+    const struct kvt_regions *regions, uint32_t head_len, const uint8_t *from,
+    uint32_t len)
+{
+    if (head_len == 0 || head_len > KVT_HEAD_BYTES_MAX
+        || (len > 0 && !kvt_check_inside(regions, from, len))) {
+        return KV_ERR_INVALID;
+    }
+    return KV_OK;
 }
 
 #endif

@@ -228,12 +228,31 @@ static void read__a_page_larger_than_its_room_ends_the_connection(void **state)
 
 /* ---- calls ---------------------------------------------------------------------- */
 
+/* A byte and a part at least, as many as a READ's at most, and every part inside. */
+static void read_is_bounded(kvt_port_t *port, kvt_conn_t conn)
+{
+    enum { LEN = KVT_REQUEST_BYTES_MAX, PARTS = KV_MSG_READ_MAX };
+    const uint8_t bytes[LEN + 1] = {0};
+    struct kvt_part parts[PARTS + 1];
+
+    for (unsigned i = 0; i <= PARTS; i++) {
+        parts[i] = (struct kvt_part){.id = i, .to = tk.reader.memory, .room = 1};
+    }
+    assert_int_equal(kvt_read(port, conn, 1, bytes, 0, parts, 1), KV_ERR_INVALID);
+    assert_int_equal(kvt_read(port, conn, 1, bytes, LEN + 1, parts, 1), KV_ERR_INVALID);
+    assert_int_equal(kvt_read(port, conn, 1, bytes, 1, parts, 0), KV_ERR_INVALID);
+    assert_int_equal(
+        kvt_read(port, conn, 1, bytes, 1, parts, PARTS + 1), KV_ERR_INVALID);
+    parts[PARTS - 1].to += tk.reader.bytes;
+    assert_int_equal(kvt_read(port, conn, 1, bytes, 1, parts, PARTS), KV_ERR_INVALID);
+}
+
 /* What is wrong in a call is said at once, and nothing was posted. */
 static void calls__wrong_arguments_are_refused(void **state)
 {
     const struct tk_copy copy = {.len = 4096};
     const struct kvt_part part = {.to = NULL, .room = 1};
-    uint8_t bytes[KVT_REQUEST_BYTES_MAX + 1] = {0};
+    uint8_t bytes[KVT_REQUEST_BYTES_MAX + 1] = {0}, head[KVT_HEAD_BYTES_MAX];
     kvt_conn_t from, other;
 
     begin(state);
@@ -253,12 +272,15 @@ static void calls__wrong_arguments_are_refused(void **state)
     assert_int_equal(kvt_open(reader, tk.address, bytes, 0, &other), KV_ERR_INVALID);
     assert_int_equal(kvt_open(reader, "", bytes, 1, &other), KV_ERR_INVALID);
     if (can(KVT_CAP_NAMED)) {
+        const uint32_t len = tk_encode_data(1, 0, KV_OK, 16, 0, head);
         assert_int_equal(
-            kvt_send(owner, from, 1, bytes, 16, tk.owner.memory - 1, 16),
+            kvt_send(owner, from, 1, head, len, tk.owner.memory - 1, 16),
             KV_ERR_INVALID);
         assert_int_equal(
             kvt_send(owner, from, 1, bytes, KVT_HEAD_BYTES_MAX + 1, NULL, 0),
             KV_ERR_INVALID);
+        assert_int_equal(kvt_send(owner, from, 1, bytes, 0, NULL, 0), KV_ERR_INVALID);
+        read_is_bounded(reader, conn);
     }
     /* A connection goes one way; who can not do it says the same. */
     assert_int_equal(

@@ -166,8 +166,7 @@ kv_status_t kvt_loop_open(
     struct kvt_loop_port *port = kvt_loop_of(base);
     const size_t address_len = strnlen(address, KVT_ADDRESS_MAX);
 
-    if (address_len == 0 || address_len == KVT_ADDRESS_MAX || len == 0
-        || len > KVT_HELLO_BYTES_MAX) {
+    if (address_len == 0 || address_len == KVT_ADDRESS_MAX || !kvt_check_hello(len)) {
         return KV_ERR_INVALID;
     }
     const uint32_t index = kvt_seat_take(&port->seats, KVT_SEAT_READER);
@@ -211,11 +210,6 @@ void kvt_loop_accept(kvt_port_t *base, kvt_conn_t name)
 }
 
 /* ---- operations ------------------------------------------------------------------ */
-
-static bool inside(const struct kvt_loop_port *port, const uint8_t *at, uint32_t len)
-{
-    return kvt_check_inside(&port->regions, at, len);
-}
 
 static struct kvt_loop_op *op_take(struct kvt_loop_end *end, uint64_t id)
 {
@@ -268,20 +262,13 @@ kv_status_t kvt_loop_read(
 {
     struct kvt_loop_port *port = kvt_loop_of(base);
     uint32_t index;
-    const kv_status_t status =
-        kvt_seat_usable(&port->seats, name, KVT_SEAT_READER, &index);
+    kv_status_t status = kvt_seat_usable(&port->seats, name, KVT_SEAT_READER, &index);
 
+    if (status == KV_OK) {
+        status = kvt_check_read(&port->regions, len, parts, nr_parts);
+    }
     if (status != KV_OK) {
         return status;
-    }
-    if (len == 0 || len > KVT_REQUEST_BYTES_MAX || nr_parts == 0
-        || nr_parts > KV_MSG_READ_MAX) {
-        return KV_ERR_INVALID;
-    }
-    for (uint32_t i = 0; i < nr_parts; i++) {
-        if (!inside(port, parts[i].to, parts[i].room)) {
-            return KV_ERR_INVALID;
-        }
     }
     if (port->nr_free_ops < nr_parts || KV_FAULT()) {
         return KV_ERR_AGAIN;
@@ -362,15 +349,13 @@ kv_status_t kvt_loop_send(
     struct kvt_loop_port *port = kvt_loop_of(base);
     struct kv_msg msg;
     uint32_t index;
-    const kv_status_t status =
-        kvt_seat_usable(&port->seats, name, KVT_SEAT_OWNER, &index);
+    kv_status_t status = kvt_seat_usable(&port->seats, name, KVT_SEAT_OWNER, &index);
 
+    if (status == KV_OK) {
+        status = kvt_check_send(&port->regions, head_len, from, len);
+    }
     if (status != KV_OK) {
         return status;
-    }
-    if (head_len == 0 || head_len > KVT_HEAD_BYTES_MAX
-        || (len > 0 && !inside(port, from, len))) {
-        return KV_ERR_INVALID;
     }
     if (port->nr_free_ops == 0 || KV_FAULT()) {
         return KV_ERR_AGAIN;

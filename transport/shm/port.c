@@ -418,8 +418,7 @@ static kv_status_t shm_open(
     struct kvt_shm_port *port = port_of(base);
     const size_t path_len = strnlen(address, KVT_SHM_PATH_BYTES);
 
-    if (path_len == 0 || path_len == KVT_SHM_PATH_BYTES || len == 0
-        || len > KVT_HELLO_BYTES_MAX) {
+    if (path_len == 0 || path_len == KVT_SHM_PATH_BYTES || !kvt_check_hello(len)) {
         return KV_ERR_INVALID;
     }
     const uint32_t index = seat_take(port, KVT_SEAT_READER);

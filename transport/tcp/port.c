@@ -236,8 +236,7 @@ static kv_status_t conn_open(
     struct kvt_address numeric = {.len = 0};
     const kv_status_t parsed = kvt_address_parse(address, &numeric);
 
-    if (len == 0 || len > KVT_HELLO_BYTES_MAX
-        || (parsed != KV_OK && parsed != KV_INPROGRESS)) {
+    if (!kvt_check_hello(len) || (parsed != KV_OK && parsed != KV_INPROGRESS)) {
         return KV_ERR_INVALID;
     }
     const uint32_t index =
@@ -320,11 +319,6 @@ static void tcp_close(kvt_port_t *base, kvt_conn_t name)
 
 /* ---- operations ----------------------------------------------------------------- */
 
-static bool inside(const struct kvt_tcp_port *port, const uint8_t *at, uint32_t len)
-{
-    return kvt_check_inside(&port->regions, at, len);
-}
-
 static uint32_t op_take(struct kvt_tcp_port *port)
 {
     const uint32_t index = port->free_op;
@@ -371,20 +365,13 @@ static kv_status_t tcp_read(
 {
     struct kvt_tcp_port *port = port_of(base);
     uint32_t conn;
-    const kv_status_t status =
-        kvt_seat_usable(&port->seats, name, KVT_SEAT_READER, &conn);
+    kv_status_t status = kvt_seat_usable(&port->seats, name, KVT_SEAT_READER, &conn);
 
+    if (status == KV_OK) {
+        status = kvt_check_read(&port->regions, len, parts, nr_parts);
+    }
     if (status != KV_OK) {
         return status;
-    }
-    if (len == 0 || len > KVT_REQUEST_BYTES_MAX || nr_parts == 0
-        || nr_parts > KV_MSG_READ_MAX) {
-        return KV_ERR_INVALID;
-    }
-    for (uint32_t i = 0; i < nr_parts; i++) {
-        if (!inside(port, parts[i].to, parts[i].room)) {
-            return KV_ERR_INVALID;
-        }
     }
     if (port->nr_free_ops < nr_parts || KV_FAULT()) {
         return KV_ERR_AGAIN;
@@ -413,15 +400,13 @@ static kv_status_t tcp_send(
 {
     struct kvt_tcp_port *port = port_of(base);
     uint32_t conn;
-    const kv_status_t status =
-        kvt_seat_usable(&port->seats, name, KVT_SEAT_OWNER, &conn);
+    kv_status_t status = kvt_seat_usable(&port->seats, name, KVT_SEAT_OWNER, &conn);
 
+    if (status == KV_OK) {
+        status = kvt_check_send(&port->regions, head_len, from, len);
+    }
     if (status != KV_OK) {
         return status;
-    }
-    if (head_len == 0 || head_len > KVT_HEAD_BYTES_MAX
-        || (len > 0 && !inside(port, from, len))) {
-        return KV_ERR_INVALID;
     }
     if (port->nr_free_ops == 0 || KV_FAULT()) {
         return KV_ERR_AGAIN;

@@ -1,0 +1,141 @@
+/* What every transport checks alike, at the edges of each bound: transport/check.h.
+ * That each transport does check is the contract's to show. */
+#include "tests/transport/transport_kit.h"
+#include "transport/check.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+enum { FIRST = 4096, SECOND = 100 };
+
+static uint8_t memory[FIRST + SECOND + 1]; /* a byte between the regions is nobody's */
+static uint8_t *const second = memory + FIRST + 1;
+static struct kvt_regions regions;
+
+static void begin(void)
+{
+    const struct kvt_region table[] = {
+        {.base = memory, .bytes = FIRST, .fd = -1},
+        {.base = second, .bytes = SECOND, .fd = -1},
+    };
+    const struct kvt_config config = {.regions = table, .nr_regions = 2};
+
+    kvt_regions_take(&regions, &config);
+}
+
+/* Up to the last byte of each region, and not one further; over the gap between two
+ * neighbours neither; a length that would wrap round is no way in. */
+static void inside__to_the_last_byte(void **state)
+{
+    static const struct {
+        ptrdiff_t at;
+        uint32_t len;
+        bool is_inside;
+    } rows[] = {
+        {0, 0, true},
+        {0, FIRST, true},
+        {0, FIRST + 1, false},
+        {1, FIRST, false},
+        {1, FIRST - 1, true},
+        {FIRST - 1, 1, true},
+        {FIRST - 1, 2, false},
+        {FIRST, 0, true}, /* nothing, at the end */
+        {FIRST, 1, false},
+        {FIRST + 1, SECOND, true},
+        {FIRST + 1, SECOND + 1, false},
+        {FIRST + SECOND, 1, true},
+        {FIRST + SECOND, 2, false},
+        {0, UINT32_MAX, false},
+        {FIRST - 1, UINT32_MAX, false},
+    };
+    (void)state;
+
+    begin();
+    for (unsigned i = 0; i < KV_COUNT_OF(rows); i++) {
+        assert_int_equal(
+            kvt_check_inside(&regions, memory + rows[i].at, rows[i].len),
+            rows[i].is_inside);
+    }
+    const uint8_t *before = (const uint8_t *)((uintptr_t)memory - 1);
+    assert_false(kvt_check_inside(&regions, before, 1));
+    assert_false(kvt_check_inside(&regions, before, 2));
+    assert_false(kvt_check_inside(&regions, NULL, 0));
+    assert_false(kvt_check_inside(&regions, NULL, 1));
+    regions.table[1].bytes = UINT64_MAX; /* begins where it begins all the same */
+    assert_true(kvt_check_inside(&regions, second, UINT32_MAX));
+    assert_false(kvt_check_inside(&regions, before, 1));
+    regions.nr = 1; /* what is behind the last is no region */
+    assert_false(kvt_check_inside(&regions, second, 1));
+    regions.nr = 0;
+    assert_false(kvt_check_inside(&regions, memory, 0));
+}
+
+/* A READ has a byte and a part at least, and at most as many as its message; each of
+ * its parts is inside, be it the first or the last. */
+static void read__every_part_and_length(void **state)
+{
+    struct kvt_part parts[KV_MSG_READ_MAX + 1];
+    (void)state;
+
+    begin();
+    for (unsigned i = 0; i < KV_COUNT_OF(parts); i++) {
+        parts[i] = (struct kvt_part){.to = memory + i, .room = 8};
+    }
+    assert_int_equal(kvt_check_read(&regions, 1, parts, 1), KV_OK);
+    assert_int_equal(
+        kvt_check_read(&regions, KVT_REQUEST_BYTES_MAX, parts, KV_MSG_READ_MAX), KV_OK);
+    assert_int_equal(kvt_check_read(&regions, 0, parts, 1), KV_ERR_INVALID);
+    assert_int_equal(
+        kvt_check_read(&regions, KVT_REQUEST_BYTES_MAX + 1, parts, 1), KV_ERR_INVALID);
+    assert_int_equal(kvt_check_read(&regions, 1, parts, 0), KV_ERR_INVALID);
+    assert_int_equal(
+        kvt_check_read(&regions, 1, parts, KV_MSG_READ_MAX + 1), KV_ERR_INVALID);
+    for (unsigned i = 0; i < KV_MSG_READ_MAX; i++) {
+        parts[i].room = FIRST + 1 - i; /* one byte over the end */
+        assert_int_equal(
+            kvt_check_read(&regions, 1, parts, KV_MSG_READ_MAX), KV_ERR_INVALID);
+        parts[i].room = FIRST - i;
+        assert_int_equal(kvt_check_read(&regions, 1, parts, KV_MSG_READ_MAX), KV_OK);
+    }
+}
+
+/* A page comes from a region, and an answer without bytes from nowhere. */
+static void send__head_and_page(void **state)
+{
+    (void)state;
+
+    begin();
+    assert_int_equal(kvt_check_send(&regions, 1, memory, FIRST), KV_OK);
+    assert_int_equal(kvt_check_send(&regions, KVT_HEAD_BYTES_MAX, NULL, 0), KV_OK);
+    assert_int_equal(kvt_check_send(&regions, 0, memory, 1), KV_ERR_INVALID);
+    assert_int_equal(kvt_check_send(&regions, 0, NULL, 0), KV_ERR_INVALID);
+    assert_int_equal(
+        kvt_check_send(&regions, KVT_HEAD_BYTES_MAX + 1, NULL, 0), KV_ERR_INVALID);
+    assert_int_equal(kvt_check_send(&regions, 1, memory, FIRST + 1), KV_ERR_INVALID);
+    assert_int_equal(kvt_check_send(&regions, 1, memory + FIRST, 1), KV_ERR_INVALID);
+    assert_int_equal(kvt_check_send(&regions, 1, NULL, 1), KV_ERR_INVALID);
+}
+
+static void hello__has_a_byte_and_an_end(void **state)
+{
+    (void)state;
+
+    assert_false(kvt_check_hello(0));
+    assert_true(kvt_check_hello(1));
+    assert_true(kvt_check_hello(KVT_HELLO_BYTES_MAX));
+    assert_false(kvt_check_hello(KVT_HELLO_BYTES_MAX + 1));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(inside__to_the_last_byte),
+        cmocka_unit_test(read__every_part_and_length),
+        cmocka_unit_test(send__head_and_page),
+        cmocka_unit_test(hello__has_a_byte_and_an_end),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -6,13 +6,14 @@
  * Both sides exchange `asleep`, which orders them: either the putter finds it true and
  * writes the event fd, or the taker's later exchange sees what was put before.
  *
- * Threading: any number of putters, one taker.
+ * Threading: any number of putters, one taker. Ownership: the taker's, with its fd; no
+ * putter may ring any more when it goes. Errors: KV_ERR_IO of init; fini may follow.
  */
 #ifndef KVT_BELL_H
 #define KVT_BELL_H
 
 #include "base/fault.h"
-#include "base/status.h"
+#include "transport/transport.h"
 
 #include <stdatomic.h>
 #include <sys/eventfd.h>
@@ -60,6 +61,25 @@ static inline void kvt_bell_up(struct kvt_bell *bell)
 static inline void kvt_bell_heard(struct kvt_bell *bell)
 {
     (void)!read(bell->fd, &(uint64_t){0}, sizeof(uint64_t));
+}
+
+/* kvt_next() of a port whose caller sleeps on the fd: `take` looks for the next event.
+ * The bell goes to rest only when there was none, so taking many costs no call. */
+static inline bool kvt_bell_next(
+    struct kvt_bell *bell, bool (*take)(kvt_port_t *port, struct kvt_event *event),
+    kvt_port_t *port, struct kvt_event *event)
+{
+    if (take(port, event)) {
+        return true;
+    }
+    kvt_bell_heard(bell);
+    kvt_bell_rest(bell);
+    if (take(port, event)) {
+        /* It came meanwhile, perhaps with others, and rang no bell: stay readable. */
+        kvt_bell_ring(bell);
+        return true;
+    }
+    return false;
 }
 
 #endif

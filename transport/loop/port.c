@@ -286,8 +286,9 @@ done_event(struct kvt_loop_port *port, struct kvt_loop_op *op, struct kvt_event 
 }
 
 /* One turn under the lock brings an end's event and all that is done. */
-static bool take_event(struct kvt_loop_port *port, struct kvt_event *event)
+static bool take_event(kvt_port_t *base, struct kvt_event *event)
 {
+    struct kvt_loop_port *port = kvt_loop_of(base);
     bool found = false;
 
     if (TAILQ_EMPTY(&port->told)) {
@@ -306,19 +307,7 @@ static bool take_event(struct kvt_loop_port *port, struct kvt_event *event)
 
 static bool loop_next(kvt_port_t *base, struct kvt_event *event)
 {
-    struct kvt_loop_port *port = kvt_loop_of(base);
-
-    if (take_event(port, event)) {
-        return true;
-    }
-    kvt_bell_heard(&port->bell);
-    kvt_bell_rest(&port->bell);
-    if (take_event(port, event)) {
-        /* It came meanwhile, perhaps with others, and rang no bell: stay readable. */
-        kvt_bell_ring(&port->bell);
-        return true;
-    }
-    return false;
+    return kvt_bell_next(&kvt_loop_of(base)->bell, take_event, base, event);
 }
 
 const struct kvt_ops kvt_loop = {

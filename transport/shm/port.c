@@ -623,8 +623,9 @@ static bool copiers_event(struct kvt_shm_port *port, struct kvt_event *event)
     return false;
 }
 
-static bool take_event(struct kvt_shm_port *port, struct kvt_event *event)
+static bool take_event(kvt_port_t *base, struct kvt_event *event)
 {
+    struct kvt_shm_port *port = port_of(base);
     struct kvt_note note;
 
     if (own_event(port, event)) {
@@ -640,19 +641,7 @@ static bool take_event(struct kvt_shm_port *port, struct kvt_event *event)
 
 static bool shm_next(kvt_port_t *base, struct kvt_event *event)
 {
-    struct kvt_shm_port *port = port_of(base);
-
-    if (take_event(port, event)) {
-        return true;
-    }
-    kvt_bell_heard(&port->bell);
-    kvt_bell_rest(&port->bell);
-    if (take_event(port, event)) {
-        /* It came meanwhile, perhaps with others, and rang no bell: stay readable. */
-        kvt_bell_ring(&port->bell);
-        return true;
-    }
-    return false;
+    return kvt_bell_next(&port_of(base)->bell, take_event, base, event);
 }
 
 const struct kvt_ops kvt_shm = {

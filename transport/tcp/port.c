@@ -548,8 +548,9 @@ event_of(struct kvt_tcp_port *port, struct kvt_note note, struct kvt_event *even
     KV_UNREACHABLE("every kind of news is handled above");
 }
 
-static bool take_event(struct kvt_tcp_port *port, struct kvt_event *event)
+static bool take_event(kvt_port_t *base, struct kvt_event *event)
 {
+    struct kvt_tcp_port *port = port_of(base);
     struct kvt_note note;
 
     resolved(port);
@@ -571,17 +572,7 @@ static bool tcp_next(kvt_port_t *base, struct kvt_event *event)
     struct kvt_tcp_port *port = port_of(base);
 
     give_tray_back(port);
-    if (take_event(port, event)) {
-        return true;
-    }
-    kvt_bell_heard(&port->bell);
-    kvt_bell_rest(&port->bell);
-    if (take_event(port, event)) {
-        /* It came meanwhile, perhaps with others, and rang no bell: stay readable. */
-        kvt_bell_ring(&port->bell);
-        return true;
-    }
-    return false;
+    return kvt_bell_next(&port->bell, take_event, base, event);
 }
 
 const struct kvt_ops kvt_tcp = {

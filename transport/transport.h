@@ -139,8 +139,7 @@ struct kvt_ops {
         kvt_port_t *port, const char *address, const uint8_t *hello, uint32_t len,
         kvt_conn_t *conn_p);
     /* KVT_CAP_OFFERS: the same by the owner: the other side, once it has accepted,
-     * reads, and its requests are handed up here. NULL in a table without the
-     * capability. */
+     * reads, and its requests are handed up here. INVALID without the capability. */
     kv_status_t (*offer)(
         kvt_port_t *port, const char *address, const uint8_t *hello, uint32_t len,
         kvt_conn_t *conn_p);
@@ -205,9 +204,7 @@ static inline kv_status_t kvt_offer(
     kvt_port_t *port, const char *address, const uint8_t *hello, uint32_t len,
     kvt_conn_t *conn_p)
 {
-    return port->ops->offer == NULL
-               ? KV_ERR_INVALID
-               : port->ops->offer(port, address, hello, len, conn_p);
+    return port->ops->offer(port, address, hello, len, conn_p);
 }
 static inline kv_status_t kvt_adopt(kvt_port_t *port, int fd)
 {

@@ -492,6 +492,25 @@ static void adopt__dead_sockets_disappear(void **state)
     tk_close(&tk);
 }
 
+/* Where connections come by `listen` alone a socket is refused, and closed. */
+static void adopt__is_refused_where_listen_is_the_way(void **state)
+{
+    int fds[2];
+
+    begin(state);
+    if (can(KVT_CAP_REMOTE)) {
+        skip();
+    }
+    tk_open(&tk, MIB);
+    const unsigned nr_fds = tk_nr_fds();
+    assert_int_equal(pipe(fds), 0);
+    assert_int_equal(kvt_adopt(tk.owner.port, fds[0]), KV_ERR_INVALID);
+    close(fds[1]);
+    assert_int_equal(tk_nr_fds(), nr_fds);
+    assert_int_equal(kvt_adopt(tk.owner.port, -1), KV_ERR_INVALID);
+    tk_close(&tk);
+}
+
 /* ---- bounds --------------------------------------------------------------------- */
 
 static void limits__nr_ops_is_again(void **state)
@@ -926,6 +945,7 @@ static const struct contract_test tests[] = {
     TEST(open__refused_is_broken),
     TEST(open__names_are_resolved),
     TEST(adopt__dead_sockets_disappear),
+    TEST(adopt__is_refused_where_listen_is_the_way),
     EITHER(limits__nr_ops_is_again),
     TEST(limits__nr_conns_is_again),
     TEST(create__bounds_are_kept_and_named),

@@ -3,6 +3,7 @@
 #include "transport/loop/loop_priv.h"
 
 #include "base/fault.h"
+#include "transport/refuse.h"
 
 #include <string.h>
 
@@ -127,26 +128,6 @@ static kv_status_t loop_create(
 static int loop_fd(const kvt_port_t *port)
 {
     return ((const struct kvt_loop_port *)port)->bell.fd;
-}
-
-/* ---- what it can not do --------------------------------------------------------- */
-
-static kv_status_t loop_adopt(kvt_port_t *base, int fd)
-{
-    (void)base;
-    if (fd >= 0) {
-        close(fd);
-    }
-    return KV_ERR_INVALID;
-}
-
-static kv_status_t
-loop_get(kvt_port_t *base, kvt_conn_t name, const struct kvt_part *part)
-{
-    (void)base;
-    (void)name;
-    (void)part;
-    return KV_ERR_INVALID;
 }
 
 /* ---- events --------------------------------------------------------------------- */
@@ -317,11 +298,12 @@ const struct kvt_ops kvt_loop = {
     .destroy = loop_destroy,
     .fd = loop_fd,
     .open = kvt_loop_open,
-    .adopt = loop_adopt,
+    .offer = kvt_refuse_offer,
+    .adopt = kvt_refuse_adopt,
     .accept = kvt_loop_accept,
     .close = kvt_loop_close,
     .read = kvt_loop_read,
     .send = kvt_loop_send,
-    .get = loop_get,
+    .get = kvt_refuse_get,
     .next = loop_next,
 };

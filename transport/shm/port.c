@@ -10,6 +10,7 @@
 
 #include "base/fault.h"
 #include "base/thread.h"
+#include "transport/refuse.h"
 #include "transport/shm/shm_priv.h"
 
 #include <errno.h>
@@ -380,35 +381,6 @@ shm_get(kvt_port_t *base, kvt_conn_t name, const struct kvt_part *part)
     return KV_OK;
 }
 
-/* Nothing is named here, and nothing is sent: the reader reads by itself. */
-static kv_status_t shm_read(
-    kvt_port_t *base, kvt_conn_t name, uint64_t req, const uint8_t *request,
-    uint32_t len, const struct kvt_part *parts, uint32_t nr_parts)
-{
-    (void)base;
-    (void)name;
-    (void)req;
-    (void)request;
-    (void)len;
-    (void)parts;
-    (void)nr_parts;
-    return KV_ERR_INVALID;
-}
-
-static kv_status_t shm_send(
-    kvt_port_t *base, kvt_conn_t name, uint64_t id, const uint8_t *head,
-    uint32_t head_len, const uint8_t *from, uint32_t len)
-{
-    (void)base;
-    (void)name;
-    (void)id;
-    (void)head;
-    (void)head_len;
-    (void)from;
-    (void)len;
-    return KV_ERR_INVALID;
-}
-
 /* ---- connections ---------------------------------------------------------------- */
 
 static kv_status_t shm_open(
@@ -433,17 +405,6 @@ static kv_status_t shm_open(
     command(port, KVT_SHM_OPEN, index);
     *conn_p = kvt_seat_name(&port->seats, index);
     return KV_OK;
-}
-
-/* Readers come in by `listen`, and by nothing else: who they are the kernel says of
- * those that connected there. */
-static kv_status_t shm_adopt(kvt_port_t *base, int fd)
-{
-    (void)base;
-    if (fd >= 0) {
-        close(fd);
-    }
-    return KV_ERR_INVALID;
 }
 
 static void shm_accept(kvt_port_t *base, kvt_conn_t name)
@@ -651,11 +612,12 @@ const struct kvt_ops kvt_shm = {
     .destroy = shm_destroy,
     .fd = shm_fd,
     .open = shm_open,
-    .adopt = shm_adopt,
+    .offer = kvt_refuse_offer,
+    .adopt = kvt_refuse_adopt, /* who came by `listen` the kernel says */
     .accept = shm_accept,
     .close = shm_close,
-    .read = shm_read,
-    .send = shm_send,
+    .read = kvt_refuse_read,
+    .send = kvt_refuse_send,
     .get = shm_get,
     .next = shm_next,
 };

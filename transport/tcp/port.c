@@ -3,6 +3,7 @@
  * Connections are named by their seats (transport/seat.h).
  */
 #include "base/thread.h"
+#include "transport/refuse.h"
 #include "transport/tcp/tcp_priv.h"
 
 #include <string.h>
@@ -427,16 +428,6 @@ static kv_status_t tcp_send(
     return KV_OK;
 }
 
-/* No one-sided reads: the owner's memory is not mapped here. */
-static kv_status_t
-tcp_get(kvt_port_t *base, kvt_conn_t name, const struct kvt_part *part)
-{
-    (void)base;
-    (void)name;
-    (void)part;
-    return KV_ERR_INVALID;
-}
-
 /* ---- events --------------------------------------------------------------------- */
 
 /* The caller has looked at the tray of the last event. */
@@ -589,6 +580,6 @@ const struct kvt_ops kvt_tcp = {
     .close = tcp_close,
     .read = tcp_read,
     .send = tcp_send,
-    .get = tcp_get,
+    .get = kvt_refuse_get,
     .next = tcp_next,
 };

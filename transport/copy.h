@@ -1,4 +1,4 @@
-/* Copies a page in one process, and digests it on the way.
+/* Copies a page in one process, and digests it on the way, if that is wanted.
  *
  * Leaf by leaf: what was copied is digested in the first cache. Processor time of
  * memcpy of whole pages over that of gets of them, pages of 1 MiB, nothing digested
@@ -12,12 +12,15 @@
 
 #include "base/digest.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 enum { KVT_COPY_CHUNK_BYTES = KV_DIGEST_LEAF_BYTES }; /* one memcpy */
 
-/* The digest of what lies in `to`, where the source could be written meanwhile. */
-static inline uint64_t kvt_copy_digested(uint8_t *to, const uint8_t *from, uint32_t len)
+/* The digest of what lies in `to` then, where the source could be written meanwhile; 0
+ * unless `digested`. */
+static inline uint64_t
+kvt_copy(uint8_t *to, const uint8_t *from, uint32_t len, bool digested)
 {
     struct kv_digest_state state;
 
@@ -25,17 +28,12 @@ static inline uint64_t kvt_copy_digested(uint8_t *to, const uint8_t *from, uint3
     for (uint32_t at = 0, n; at < len; at += n) {
         n = len - at < KVT_COPY_CHUNK_BYTES ? len - at : KVT_COPY_CHUNK_BYTES;
         memcpy(to + at, from + at, n);
-        kv_digest_add(&state, at / KVT_COPY_CHUNK_BYTES, kv_digest_leaf(to + at, n));
+        if (digested) {
+            kv_digest_add(
+                &state, at / KVT_COPY_CHUNK_BYTES, kv_digest_leaf(to + at, n));
+        }
     }
-    return kv_digest_end(&state, len);
-}
-
-static inline void kvt_copy_plain(uint8_t *to, const uint8_t *from, uint32_t len)
-{
-    for (uint32_t at = 0, n; at < len; at += n) {
-        n = len - at < KVT_COPY_CHUNK_BYTES ? len - at : KVT_COPY_CHUNK_BYTES;
-        memcpy(to + at, from + at, n);
-    }
+    return digested ? kv_digest_end(&state, len) : 0;
 }
 
 #endif

@@ -37,11 +37,7 @@ static void copy(struct kvt_loop_port *port, struct kvt_loop_op *page)
     owner->nr_copying++; /* (4) */
     port->nr_copying++;
     kvt_loop_unlock();
-    if (port->verify) {
-        part->computed = kvt_copy_digested(part->to, page->from, part->len);
-    } else {
-        kvt_copy_plain(part->to, page->from, part->len);
-    }
+    part->computed = kvt_copy(part->to, page->from, part->len, port->verify);
     kvt_loop_lock();
     kvt_loop_page_done(page, KV_OK);
     copied(owner);

@@ -54,11 +54,7 @@ static void copy(const struct kvt_shm_port *port, struct kvt_shm_op *op)
         return;
     }
     op->status = KV_OK;
-    if (port->verify) {
-        op->computed = kvt_copy_digested(op->to, from, op->room);
-    } else {
-        kvt_copy_plain(op->to, from, op->room);
-    }
+    op->computed = kvt_copy(op->to, from, op->room, port->verify);
 }
 
 static void serve(struct kvt_shm_copier *copier, uint32_t index)

@@ -63,6 +63,15 @@ static inline kv_status_t kvt_check_word(int32_t status)
     }
 }
 
+/* Does a DATA fit the page behind it, and that its part? A page comes with OK alone.
+ * Nothing of one that does not fit is believed, and not a byte of it lands. */
+static inline bool
+kvt_check_fits(const struct kv_msg_data *data, uint32_t body_len, uint32_t room)
+{
+    return data->len == body_len && data->len <= room
+           && (data->len == 0 || kvt_check_word(data->status) == KV_OK);
+}
+
 /* ---- memory ---------------------------------------------------------------------- */
 
 /* A port's memory: nothing outside of it is read or written for a caller. */

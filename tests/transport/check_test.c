@@ -119,6 +119,42 @@ static void send__head_and_page(void **state)
     assert_int_equal(kvt_check_send(&regions, 1, NULL, 1), KV_ERR_INVALID);
 }
 
+/* What a DATA says, what comes behind it and the room of its part agree, or nothing of
+ * it is believed; a page comes with OK, and with no other word of an owner's. */
+static void fits__data_page_and_room(void **state)
+{
+    static const struct {
+        int32_t status;
+        uint32_t said, body, room;
+        bool fits;
+    } rows[] = {
+        {KV_OK, 8, 8, 8, true},
+        {KV_OK, 8, 8, 9, true},
+        {KV_OK, 8, 8, 7, false},
+        {KV_OK, 8, 7, 8, false},
+        {KV_OK, 7, 8, 8, false},
+        {KV_OK, 0, 0, 0, true},
+        {KV_OK, 0, 8, 8, false},
+        {KV_OK, UINT32_MAX, UINT32_MAX, UINT32_MAX, true},
+        {KV_OK, UINT32_MAX, UINT32_MAX, UINT32_MAX - 1, false},
+        {KV_ERR_MISS, 0, 0, 0, true},
+        {KV_ERR_MISS, 0, 0, 8, true},
+        {KV_ERR_MISS, 8, 8, 8, false},
+        {KV_ERR_MISS, 0, 8, 8, false},
+        {KV_ERR_MISS, 8, 0, 8, false},
+        {KV_ERR_LINK_LOST, 0, 0, 8, true}, /* no word of an owner's: a miss */
+        {KV_ERR_LINK_LOST, 8, 8, 8, false},
+        {77, 8, 8, 8, false},
+    };
+    (void)state;
+
+    for (unsigned i = 0; i < KV_COUNT_OF(rows); i++) {
+        const struct kv_msg_data data = {.status = rows[i].status, .len = rows[i].said};
+        assert_int_equal(
+            kvt_check_fits(&data, rows[i].body, rows[i].room), rows[i].fits);
+    }
+}
+
 static void hello__has_a_byte_and_an_end(void **state)
 {
     (void)state;
@@ -135,6 +171,7 @@ int main(void)
         cmocka_unit_test(inside__to_the_last_byte),
         cmocka_unit_test(read__every_part_and_length),
         cmocka_unit_test(send__head_and_page),
+        cmocka_unit_test(fits__data_page_and_room),
         cmocka_unit_test(hello__has_a_byte_and_an_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -327,8 +327,8 @@ answer(struct kvt_loop_op *page, const struct kv_msg *msg, uint32_t body_len)
     part->gen = data->gen;
     part->len = data->len;
     part->n_tokens = data->n_tokens;
-    page->fits = status == KV_OK && data->len == body_len && data->len <= part->room;
-    if (status != KV_OK && data->len == 0 && body_len == 0) {
+    page->fits = kvt_check_fits(data, body_len, part->room);
+    if (page->fits && status != KV_OK) {
         kvt_loop_done(part, status);
         kvt_loop_done(page, KV_OK);
         return;

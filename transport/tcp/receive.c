@@ -133,8 +133,7 @@ data_begins(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn, struct kvt_f
     op->data_len = data->len;
     op->n_tokens = data->n_tokens;
     op->computed = 0;
-    if (data->len != f->body_len || data->len > op->room /* (4) */
-        || (status != KV_OK && data->len != 0)) {
+    if (!kvt_check_fits(data, f->body_len, op->room)) { /* (4) */
         part_done(mover, conn, index, data->index, KV_ERR_IO);
         kvt_tcp_break(mover, conn, KV_ERR_PROTOCOL);
         return false;

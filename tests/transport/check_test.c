@@ -1,7 +1,8 @@
-/* What every transport checks alike, at the edges of each bound: transport/check.h.
- * That each transport does check is the contract's to show. */
+/* What every transport checks alike, at the edges of each bound: transport/check.h,
+ * transport/clock.h. That each transport does check is the contract's to show. */
 #include "tests/transport/transport_kit.h"
 #include "transport/check.h"
+#include "transport/clock.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -155,6 +156,24 @@ static void fits__data_page_and_room(void **state)
     }
 }
 
+/* Rounded up, so that nobody wakes before the deadline to wait for nothing; bounded. */
+static void timeout__is_not_too_short(void **state)
+{
+    enum { MS = 1000000 };
+    const uint64_t now = 5 * (uint64_t)MS;
+    (void)state;
+
+    assert_int_equal(kvt_timeout_ms(now, 0), 0);
+    assert_int_equal(kvt_timeout_ms(now, now), 0);
+    assert_int_equal(kvt_timeout_ms(now, now + 1), 1);
+    assert_int_equal(kvt_timeout_ms(now, now + MS), 1);
+    assert_int_equal(kvt_timeout_ms(now, now + MS + 1), 2);
+    assert_int_equal(
+        kvt_timeout_ms(now, now + KVT_TIMEOUT_MS_MAX * (uint64_t)MS),
+        KVT_TIMEOUT_MS_MAX);
+    assert_int_equal(kvt_timeout_ms(now, UINT64_MAX - MS), KVT_TIMEOUT_MS_MAX);
+}
+
 static void hello__has_a_byte_and_an_end(void **state)
 {
     (void)state;
@@ -172,6 +191,7 @@ int main(void)
         cmocka_unit_test(read__every_part_and_length),
         cmocka_unit_test(send__head_and_page),
         cmocka_unit_test(fits__data_page_and_room),
+        cmocka_unit_test(timeout__is_not_too_short),
         cmocka_unit_test(hello__has_a_byte_and_an_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

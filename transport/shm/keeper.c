@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <time.h>
 
 enum { BATCH = 64 };
 
@@ -23,14 +22,6 @@ static struct kvt_shm_conn *conn_at(struct kvt_shm_port *port, uint32_t index)
 {
     KV_ASSERT(index < port->nr_conns);
     return &port->conns[index];
-}
-
-uint64_t kvt_shm_now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
 /* ---- lists of connections ------------------------------------------------------- */
@@ -208,7 +199,7 @@ void kvt_shm_tick(struct kvt_shm_port *port)
 {
     if (!port->keeper.is_ticking) {
         port->keeper.is_ticking = true;
-        port->keeper.tick_ns = kvt_shm_now_ns() + KVT_SHM_TICK_MS * UINT64_C(1000000);
+        port->keeper.tick_ns = kvt_now_ns() + KVT_SHM_TICK_MS * UINT64_C(1000000);
     }
 }
 
@@ -319,7 +310,7 @@ static void expire_strangers(struct kvt_shm_port *port)
 {
     while (port->keeper.strangers.first != KVT_SHM_NONE) {
         struct kvt_shm_conn *conn = conn_at(port, port->keeper.strangers.first);
-        if (conn->hello_deadline_ns > kvt_shm_now_ns()) {
+        if (conn->hello_deadline_ns > kvt_now_ns()) {
             return;
         }
         kvt_shm_break(port, conn, KV_ERR_DEADLINE);
@@ -328,7 +319,7 @@ static void expire_strangers(struct kvt_shm_port *port)
 
 static void expire_tick(struct kvt_shm_port *port)
 {
-    if (!port->keeper.is_ticking || kvt_shm_now_ns() < port->keeper.tick_ns) {
+    if (!port->keeper.is_ticking || kvt_now_ns() < port->keeper.tick_ns) {
         return;
     }
     port->keeper.is_ticking = false;
@@ -346,7 +337,6 @@ static void expire_tick(struct kvt_shm_port *port)
 
 static int timeout_ms(struct kvt_shm_port *port)
 {
-    const uint64_t now = kvt_shm_now_ns();
     uint64_t at = UINT64_MAX;
 
     if (port->keeper.strangers.first != KVT_SHM_NONE) {
@@ -355,11 +345,7 @@ static int timeout_ms(struct kvt_shm_port *port)
     if (port->keeper.is_ticking && port->keeper.tick_ns < at) {
         at = port->keeper.tick_ns;
     }
-    if (at == UINT64_MAX) {
-        return -1;
-    }
-    const uint64_t ms = at <= now ? 0 : (at - now + 999999) / 1000000;
-    return ms > 60000 ? 60000 : (int)ms;
+    return at == UINT64_MAX ? -1 : kvt_timeout_ms(kvt_now_ns(), at);
 }
 
 static int wait(struct kvt_shm_port *port, struct epoll_event *events)

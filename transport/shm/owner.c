@@ -65,7 +65,7 @@ static bool greet(struct kvt_shm_conn *conn)
 void kvt_shm_owner_adopt(struct kvt_shm_port *port, struct kvt_shm_conn *conn)
 {
     conn->state = KVT_SHM_STRANGER;
-    conn->hello_deadline_ns = kvt_shm_now_ns() + port->hello_ns;
+    conn->hello_deadline_ns = kvt_now_ns() + port->hello_ns;
     kvt_shm_list_add(port, &port->keeper.strangers, conn);
     if (!identify(conn) || !kvt_shm_watch(port, conn, false)
         || !kvt_shm_watch(port, conn, true) || !greet(conn)) {

@@ -53,6 +53,7 @@
 #include "base/digest.h"
 #include "transport/bell.h"
 #include "transport/check.h"
+#include "transport/clock.h"
 #include "transport/ring.h"
 #include "transport/seat.h"
 #include "transport/shm/wire.h"
@@ -241,7 +242,6 @@ void *kvt_shm_keeper_main(void *port);
 void kvt_shm_hang_up(const struct kvt_shm_port *port, struct kvt_shm_conn *conn);
 
 /* For owner.c and reader.c. */
-uint64_t kvt_shm_now_ns(void);
 void kvt_shm_put(
     struct kvt_shm_port *port, enum kvt_shm_news kind, const struct kvt_shm_conn *conn);
 /* The socket, or the pidfd, known to epoll. */

@@ -11,17 +11,8 @@
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <time.h>
 
 enum { BATCH = 64 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
 
 static struct kvt_tcp_conn *conn_at(struct kvt_tcp_mover *mover, uint32_t index)
 {
@@ -318,7 +309,7 @@ static void adopt(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
     conn->offered = false; /* until its first frame says so */
     conn->state = KVT_TCP_STRANGER;
     conn->hello_len = 0;
-    conn->hello_deadline_ns = now_ns() + mover->port->hello_ns;
+    conn->hello_deadline_ns = kvt_now_ns() + mover->port->hello_ns;
     list_add(mover, &mover->strangers, conn);
     if (!socket_ready(mover, conn, EPOLLIN | EPOLLRDHUP)) {
         kvt_tcp_break(mover, conn, KV_ERR_IO);
@@ -491,7 +482,7 @@ static void expire_strangers(struct kvt_tcp_mover *mover)
 {
     while (mover->strangers.first != KVT_TCP_NONE) {
         struct kvt_tcp_conn *conn = conn_at(mover, mover->strangers.first);
-        if (conn->hello_deadline_ns > now_ns()) {
+        if (conn->hello_deadline_ns > kvt_now_ns()) {
             return;
         }
         kvt_tcp_break(mover, conn, KV_ERR_DEADLINE);
@@ -503,10 +494,8 @@ static int timeout_ms(struct kvt_tcp_mover *mover)
     if (mover->strangers.first == KVT_TCP_NONE) {
         return -1;
     }
-    const uint64_t deadline = conn_at(mover, mover->strangers.first)->hello_deadline_ns;
-    const uint64_t now = now_ns();
-    const uint64_t ms = deadline <= now ? 0 : (deadline - now + 999999) / 1000000;
-    return ms > 60000 ? 60000 : (int)ms;
+    return kvt_timeout_ms(
+        kvt_now_ns(), conn_at(mover, mover->strangers.first)->hello_deadline_ns);
 }
 
 static int wait(struct kvt_tcp_mover *mover, struct epoll_event *events)

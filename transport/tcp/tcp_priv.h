@@ -28,6 +28,7 @@
 #include "base/digest.h"
 #include "transport/bell.h"
 #include "transport/check.h"
+#include "transport/clock.h"
 #include "transport/ring.h"
 #include "transport/seat.h"
 #include "transport/tcp/frame.h"

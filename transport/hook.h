@@ -16,7 +16,8 @@
  *
  * Threading: as the inner port's; digests are computed in the caller's thread, so it is
  * for tests and for trying a node's nerves, not for speed. Ownership: the hook owns the
- * inner port once it was created. Errors: KV_ERR_NOMEM, KV_ERR_IO.
+ * inner port once it was created; when that fails it is the caller's still. `line` is
+ * the hook's, until trace() returns. Errors: KV_ERR_NOMEM, KV_ERR_IO.
  */
 #ifndef KVT_HOOK_H
 #define KVT_HOOK_H

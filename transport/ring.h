@@ -6,7 +6,9 @@
  * before the put and read after the take. Rings are sized so that they can not be full:
  * whoever accepts work has counted it, and a full ring is a bug of ours.
  *
- * Threading: one putter and one taker a ring. Put releases, take acquires.
+ * Threading: one putter and one taker a ring. Put releases, take acquires. Ownership:
+ * whoever made it frees it, when neither side runs any more. Errors: KV_ERR_NOMEM of
+ * init; fini may follow.
  */
 #ifndef KVT_RING_H
 #define KVT_RING_H

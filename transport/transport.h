@@ -20,7 +20,8 @@
  * id that was accepted has exactly one KVT_EV_DONE; each connection that kvt_open()
  * gave, or that came by KVT_EV_HELLO, has exactly one KVT_EV_CLOSED, after all DONE of
  * it. Time is the caller's business: a transport gives up nothing by itself but a
- * connection that says no first message (hello_us).
+ * connection that says no first message (hello_us). Lengths and offsets are bytes.
+ * Errors: said with each call; what ends a connection later comes as KVT_EV_BROKEN.
  */
 #ifndef KVT_TRANSPORT_H
 #define KVT_TRANSPORT_H

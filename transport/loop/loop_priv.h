@@ -28,8 +28,11 @@
  *      more; a port leaves with nr_copying 0.
  *
  * Threading: the lock covers what is not marked as the loop's; that is touched by the
- * port's own thread alone. A page under way, and its part, are the copier's. Errors: a
- * connection's are its `why`, told once as BROKEN.
+ * port's own thread alone. A page under way, and its part, are the copier's.
+ * Ownership: ends, operations and READs are their port's and go with it; what points
+ * from one port to another (a peer, a knock, the part of a page) is cut before. Hellos
+ * and requests are copies; the memory of parts and pages is the callers', and untouched
+ * after their DONE. Errors: a connection's are its `why`, told once as BROKEN.
  */
 #ifndef KVT_LOOP_PRIV_H
 #define KVT_LOOP_PRIV_H

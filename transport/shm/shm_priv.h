@@ -45,7 +45,10 @@
  *
  * Threading: as for tcp: a slot is written by one side at a time; the loop fills it and
  * puts a command, and has it back with the news. `state` is the keeper's throughout.
- * Errors: a connection's are its `why`, told once as BROKEN.
+ * Ownership: a connection's socket, pidfd and mappings are the keeper's, who closes and
+ * unmaps them; the listener is the loop's. Regions, their memfds and the memory of gets
+ * are the caller's: a copier writes to a get until its DONE. Errors: a connection's are
+ * its `why`, told once as BROKEN.
  */
 #ifndef KVT_SHM_PRIV_H
 #define KVT_SHM_PRIV_H

@@ -13,7 +13,8 @@
  * byte for byte.
  *
  * Threading: pure but for kvt_shm_send() and kvt_shm_receive(), which never wait.
- * Errors: KV_ERR_PROTOCOL for what is no such packet.
+ * Ownership: descriptors that came are the packet's until kvt_shm_drop_fds(); what is
+ * sent stays the sender's. Errors: KV_ERR_PROTOCOL for what is no such packet.
  */
 #ifndef KVT_SHM_WIRE_H
 #define KVT_SHM_WIRE_H

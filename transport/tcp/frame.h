@@ -12,7 +12,8 @@
  * astray; the body has its own digest, in the head. It is no proof of who sent it: that
  * is DATA_OPEN's, in the head of the first frame.
  *
- * Threading: pure. Errors: KV_ERR_PROTOCOL, with the field, its limit and the value.
+ * Threading: pure. Ownership: nothing is kept; a frame points into the bytes that were
+ * parsed. Errors: KV_ERR_PROTOCOL, with the field, its limit and the value.
  */
 #ifndef KVT_TCP_FRAME_H
 #define KVT_TCP_FRAME_H

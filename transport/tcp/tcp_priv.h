@@ -10,6 +10,10 @@
  * Threading: a slot (connection, operation, request) is written by one side at a time.
  * The loop fills it and puts a command; from then on it is its mover's, until the mover
  * puts the event that gives it back. Fields say whose they are where that differs.
+ * Ownership: slots are the port's; a connection's socket is its mover's, or the loop's
+ * when no mover runs any more. Hellos, heads and requests are copied; the memory that
+ * operations name is the caller's, and untouched after their DONE. Errors: a
+ * connection's are its `why`, told once as BROKEN.
  *
  * Numbered, cited in the code:
  *  (1) Only a connection's mover touches its socket, so when that has closed it nothing

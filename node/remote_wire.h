@@ -12,7 +12,10 @@
 #include "base/msg.h"
 #include "node/ring.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
+#include <sys/socket.h>
 
 enum {
     KVN_REMOTE_SECRET_BYTES =
@@ -21,8 +24,22 @@ enum {
     KVN_REMOTE_OFFERS = 2, /* … of the one that it offers */
     KVN_REMOTE_CHUNK_KEYS = KV_MSG_READ_MAX,
     KVN_REMOTE_CHUNKS = KVN_RING_KEYS_MAX / KVN_REMOTE_CHUNK_KEYS,
+    KVN_REMOTE_SILENCE_S = 10, /* of a host that does not acknowledge */
 };
 #define KVN_REMOTE_LABEL "EXPORTER-kvrail-session"
+
+/* Of the session's socket, on both sides: a host that is gone without a word is
+ * noticed; a process that is slow is not. */
+static inline void kvn_remote_keep_alive(int fd)
+{
+    const int on = 1, idle = KVN_REMOTE_SILENCE_S / 2, interval = 1,
+              count = KVN_REMOTE_SILENCE_S / 2, user_ms = KVN_REMOTE_SILENCE_S * 1000;
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof(user_ms));
+}
 
 /* req of a POST and of its DATA. A client's tag is its flight's: gen << 16 | index. */
 static inline uint64_t kvn_remote_req(uint64_t tag, uint32_t chunk)

@@ -2,8 +2,6 @@
 #include "node/daemon/remote_priv.h"
 
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -441,18 +439,6 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 
 /* ---- they come ------------------------------------------------------------------- */
 
-/* A host that is gone without a word is noticed; a process that is slow is not. */
-static void keep_alive(int fd)
-{
-    const int on = 1, idle = KVN_REMOTE_SILENCE_S / 2, interval = 1,
-              count = KVN_REMOTE_SILENCE_S / 2, user_ms = KVN_REMOTE_SILENCE_S * 1000;
-    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof(user_ms));
-}
-
 static uint32_t nr_attaching(const kvn_remote_t *remote)
 {
     uint32_t nr = 0;
@@ -498,7 +484,7 @@ void kvn_remote_take(
     }
     remote->conns = conn;
     remote->nr_conns++;
-    keep_alive(fd);
+    kvn_remote_keep_alive(fd);
     watch(conn);
     kvn_remote_go_on(conn); /* bytes may have come with the end of the handshake */
     return;

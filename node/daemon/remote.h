@@ -35,7 +35,6 @@ enum {
     KVN_REMOTE_OPS_MAX = 4096,      /* of the transport, all clients together */
     KVN_REMOTE_HOLD_US = 5000000,   /* a request waits so long for what it posts */
     KVN_REMOTE_ORDER_US = 2000000,  /* an order may be out so long past its deadline */
-    KVN_REMOTE_SILENCE_S = 10,      /* of a host that does not acknowledge */
 };
 
 struct kvn_remote_config {

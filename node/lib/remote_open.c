@@ -161,9 +161,7 @@ static kvr_status_t address_resolve(
 /* One address; -1: errno says why. */
 static int connect_at(const struct kvt_address *at, uint64_t until_us)
 {
-    const int on = 1, user_ms = KVR_REMOTE_SILENCE_S * 1000,
-              idle = KVR_REMOTE_SILENCE_S / 2, each = 1,
-              count = KVR_REMOTE_SILENCE_S / 2;
+    const int on = 1;
     int error = 0;
     socklen_t len = sizeof(error);
     const int fd =
@@ -174,11 +172,7 @@ static int connect_at(const struct kvt_address *at, uint64_t until_us)
         return -1;
     }
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &each, sizeof(each));
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof(user_ms));
+    kvn_remote_keep_alive(fd);
     if (connect(fd, (const struct sockaddr *)&at->at, at->len) == 0) {
         return fd;
     }

@@ -19,9 +19,7 @@ enum {
     KVR_REMOTE_PARTS = 8192, /* pages posted and being sent */
     KVR_REMOTE_FLIGHT_US = 30000000,
     KVR_REMOTE_CHUNK_BYTES = 16 << 10,
-    KVR_REMOTE_OUT_MAX =
-        4 << 20,               /* requests that the socket has not taken: then AGAIN */
-    KVR_REMOTE_SILENCE_S = 10, /* of a host that does not acknowledge */
+    KVR_REMOTE_OUT_MAX = 4 << 20, /* requests not taken by the socket: then AGAIN */
 };
 
 struct remote_flight {

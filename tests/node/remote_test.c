@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include "base/fault.h"
 #include "base/mem.h"
+#include "node/remote_wire.h"
 #include "tests/node/remote_kit.h"
 
 #include <dlfcn.h>
@@ -107,6 +108,38 @@ static void doors__are_the_same(void **state)
         assert_int_equal(rk_nr_entries("/proc/self/fd"), fds);
         assert_int_equal(kv_mem_live(), live);
     }
+}
+
+/* Both ends of a session notice that the other host is gone without a word; data
+ * connections have a fate with it and need not (transport/README.md). */
+static void session__notices_a_silent_host(void **state)
+{
+    static const struct {
+        int level, name, value;
+    } wanted[] = {
+        {SOL_SOCKET, SO_KEEPALIVE, 1},
+        {IPPROTO_TCP, TCP_KEEPIDLE, KVN_REMOTE_SILENCE_S / 2},
+        {IPPROTO_TCP, TCP_KEEPINTVL, 1},
+        {IPPROTO_TCP, TCP_KEEPCNT, KVN_REMOTE_SILENCE_S / 2},
+        {IPPROTO_TCP, TCP_USER_TIMEOUT, KVN_REMOTE_SILENCE_S * 1000},
+    };
+    unsigned nr[sizeof(wanted) / sizeof(wanted[0])] = {0};
+    (void)state;
+    rk_node_start(true, true);
+    kvr_client_t *client = rk_client_of(RK_SEVEN, "seven.psk");
+    for (int fd = 0; fd < 1024; fd++) {
+        for (unsigned i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+            int value = 0;
+            socklen_t len = sizeof(value);
+            nr[i] += getsockopt(fd, wanted[i].level, wanted[i].name, &value, &len) == 0
+                     && value == wanted[i].value;
+        }
+    }
+    for (unsigned i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+        assert_int_equal(nr[i], 2);
+    }
+    kvr_close(client);
+    rk_node_stop();
 }
 
 /* Every wrong credential is DENIED, and nothing of another tenant is to be had. */
@@ -607,6 +640,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(doors__are_the_same),
+        cmocka_unit_test(session__notices_a_silent_host),
         cmocka_unit_test(credentials__say_the_tenant),
         cmocka_unit_test(put__unverified_has_its_digest),
         cmocka_unit_test(tenants__see_nothing_of_each_other),

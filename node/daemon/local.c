@@ -42,7 +42,7 @@ static void finish_try(kvn_local_t *local)
     }
     void (*closed)(void *arg) = local->closed;
     void *arg = local->closed_arg;
-    explicit_bzero(local->tenants, sizeof(local->tenants));
+    kvn_told_wipe(&local->told);
     kv_free(local->maps);
     kv_free(local->by_index);
     kv_free(local->seqs);
@@ -598,31 +598,13 @@ static void config_copy(kvn_local_t *local, const struct kvn_local_config *confi
     local->buffer_bytes = config->buffer_bytes;
     local->poll_us = config->poll_us;
     local->attach_us = config->attach_us;
-    local->nr_tenants = config->nr_tenants;
-    local->nr_spaces = config->nr_spaces;
+    kvn_told_init(
+        &local->told, config->tenants, config->nr_tenants, config->spaces,
+        config->nr_spaces);
     for (uint32_t i = 0; i < config->nr_tenants; i++) {
         const struct kvn_local_tenant *from = &config->tenants[i];
-        struct local_tenant *to = &local->tenants[i];
-        to->id = from->id;
-        memcpy(to->secret, from->secret, from->secret_len);
-        to->secret_len = from->secret_len;
-        memcpy(to->uids, from->uids, sizeof(to->uids));
-        to->nr_uids = from->nr_uids;
-    }
-    for (uint32_t i = 0; i < config->nr_spaces; i++) {
-        const struct kvn_local_space *from = &config->spaces[i];
-        struct local_space *to = &local->spaces[i];
-        (void)snprintf(to->name, sizeof(to->name), "%s", from->name);
-        to->id = from->id;
-        to->page_tokens = from->page_tokens;
-        /* Copies are whole multiples of KVP_ALIGN (kvp_copy_len). */
-        to->page_bytes = (from->page_bytes + KVP_ALIGN - 1) / KVP_ALIGN * KVP_ALIGN;
-        to->nr_groups = from->nr_groups;
-        to->first_variant = from->first_variant;
-        for (uint32_t g = 0; g < from->nr_groups; g++) {
-            local->variant_bytes[from->first_variant + g] = to->page_bytes;
-            local->variant_tokens[from->first_variant + g] = to->page_tokens;
-        }
+        memcpy(local->uids[i].uids, from->uids, sizeof(from->uids));
+        local->uids[i].nr = from->nr_uids;
     }
 }
 
@@ -771,7 +753,7 @@ kv_status_t kvn_local_open(
     return KV_OK;
 
 err_free:
-    explicit_bzero(local->tenants, sizeof(local->tenants));
+    kvn_told_wipe(&local->told);
     kv_free(local->maps);
     kv_free(local->by_index);
     kv_free(local->seqs);

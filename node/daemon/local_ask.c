@@ -9,10 +9,10 @@
 static struct kvn_local_asker asker_of(const kvn_local_t *local, uid_t uid)
 {
     struct kvn_local_asker asker = {.operates = uid == 0 || uid == geteuid()};
-    for (uint32_t i = 0; i < local->nr_tenants; i++) {
+    for (uint32_t i = 0; i < local->told.nr_tenants; i++) {
         bool covers = asker.operates;
-        for (uint32_t u = 0; u < local->tenants[i].nr_uids && !covers; u++) {
-            covers = local->tenants[i].uids[u] == uid;
+        for (uint32_t u = 0; u < local->uids[i].nr && !covers; u++) {
+            covers = local->uids[i].uids[u] == uid;
         }
         asker.tenants |= (uint64_t)covers << i;
     }

@@ -40,13 +40,14 @@ bool kvn_local_conn_refuse(
 static uint16_t tenant_find(const struct local_conn *conn, uint32_t id)
 {
     const kvn_local_t *local = conn->local;
-    for (uint16_t i = 0; i < local->nr_tenants; i++) {
-        const struct local_tenant *tenant = &local->tenants[i];
-        if (tenant->id == id && conn->own) {
+    for (uint16_t i = 0; i < local->told.nr_tenants; i++) {
+        const struct local_uids *may = &local->uids[i];
+        const bool meant = local->told.tenants[i].id == id;
+        if (meant && conn->own) {
             return i;
         }
-        for (uint32_t u = 0; u < tenant->nr_uids && tenant->id == id; u++) {
-            if (tenant->uids[u] == conn->uid) {
+        for (uint32_t u = 0; u < may->nr && meant; u++) {
+            if (may->uids[u] == conn->uid) {
                 return i;
             }
         }
@@ -73,28 +74,6 @@ bool kvn_local_same_process(
     }
     /* Those of another pid namespace have number 0, all of them. */
     return conn->pidfd < 0 || process_alive(conn);
-}
-
-static kv_status_t
-salts_write(const kvn_local_t *local, uint16_t tenant, struct kvn_packet_space *spaces)
-{
-    const struct local_tenant *of = &local->tenants[tenant];
-    for (uint32_t i = 0; i < local->nr_spaces; i++) {
-        const struct local_space *space = &local->spaces[i];
-        memset(&spaces[i], 0, sizeof(spaces[i]));
-        memcpy(spaces[i].name, space->name, sizeof(space->name));
-        spaces[i].id = space->id;
-        spaces[i].page_tokens = space->page_tokens;
-        spaces[i].page_bytes = space->page_bytes;
-        spaces[i].first_variant = space->first_variant;
-        spaces[i].nr_groups = (uint16_t)space->nr_groups;
-        kv_status_t status =
-            kv_salt(of->secret, of->secret_len, &space->id, &spaces[i].salt, NULL);
-        if (status != KV_OK) {
-            return status;
-        }
-    }
-    return KV_OK;
 }
 
 /* The fill arenas of its tenant, in the order of arena_of[]: how many. */
@@ -129,17 +108,18 @@ static bool attached_send(struct local_conn *conn, int rings_fd)
     kvn_local_t *local = conn->local;
     int fds[KVN_PACKET_FDS_MAX] = {rings_fd};
     uint32_t nr = 0;
-    size_t len = sizeof(reply.packet) + local->nr_spaces * sizeof(reply.spaces[0]);
+    size_t len = sizeof(reply.packet) + local->told.nr_spaces * sizeof(reply.spaces[0]);
     kvn_packet_init(&reply.packet, KVN_PACKET_ATTACHED);
     reply.packet.ring_bytes = conn->ring_bytes;
-    reply.packet.nr_spaces = (uint16_t)local->nr_spaces;
+    reply.packet.nr_spaces = (uint16_t)local->told.nr_spaces;
     if (conn->level == KVN_PACKET_LEVEL_PAGER) {
         nr = arenas_write(conn, reply.arenas, &fds[1]);
         reply.packet.nr_arenas = (uint16_t)nr;
         memmove((uint8_t *)&reply + len, reply.arenas, nr * sizeof(reply.arenas[0]));
         len += nr * sizeof(reply.arenas[0]);
     }
-    bool sent = salts_write(local, conn->tenant, reply.spaces) == KV_OK && !KV_FAULT()
+    bool sent = kvn_told_spaces(&local->told, conn->tenant, reply.spaces) == KV_OK
+                && !KV_FAULT()
                 && kvn_packet_send_fds(conn->fd, &reply, len, fds, 1 + nr);
     explicit_bzero(&reply, sizeof(reply));
     return sent;

@@ -26,6 +26,7 @@
 #include "base/mem.h"
 struct ucred; /* <sys/socket.h>, with _GNU_SOURCE */
 
+#include "node/daemon/clients.h"
 #include "node/daemon/local.h"
 #include "node/ring.h"
 
@@ -122,31 +123,17 @@ struct local_conn {
     uint64_t buffer_bytes;
 };
 
-struct local_tenant {
-    uint32_t id;
-    uint8_t secret[KV_SECRET_BYTES_MAX];
-    size_t secret_len;
+struct local_uids {
     uint32_t uids[KVN_LOCAL_UIDS_MAX];
-    uint32_t nr_uids;
-};
-
-struct local_space {
-    char name[KVN_PACKET_NAME_MAX];
-    kv_key_t id;
-    uint32_t page_tokens, page_bytes, nr_groups;
-    uint16_t first_variant;
+    uint32_t nr;
 };
 
 struct kvn_local {
     uv_loop_t *loop;
     struct kvn_local_events events;
     struct kvn_local_counts counts;
-    struct local_tenant tenants[KVP_TENANTS_MAX];
-    uint32_t nr_tenants;
-    struct local_space spaces[KVN_PACKET_SPACES_MAX];
-    uint32_t nr_spaces;
-    uint32_t variant_bytes[KVP_VARIANTS_MAX]; /* of a page; 0: of no space */
-    uint32_t variant_tokens[KVP_VARIANTS_MAX];
+    struct kvn_told told;
+    struct local_uids uids[KVP_TENANTS_MAX]; /* of told.tenants */
     struct kvn_local_arena arenas[KVN_PACKET_ARENAS_MAX];
     uint32_t nr_arenas;
     uint16_t arena_of[KVP_POOLS_MAX]; /* number among its tenant's, by pool */

@@ -208,7 +208,7 @@ static kv_status_t request_check(
     const struct kvn_request_head *h = &in->head;
     const kvn_local_t *local = conn->local;
     uint32_t bytes =
-        h->variant < KVP_VARIANTS_MAX ? local->variant_bytes[h->variant] : 0;
+        h->variant < KVP_VARIANTS_MAX ? local->told.page_bytes[h->variant] : 0;
     if (bytes == 0) {
         return kv_fail(
             detail, KV_ERR_INVALID, "request.variant", KVP_VARIANTS_MAX, h->variant);

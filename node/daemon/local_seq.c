@@ -131,7 +131,7 @@ uint32_t kvn_seq_pages_max(const kvn_local_t *local, const struct kvn_request *r
 {
     const struct kvn_request_head *h = &request->head;
     uint32_t tokens =
-        h->variant < KVP_VARIANTS_MAX ? local->variant_tokens[h->variant] : 0;
+        h->variant < KVP_VARIANTS_MAX ? local->told.page_tokens[h->variant] : 0;
     switch (h->op) {
     case KVN_OP_SEQ_FETCH:
         return h->nr_keys;
@@ -160,7 +160,7 @@ kv_status_t kvn_seq_check(
             detail, KV_ERR_INVALID, "request.timeout", KVN_RING_TIMEOUT_MAX_US, 0);
     }
     uint64_t tokens_max =
-        (uint64_t)KVN_RING_KEYS_MAX * local->variant_tokens[h->variant];
+        (uint64_t)KVN_RING_KEYS_MAX * local->told.page_tokens[h->variant];
     if (h->op == KVN_OP_SEQ_APPEND && request->seq.tokens > tokens_max) {
         return kv_fail(
             detail, KV_ERR_TOO_LARGE, "request.tokens", tokens_max,

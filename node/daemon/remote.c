@@ -35,7 +35,7 @@ static void finish_try(kvn_remote_t *remote)
     }
     void (*closed)(void *arg) = remote->closed;
     void *arg = remote->closed_arg;
-    explicit_bzero(remote->tenants, sizeof(remote->tenants));
+    kvn_told_wipe(&remote->told);
     kv_free(remote->orders);
     kv_free(remote);
     closed(arg);
@@ -213,21 +213,14 @@ static bool attached_send(struct remote_conn *conn)
         struct kvn_packet packet;
         struct kvn_packet_space spaces[KVN_PACKET_SPACES_MAX];
     } reply;
-    bool good = true;
     kvn_packet_init(&reply.packet, KVN_PACKET_ATTACHED);
-    reply.packet.nr_spaces = (uint16_t)remote->config.nr_spaces;
-    for (uint32_t i = 0; good && i < remote->config.nr_spaces; i++) {
-        reply.spaces[i] = remote->spaces[i];
-        good = kv_salt(
-                   remote->tenants[conn->tenant].secret,
-                   remote->tenants[conn->tenant].secret_len, &reply.spaces[i].id,
-                   &reply.spaces[i].salt, NULL)
-               == KV_OK;
-    }
+    reply.packet.nr_spaces = (uint16_t)remote->told.nr_spaces;
+    const bool good =
+        kvn_told_spaces(&remote->told, conn->tenant, reply.spaces) == KV_OK;
     if (good) {
         kvn_remote_send(
             conn, (const uint8_t *)&reply,
-            sizeof(reply.packet) + remote->config.nr_spaces * sizeof(reply.spaces[0]));
+            sizeof(reply.packet) + remote->told.nr_spaces * sizeof(reply.spaces[0]));
     }
     explicit_bzero(&reply, sizeof(reply));
     return good && !conn->broken;
@@ -238,12 +231,12 @@ static kv_status_t attach_do(
 {
     kvn_remote_t *remote = conn->remote;
     uint16_t tenant = 0;
-    while (tenant < remote->config.nr_tenants
-           && remote->tenants[tenant].id != conn->tenant_id) {
+    while (tenant < remote->told.nr_tenants
+           && remote->told.tenants[tenant].id != conn->tenant_id) {
         tenant++;
     }
     /* The same answer for a tenant that there is not. */
-    if (packet->tenant != conn->tenant_id || tenant == remote->config.nr_tenants) {
+    if (packet->tenant != conn->tenant_id || tenant == remote->told.nr_tenants) {
         return KV_ERR_DENIED;
     }
     if (packet->level != KVN_PACKET_LEVEL_OBJECT || packet->ring_bytes != 0
@@ -538,8 +531,6 @@ kv_status_t kvn_remote_open(
     const struct kvn_remote_events *events, kvn_remote_t **remote_p)
 {
     KV_ASSERT(config->nr_clients >= 1 && config->nr_clients <= KVN_REMOTE_CLIENTS_MAX);
-    KV_ASSERT(config->nr_tenants <= KVP_TENANTS_MAX);
-    KV_ASSERT(config->nr_spaces <= KVN_PACKET_SPACES_MAX);
     kvn_remote_t *remote = kv_calloc(1, sizeof(*remote));
     if (remote == NULL) {
         return KV_ERR_NOMEM;
@@ -557,25 +548,9 @@ kv_status_t kvn_remote_open(
     for (uint32_t i = 0; i < remote->nr_orders; i++) {
         remote->orders[i].next = i + 1 < remote->nr_orders ? i + 1 : REMOTE_NONE;
     }
-    for (uint32_t i = 0; i < config->nr_tenants; i++) {
-        const struct kvn_local_tenant *from = &config->tenants[i];
-        remote->tenants[i].id = from->id;
-        remote->tenants[i].secret_len = from->secret_len;
-        memcpy(remote->tenants[i].secret, from->secret, from->secret_len);
-    }
-    for (uint32_t i = 0; i < config->nr_spaces; i++) {
-        const struct kvn_local_space *from = &config->spaces[i];
-        struct kvn_packet_space *to = &remote->spaces[i];
-        (void)snprintf(to->name, sizeof(to->name), "%s", from->name);
-        to->id = from->id;
-        to->page_tokens = from->page_tokens;
-        to->page_bytes = (from->page_bytes + KVP_ALIGN - 1) / KVP_ALIGN * KVP_ALIGN;
-        to->first_variant = from->first_variant;
-        to->nr_groups = (uint16_t)from->nr_groups;
-        for (uint32_t g = 0; g < from->nr_groups; g++) {
-            remote->variant_bytes[from->first_variant + g] = to->page_bytes;
-        }
-    }
+    kvn_told_init(
+        &remote->told, config->tenants, config->nr_tenants, config->spaces,
+        config->nr_spaces);
     remote->config.tenants = NULL;
     remote->config.spaces = NULL;
     KV_ASSERT(uv_timer_init(loop, &remote->clock) == 0);

@@ -172,7 +172,7 @@ static kv_status_t request_check(
     const struct kvn_request_head *h = &in->head;
     const kvn_remote_t *remote = conn->remote;
     const bool waits = h->op == KVN_OP_EXISTS || kvn_op_moves(h->op);
-    if (h->variant >= KVP_VARIANTS_MAX || remote->variant_bytes[h->variant] == 0) {
+    if (h->variant >= KVP_VARIANTS_MAX || remote->told.page_bytes[h->variant] == 0) {
         return kv_fail(
             detail, KV_ERR_INVALID, "request.variant", KVP_VARIANTS_MAX, h->variant);
     }

@@ -11,6 +11,7 @@
 #include "base/assert.h"
 #include "base/fault.h"
 #include "base/mem.h"
+#include "node/daemon/clients.h"
 #include "node/daemon/frame.h"
 #include "node/daemon/outbox.h"
 #include "node/daemon/remote.h"
@@ -112,13 +113,7 @@ struct kvn_remote {
     struct kvn_remote_config config;
     struct kvn_remote_events events;
     struct kvn_remote_counts counts;
-    struct {
-        uint32_t id;
-        uint8_t secret[KV_SECRET_BYTES_MAX];
-        size_t secret_len;
-    } tenants[KVP_TENANTS_MAX];
-    struct kvn_packet_space spaces[KVN_PACKET_SPACES_MAX]; /* salts are zero */
-    uint32_t variant_bytes[KVP_VARIANTS_MAX];
+    struct kvn_told told;
     struct remote_conn *conns;
     uint32_t nr_conns;
     struct remote_conn *by_index[KVO_CLIENTS_MAX];

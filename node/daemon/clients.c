@@ -1,0 +1,63 @@
+/* What is the same for clients on this machine and on others. */
+#include "node/daemon/clients.h"
+
+#include "base/assert.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* ---- what they are told ---------------------------------------------------------- */
+
+void kvn_told_init(
+    struct kvn_told *told, const struct kvn_local_tenant *tenants, uint32_t nr_tenants,
+    const struct kvn_local_space *spaces, uint32_t nr_spaces)
+{
+    KV_ASSERT(nr_tenants <= KVP_TENANTS_MAX && nr_spaces <= KVN_PACKET_SPACES_MAX);
+    memset(told, 0, sizeof(*told));
+    told->nr_tenants = nr_tenants;
+    told->nr_spaces = nr_spaces;
+    for (uint32_t i = 0; i < nr_tenants; i++) {
+        KV_ASSERT(tenants[i].secret_len <= KV_SECRET_BYTES_MAX);
+        told->tenants[i].id = tenants[i].id;
+        told->tenants[i].secret_len = tenants[i].secret_len;
+        memcpy(told->tenants[i].secret, tenants[i].secret, tenants[i].secret_len);
+    }
+    for (uint32_t i = 0; i < nr_spaces; i++) {
+        const struct kvn_local_space *from = &spaces[i];
+        struct kvn_packet_space *to = &told->spaces[i];
+        KV_ASSERT(strlen(from->name) < sizeof(to->name));
+        KV_ASSERT(from->first_variant + from->nr_groups <= KVP_VARIANTS_MAX);
+        (void)snprintf(to->name, sizeof(to->name), "%s", from->name);
+        to->id = from->id;
+        to->page_tokens = from->page_tokens;
+        /* Copies are whole multiples of KVP_ALIGN (kvp_copy_len). */
+        to->page_bytes = (from->page_bytes + KVP_ALIGN - 1) / KVP_ALIGN * KVP_ALIGN;
+        to->first_variant = from->first_variant;
+        to->nr_groups = (uint16_t)from->nr_groups;
+        for (uint32_t g = 0; g < from->nr_groups; g++) {
+            told->page_bytes[from->first_variant + g] = to->page_bytes;
+            told->page_tokens[from->first_variant + g] = to->page_tokens;
+        }
+    }
+}
+
+kv_status_t kvn_told_spaces(
+    const struct kvn_told *told, uint16_t tenant, struct kvn_packet_space *spaces)
+{
+    KV_ASSERT(tenant < told->nr_tenants);
+    for (uint32_t i = 0; i < told->nr_spaces; i++) {
+        spaces[i] = told->spaces[i];
+        kv_status_t status = kv_salt(
+            told->tenants[tenant].secret, told->tenants[tenant].secret_len,
+            &spaces[i].id, &spaces[i].salt, NULL);
+        if (status != KV_OK) {
+            return status;
+        }
+    }
+    return KV_OK;
+}
+
+void kvn_told_wipe(struct kvn_told *told)
+{
+    explicit_bzero(told->tenants, sizeof(told->tenants));
+}

@@ -1,0 +1,39 @@
+/* What is the same for clients on this machine (local.h) and on others (remote.h),
+ * whatever their requests come by.
+ *
+ *   tenants, spaces ── kvn_told_init ──► kvn_told ── kvn_told_spaces ──► ATTACHED
+ *
+ * Threading: values, of one thread at a time. Ownership: a struct kvn_told has copies
+ * of all that it was made of, secrets too: who has one wipes it. Units: bytes and
+ * tokens of a page. Errors: as said at each; the bounds of a configuration are for its
+ * user to check, and asserted.
+ */
+#ifndef KVN_CLIENTS_H
+#define KVN_CLIENTS_H
+
+#include "node/daemon/local.h"
+#include "node/ring.h"
+
+/* What clients are told of spaces, with the secrets that their salts are made of. */
+struct kvn_told {
+    struct {
+        uint32_t id;
+        uint8_t secret[KV_SECRET_BYTES_MAX];
+        size_t secret_len;
+    } tenants[KVP_TENANTS_MAX]; /* as in the pager's config */
+    uint32_t nr_tenants;
+    struct kvn_packet_space spaces[KVN_PACKET_SPACES_MAX]; /* salts are zero */
+    uint32_t nr_spaces;
+    /* Of a page, by variant; 0: of no space. */
+    uint32_t page_bytes[KVP_VARIANTS_MAX], page_tokens[KVP_VARIANTS_MAX];
+};
+void kvn_told_init(
+    struct kvn_told *told, const struct kvn_local_tenant *tenants, uint32_t nr_tenants,
+    const struct kvn_local_space *spaces, uint32_t nr_spaces);
+/* The nr_spaces records behind ATTACHED, with the salts of this tenant (index): secrets
+ * that the caller wipes, also when it fails (as kv_salt). */
+kv_status_t kvn_told_spaces(
+    const struct kvn_told *told, uint16_t tenant, struct kvn_packet_space *spaces);
+void kvn_told_wipe(struct kvn_told *told);
+
+#endif

@@ -61,3 +61,34 @@ void kvn_told_wipe(struct kvn_told *told)
 {
     explicit_bzero(told->tenants, sizeof(told->tenants));
 }
+
+/* ---- what they are answered ------------------------------------------------------ */
+
+void kvn_answer_write(
+    uint8_t *to, uint32_t bytes, uint16_t op, uint64_t tag,
+    const struct kvo_answer *answer)
+{
+    const uint32_t n = kvn_answer_keys(answer);
+    struct kvn_answer_head head = {
+        .bytes = bytes,
+        .type = KVN_RECORD_ANSWER,
+        .op = op,
+        .tag = tag,
+        .status = answer->status,
+        .nr_keys = n,
+        .limit = answer->detail.limit,
+        .value = answer->detail.value,
+    };
+    if (answer->detail.field != NULL) {
+        (void)snprintf(head.field, sizeof(head.field), "%s", answer->detail.field);
+    }
+    memcpy(to, &head, sizeof(head));
+    if (n > 0) {
+        _Static_assert(sizeof(kv_status_t) == sizeof(int32_t), "copied as they are");
+        KV_ASSERT(bytes >= kvn_answer_bytes(n));
+        to += bytes - kvn_answer_bytes(n) + sizeof(head);
+        memcpy(to, answer->statuses, n * sizeof(int32_t));
+        memcpy(to + n * sizeof(int32_t), answer->reasons, n);
+        memcpy(to + n * (sizeof(int32_t) + 1), answer->places, n);
+    }
+}

@@ -2,6 +2,7 @@
  * whatever their requests come by.
  *
  *   tenants, spaces ── kvn_told_init ──► kvn_told ── kvn_told_spaces ──► ATTACHED
+ *   core ── struct kvo_answer ── kvn_answer_write ──► ring, or TLS
  *
  * Threading: values, of one thread at a time. Ownership: a struct kvn_told has copies
  * of all that it was made of, secrets too: who has one wipes it. Units: bytes and
@@ -35,5 +36,16 @@ void kvn_told_init(
 kv_status_t kvn_told_spaces(
     const struct kvn_told *told, uint16_t tenant, struct kvn_packet_space *spaces);
 void kvn_told_wipe(struct kvn_told *told);
+
+/* Keys that the answer has a status for: none where the whole was refused. */
+static inline uint32_t kvn_answer_keys(const struct kvo_answer *answer)
+{
+    return answer->statuses != NULL ? answer->nr_keys : 0;
+}
+/* The record of `bytes` that answers the client's `tag`: its head, and at its end what
+ * there is of keys. Between them, and behind the last place, is what was there. */
+void kvn_answer_write(
+    uint8_t *to, uint32_t bytes, uint16_t op, uint64_t tag,
+    const struct kvo_answer *answer);
 
 #endif

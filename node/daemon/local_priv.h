@@ -217,8 +217,8 @@ void kvn_seq_cancel(
 void kvn_seq_look(
     struct local_conn *conn, struct local_entry *entry, const struct kvo_answer *answer,
     struct kvn_answer_seq *seq);
-/* Behind the head of an answer: seq, pages, tails. Returns where it ended. */
-uint8_t *kvn_seq_write(
+/* Behind the head of an answer: seq, pages, tails. */
+void kvn_seq_write(
     const kvn_local_t *local, uint8_t *to, const struct kvn_answer_seq *seq,
     const struct kvo_answer *answer);
 /* Writes what is owed, as far as there is room. */

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -118,44 +117,11 @@ void kvn_local_wake_client(struct local_conn *conn)
     (void)!send(conn->fd, &wake, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* `seq`: NULL at the object level. */
-static void answer_write(
-    const kvn_local_t *local, uint8_t *to, uint32_t bytes,
-    const struct local_entry *entry, const struct kvo_answer *answer,
-    const struct kvn_answer_seq *seq)
-{
-    uint32_t n = answer->statuses != NULL ? answer->nr_keys : 0;
-    struct kvn_answer_head head = {
-        .bytes = bytes,
-        .type = KVN_RECORD_ANSWER,
-        .op = entry->op,
-        .tag = entry->tag,
-        .status = answer->status,
-        .nr_keys = n,
-        .limit = answer->detail.limit,
-        .value = answer->detail.value,
-    };
-    if (answer->detail.field != NULL) {
-        (void)snprintf(head.field, sizeof(head.field), "%s", answer->detail.field);
-    }
-    _Static_assert(sizeof(kv_status_t) == sizeof(int32_t), "copied as they are");
-    memcpy(to, &head, sizeof(head));
-    to += sizeof(head);
-    if (seq != NULL) {
-        to = kvn_seq_write(local, to, seq, answer);
-    }
-    if (n > 0) {
-        memcpy(to, answer->statuses, n * sizeof(int32_t));
-        memcpy(to + n * sizeof(int32_t), answer->reasons, n);
-        memcpy(to + n * (sizeof(int32_t) + 1), answer->places, n);
-    }
-}
-
 static void entry_answer(
     struct local_conn *conn, struct local_entry *entry, const struct kvo_answer *answer,
     bool of_core)
 {
-    uint32_t n = answer->statuses != NULL ? answer->nr_keys : 0;
+    uint32_t n = kvn_answer_keys(answer);
     uint32_t bytes = kvn_answer_bytes(n);
     struct kvn_answer_seq seq = {0};
     uint8_t *to;
@@ -174,7 +140,10 @@ static void entry_answer(
         kvn_local_conn_malformed(conn, &detail);
         return; /* its end gives the entry back */
     }
-    answer_write(conn->local, to, bytes, entry, answer, of_seq ? &seq : NULL);
+    kvn_answer_write(to, bytes, entry->op, entry->tag, answer);
+    if (of_seq) {
+        kvn_seq_write(conn->local, to + sizeof(struct kvn_answer_head), &seq, answer);
+    }
     entry_give(conn, entry);
     kvn_ring_put(&conn->answers);
     kvn_local_wake_client(conn);

@@ -294,7 +294,7 @@ void kvn_seq_look(
     KV_ASSERT(answer->nr_tails <= KVN_SEQ_TAILS_MAX);
 }
 
-uint8_t *kvn_seq_write(
+void kvn_seq_write(
     const kvn_local_t *local, uint8_t *to, const struct kvn_answer_seq *seq,
     const struct kvo_answer *answer)
 {
@@ -316,7 +316,6 @@ uint8_t *kvn_seq_write(
         memcpy(to, &tail, sizeof(tail));
         to += sizeof(tail);
     }
-    return to;
 }
 
 /* ------------------------------------------------------------------ notices */
@@ -365,7 +364,7 @@ static void notice(struct local_conn *conn, struct local_seq *seq)
     const struct kvn_answer_head first = {
         .bytes = bytes, .type = KVN_RECORD_NOTICE, .op = KVN_OP_SEQ_CHANGED};
     memcpy(to, &first, sizeof(first));
-    (void)kvn_seq_write(local, to + sizeof(first), &head, NULL);
+    kvn_seq_write(local, to + sizeof(first), &head, NULL);
     kvn_ring_put(&conn->answers);
     local->counts.notices++;
     kvn_local_wake_client(conn);

@@ -1,8 +1,6 @@
 /* Requests of remote clients, and what they are answered. */
 #include "node/daemon/remote_priv.h"
 
-#include <stdio.h>
-
 /* ---- entries --------------------------------------------------------------------- */
 
 static void entry_take(
@@ -46,32 +44,6 @@ void kvn_remote_entries_drop(struct remote_conn *conn)
 
 /* ---- answers --------------------------------------------------------------------- */
 
-static void answer_write(
-    uint8_t *to, const struct remote_entry *entry, const struct kvo_answer *answer)
-{
-    const uint32_t n = answer->statuses != NULL ? answer->nr_keys : 0;
-    struct kvn_answer_head head = {
-        .bytes = kvn_answer_bytes(n),
-        .type = KVN_RECORD_ANSWER,
-        .op = entry->op,
-        .tag = entry->tag,
-        .status = answer->status,
-        .nr_keys = n,
-        .limit = answer->detail.limit,
-        .value = answer->detail.value,
-    };
-    if (answer->detail.field != NULL) {
-        (void)snprintf(head.field, sizeof(head.field), "%s", answer->detail.field);
-    }
-    memcpy(to, &head, sizeof(head));
-    if (n > 0) {
-        to += sizeof(head);
-        memcpy(to, answer->statuses, n * sizeof(int32_t));
-        memcpy(to + n * sizeof(int32_t), answer->reasons, n);
-        memcpy(to + n * (sizeof(int32_t) + 1), answer->places, n);
-    }
-}
-
 /* Every part that the client posted ends: by its page, or by a refusal; then it is
  * answered, and the slot is free before the client can know it. False: not yet. */
 static bool entry_drain(struct remote_conn *conn, struct remote_entry *entry)
@@ -109,14 +81,13 @@ static void entry_answer(
     struct remote_conn *conn, struct remote_entry *entry,
     const struct kvo_answer *answer)
 {
-    const uint32_t n = answer->statuses != NULL ? answer->nr_keys : 0;
-    entry->answer_len = kvn_answer_bytes(n);
+    entry->answer_len = kvn_answer_bytes(kvn_answer_keys(answer));
     entry->answer = kv_calloc(1, entry->answer_len);
     if (entry->answer == NULL) {
         kvn_remote_break(conn, "out of memory");
         return;
     }
-    answer_write(entry->answer, entry, answer);
+    kvn_answer_write(entry->answer, entry->answer_len, entry->op, entry->tag, answer);
     entry->answered = true;
     conn->nr_draining++;
     if (entry_drain(conn, entry)) {

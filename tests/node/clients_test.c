@@ -79,10 +79,67 @@ static void told__pages_are_whole_and_salts_a_tenants(void **state)
     }
 }
 
+/* ---- what they are answered ------------------------------------------------------ */
+
+/* The reader of the other side finds all of it, of any number of keys, and where a
+ * table's part stands between; nothing is written beside the record. */
+static void answer__is_what_the_other_side_reads(void **state)
+{
+    static const kv_status_t statuses[] = {KV_OK, KV_ERR_MISS, KV_ERR_IO};
+    static const uint8_t reasons[] = {0, 3, 1}, places[] = {2, 0, 1};
+    _Alignas(8) uint8_t record[512];
+    (void)state;
+    for (uint32_t n = 0; n <= 3; n++) {
+        for (unsigned of_seq = 0; of_seq < 2; of_seq++) {
+            const struct kvo_answer answer = {
+                .status = n == 0 ? KV_ERR_TOO_LARGE : KV_OK,
+                .detail = {.field = n == 0 ? "a.field" : NULL, .limit = 7, .value = 8},
+                .statuses = n == 0 ? NULL : statuses,
+                .reasons = reasons,
+                .places = places,
+                .nr_keys = n == 0 ? 3 : n,
+            };
+            const struct kvn_answer_seq seq = {
+                .seq = 5, .nr_pages = 4, .nr_entries = 2};
+            const uint16_t op = of_seq ? KVN_OP_SEQ_FETCH : KVN_OP_GET;
+            const uint32_t bytes =
+                of_seq ? kvn_seq_answer_bytes(n, 2, 0) : kvn_answer_bytes(n);
+            struct kvn_answer got;
+            assert_int_equal(kvn_answer_keys(&answer), n);
+            memset(record, 0xa5, sizeof(record));
+            kvn_answer_write(record + 8, bytes, op, 0x123456789, &answer);
+            for (uint32_t i = 0; i < 8; i++) {
+                assert_int_equal(record[i], 0xa5);
+                assert_int_equal(record[8 + bytes + i], 0xa5);
+            }
+            uint8_t *between = record + 8 + sizeof(struct kvn_answer_head);
+            if (of_seq) {
+                for (size_t i = 0; i < sizeof(seq); i++) {
+                    assert_int_equal(between[i], 0xa5);
+                }
+                memcpy(between, &seq, sizeof(seq));
+            }
+            assert_int_equal(kvn_answer_read(record + 8, bytes, &got, NULL), KV_OK);
+            assert_int_equal(got.head.op, op);
+            assert_int_equal(got.head.type, KVN_RECORD_ANSWER);
+            assert_int_equal(got.head.tag, 0x123456789);
+            assert_int_equal(got.head.status, answer.status);
+            assert_int_equal(got.head.nr_keys, n);
+            assert_int_equal(got.head.limit, 7);
+            assert_int_equal(got.head.value, 8);
+            assert_string_equal(got.head.field, n == 0 ? "a.field" : "");
+            assert_memory_equal(got.statuses, statuses, n * sizeof(int32_t));
+            assert_memory_equal(got.reasons, reasons, n);
+            assert_memory_equal(got.places, places, n);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(told__pages_are_whole_and_salts_a_tenants),
+        cmocka_unit_test(answer__is_what_the_other_side_reads),
     };
     return cmocka_run_group_tests_name("clients", tests, NULL, NULL);
 }

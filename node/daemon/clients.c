@@ -62,6 +62,54 @@ void kvn_told_wipe(struct kvn_told *told)
     explicit_bzero(told->tenants, sizeof(told->tenants));
 }
 
+/* ---- what they ask --------------------------------------------------------------- */
+
+_Static_assert((int)KVN_OP_DROP == (int)KVO_DROP, "ring operations are the core's");
+_Static_assert((int)KVN_RING_KEYS_MAX == (int)KVO_BATCH_KEYS_MAX, "one batch");
+
+kv_status_t kvn_request_check(
+    const struct kvn_told *told, const struct kvn_request_head *head,
+    struct kv_detail *detail)
+{
+    const bool waits = head->op == KVN_OP_EXISTS || kvn_op_moves(head->op);
+    if (head->variant >= KVP_VARIANTS_MAX || told->page_bytes[head->variant] == 0) {
+        return kv_fail(
+            detail, KV_ERR_INVALID, "request.variant", KVP_VARIANTS_MAX, head->variant);
+    }
+    if (head->timeout_us > KVN_RING_TIMEOUT_MAX_US
+        || (waits && head->timeout_us == 0)) {
+        return kv_fail(
+            detail, KV_ERR_INVALID, "request.timeout", KVN_RING_TIMEOUT_MAX_US,
+            head->timeout_us);
+    }
+    return KV_OK;
+}
+
+struct kvo_request kvn_request_core(
+    const struct kvn_request *in, uint64_t tag, uint16_t tenant, uint64_t deadline_us)
+{
+    const struct kvn_request_head *head = &in->head;
+    return (struct kvo_request){
+        .tag = tag,
+        .op = (enum kvo_op)head->op,
+        .deadline_us = head->timeout_us == 0 ? 0 : deadline_us,
+        .tenant = tenant,
+        .variant = head->variant,
+        .loose = (head->flags & KVN_REQUEST_LOOSE) != 0,
+        .first_page = head->first_page,
+        .anchor = head->anchor,
+        .keys = in->keys,
+        .nr_keys = head->nr_keys,
+        .buffers = in->addresses,
+        .n_tokens = in->n_tokens,
+        .prev = head->prev,
+        .seq = {(uint32_t)in->seq.seq, (uint32_t)(in->seq.seq >> 32)},
+        .page = in->seq.page,
+        .tokens = in->seq.tokens,
+        .version = in->seq.version,
+    };
+}
+
 /* ---- what they are answered ------------------------------------------------------ */
 
 void kvn_answer_write(

@@ -2,6 +2,7 @@
  * whatever their requests come by.
  *
  *   tenants, spaces ── kvn_told_init ──► kvn_told ── kvn_told_spaces ──► ATTACHED
+ *   a record, copied ── kvn_request_check, kvn_request_core ──► core
  *   core ── struct kvo_answer ── kvn_answer_write ──► ring, or TLS
  *
  * Threading: values, of one thread at a time. Ownership: a struct kvn_told has copies
@@ -36,6 +37,16 @@ void kvn_told_init(
 kv_status_t kvn_told_spaces(
     const struct kvn_told *told, uint16_t tenant, struct kvn_packet_space *spaces);
 void kvn_told_wipe(struct kvn_told *told);
+
+/* A request of which clients of every kind may ask: its variant is of a space, and it
+ * waits no longer than it may. INVALID with the field, its limit and the value. */
+kv_status_t kvn_request_check(
+    const struct kvn_told *told, const struct kvn_request_head *head,
+    struct kv_detail *detail);
+/* What the core is asked; its arrays are those of `in`. `deadline_us`: where the
+ * request has one. */
+struct kvo_request kvn_request_core(
+    const struct kvn_request *in, uint64_t tag, uint16_t tenant, uint64_t deadline_us);
 
 /* Keys that the answer has a status for: none where the whole was refused. */
 static inline uint32_t kvn_answer_keys(const struct kvo_answer *answer)

@@ -8,9 +8,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-_Static_assert((int)KVN_OP_DROP == (int)KVO_DROP, "ring operations are the core's");
-_Static_assert((int)KVN_RING_KEYS_MAX == (int)KVO_BATCH_KEYS_MAX, "one batch");
-
 /* ------------------------------------------------------------------ memory */
 
 kv_status_t
@@ -176,24 +173,17 @@ static kv_status_t request_check(
 {
     const struct kvn_request_head *h = &in->head;
     const kvn_local_t *local = conn->local;
-    uint32_t bytes =
-        h->variant < KVP_VARIANTS_MAX ? local->told.page_bytes[h->variant] : 0;
-    if (bytes == 0) {
-        return kv_fail(
-            detail, KV_ERR_INVALID, "request.variant", KVP_VARIANTS_MAX, h->variant);
-    }
-    bool waits = h->op == KVN_OP_EXISTS || kvn_op_moves(h->op);
-    if (h->timeout_us > KVN_RING_TIMEOUT_MAX_US || (waits && h->timeout_us == 0)) {
-        return kv_fail(
-            detail, KV_ERR_INVALID, "request.timeout", KVN_RING_TIMEOUT_MAX_US,
-            h->timeout_us);
+    kv_status_t status = kvn_request_check(&local->told, h, detail);
+    if (status != KV_OK) {
+        return status;
     }
     if (kvn_op_seq(h->op)) {
         return kvn_seq_check(local, in, detail);
     }
     if (in->addresses != NULL) {
         return kvn_buffer_addresses(
-            conn, in->addresses, h->nr_keys, bytes, mask_p, detail);
+            conn, in->addresses, h->nr_keys, local->told.page_bytes[h->variant], mask_p,
+            detail);
     }
     return KV_OK;
 }
@@ -210,25 +200,10 @@ static void request_do(struct local_conn *conn, const struct kvn_request *in)
     if (status == KV_OK) {
         entry->buffers = mask;
         kvn_buffers_use(conn, mask);
-        const struct kvo_request request = {
-            .tag = (uint64_t)entry->gen << 16 | (uint64_t)(entry - conn->entries),
-            .op = (enum kvo_op)h->op,
-            .deadline_us = h->timeout_us == 0 ? 0 : uv_hrtime() / 1000 + h->timeout_us,
-            .tenant = conn->tenant,
-            .variant = h->variant,
-            .loose = (h->flags & KVN_REQUEST_LOOSE) != 0,
-            .first_page = h->first_page,
-            .anchor = h->anchor,
-            .keys = in->keys,
-            .nr_keys = h->nr_keys,
-            .buffers = in->addresses,
-            .n_tokens = in->n_tokens,
-            .prev = h->prev,
-            .seq = {(uint32_t)in->seq.seq, (uint32_t)(in->seq.seq >> 32)},
-            .page = in->seq.page,
-            .tokens = in->seq.tokens,
-            .version = in->seq.version,
-        };
+        const uint64_t tag =
+            (uint64_t)entry->gen << 16 | (uint64_t)(entry - conn->entries);
+        const struct kvo_request request = kvn_request_core(
+            in, tag, conn->tenant, uv_hrtime() / 1000 + h->timeout_us);
         if (kvn_op_seq(h->op)) {
             kvn_seq_begin(conn, entry, in);
         }

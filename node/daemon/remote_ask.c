@@ -140,19 +140,12 @@ static bool is_posted(const struct remote_conn *conn, const struct kvn_request_h
 static kv_status_t request_check(
     struct remote_conn *conn, const struct kvn_request *in, struct kv_detail *detail)
 {
-    const struct kvn_request_head *h = &in->head;
-    const kvn_remote_t *remote = conn->remote;
-    const bool waits = h->op == KVN_OP_EXISTS || kvn_op_moves(h->op);
-    if (h->variant >= KVP_VARIANTS_MAX || remote->told.page_bytes[h->variant] == 0) {
-        return kv_fail(
-            detail, KV_ERR_INVALID, "request.variant", KVP_VARIANTS_MAX, h->variant);
+    const kv_status_t status =
+        kvn_request_check(&conn->remote->told, &in->head, detail);
+    if (status != KV_OK) {
+        return status;
     }
-    if (h->timeout_us > KVN_RING_TIMEOUT_MAX_US || (waits && h->timeout_us == 0)) {
-        return kv_fail(
-            detail, KV_ERR_INVALID, "request.timeout", KVN_RING_TIMEOUT_MAX_US,
-            h->timeout_us);
-    }
-    for (uint32_t i = 0; in->addresses != NULL && i < h->nr_keys; i++) {
+    for (uint32_t i = 0; in->addresses != NULL && i < in->head.nr_keys; i++) {
         if (in->addresses[i] != 0) { /* whoever is far has no buffers here */
             return kv_fail(
                 detail, KV_ERR_INVALID, "request.address", 0, in->addresses[i]);
@@ -176,21 +169,8 @@ static void request_do(struct remote_conn *conn, const struct kvn_request *in)
         for (uint32_t i = 0; in->addresses != NULL && i < h->nr_keys; i++) {
             in->addresses[i] = (uint64_t)slot << REMOTE_KEY_BITS | i;
         }
-        const struct kvo_request request = {
-            .tag = (uint64_t)entry->gen << 16 | slot,
-            .op = (enum kvo_op)h->op,
-            .deadline_us = h->timeout_us == 0 ? 0 : entry->deadline_us,
-            .tenant = conn->tenant,
-            .variant = h->variant,
-            .loose = (h->flags & KVN_REQUEST_LOOSE) != 0,
-            .first_page = h->first_page,
-            .anchor = h->anchor,
-            .keys = in->keys,
-            .nr_keys = h->nr_keys,
-            .buffers = in->addresses,
-            .n_tokens = in->n_tokens,
-            .prev = h->prev,
-        };
+        const struct kvo_request request = kvn_request_core(
+            in, (uint64_t)entry->gen << 16 | slot, conn->tenant, entry->deadline_us);
         status = remote->events.client.request(
             remote->events.client.arg, conn->id, &request);
         if (status == KV_OK) {

@@ -79,6 +79,105 @@ static void told__pages_are_whole_and_salts_a_tenants(void **state)
     }
 }
 
+/* ---- what they ask --------------------------------------------------------------- */
+
+/* Of every bound one on either side: the field, its limit and the value are named. */
+static void request__out_of_bounds_is_named(void **state)
+{
+    static const struct {
+        uint16_t op, variant;
+        uint64_t timeout_us;
+        const char *field; /* NULL: it is taken */
+        uint64_t limit, value;
+    } rows[] = {
+        {KVN_OP_GET, 1, 1, NULL, 0, 0},
+        {KVN_OP_GET, 3, KVN_RING_TIMEOUT_MAX_US, NULL, 0, 0},
+        {KVN_OP_PIN, 0, 0, NULL, 0, 0},
+        {KVN_OP_SEQ_END, 0, 0, NULL, 0, 0},
+        {KVN_OP_PIN, 2, 0, "request.variant", KVP_VARIANTS_MAX, 2},
+        {KVN_OP_PIN, KVP_VARIANTS_MAX, 0, "request.variant", KVP_VARIANTS_MAX,
+         KVP_VARIANTS_MAX},
+        {KVN_OP_PIN, UINT16_MAX, 0, "request.variant", KVP_VARIANTS_MAX, UINT16_MAX},
+        {KVN_OP_EXISTS, 0, 0, "request.timeout", KVN_RING_TIMEOUT_MAX_US, 0},
+        {KVN_OP_GET, 0, 0, "request.timeout", KVN_RING_TIMEOUT_MAX_US, 0},
+        {KVN_OP_PUT, 0, 0, "request.timeout", KVN_RING_TIMEOUT_MAX_US, 0},
+        {KVN_OP_PIN, 0, KVN_RING_TIMEOUT_MAX_US + 1, "request.timeout",
+         KVN_RING_TIMEOUT_MAX_US, KVN_RING_TIMEOUT_MAX_US + 1},
+    };
+    static struct kvn_told told;
+    (void)state;
+    told_make(&told);
+    for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const struct kvn_request_head head = {
+            .op = rows[i].op,
+            .variant = rows[i].variant,
+            .timeout_us = rows[i].timeout_us,
+        };
+        struct kv_detail detail = {0};
+        const kv_status_t status = kvn_request_check(&told, &head, &detail);
+        if (rows[i].field == NULL) {
+            assert_int_equal(status, KV_OK);
+            continue;
+        }
+        assert_int_equal(status, KV_ERR_INVALID);
+        assert_string_equal(detail.field, rows[i].field);
+        assert_int_equal(detail.limit, rows[i].limit);
+        assert_int_equal(detail.value, rows[i].value);
+    }
+    kvn_told_wipe(&told);
+}
+
+/* Every field arrives; a request that does not wait has no deadline. */
+static void request__reaches_the_core_whole(void **state)
+{
+    kv_key_t keys[2] = {{{1}}, {{2}}};
+    uint64_t addresses[2] = {0};
+    uint32_t n_tokens[2] = {0};
+    struct kvn_request in = {
+        .head =
+            {
+                .op = KVN_OP_GET,
+                .tag = 99,
+                .timeout_us = 5,
+                .nr_keys = 2,
+                .first_page = 6,
+                .variant = 3,
+                .flags = KVN_REQUEST_LOOSE,
+                .anchor = {{7}},
+                .prev = {{8}},
+            },
+        .seq = {.seq = UINT64_C(9) << 32 | 10, .version = 11, .page = 12, .tokens = 13},
+        .keys = keys,
+        .addresses = addresses,
+        .n_tokens = n_tokens,
+    };
+    (void)state;
+    struct kvo_request got = kvn_request_core(&in, 14, 15, 16);
+    assert_int_equal(got.tag, 14);
+    assert_int_equal(got.op, KVO_GET);
+    assert_int_equal(got.deadline_us, 16);
+    assert_int_equal(got.tenant, 15);
+    assert_int_equal(got.variant, 3);
+    assert_true(got.loose);
+    assert_int_equal(got.first_page, 6);
+    assert_memory_equal(&got.anchor, &in.head.anchor, sizeof(kv_key_t));
+    assert_ptr_equal(got.keys, keys);
+    assert_int_equal(got.nr_keys, 2);
+    assert_ptr_equal(got.buffers, addresses);
+    assert_ptr_equal(got.n_tokens, n_tokens);
+    assert_int_equal(got.seq.index, 10);
+    assert_int_equal(got.seq.gen, 9);
+    assert_int_equal(got.page, 12);
+    assert_int_equal(got.tokens, 13);
+    assert_int_equal(got.version, 11);
+    assert_memory_equal(&got.prev, &in.head.prev, sizeof(kv_key_t));
+    in.head.timeout_us = 0;
+    in.head.flags = KVN_REQUEST_TOKENS;
+    got = kvn_request_core(&in, 14, 15, 16);
+    assert_int_equal(got.deadline_us, 0);
+    assert_false(got.loose);
+}
+
 /* ---- what they are answered ------------------------------------------------------ */
 
 /* The reader of the other side finds all of it, of any number of keys, and where a
@@ -139,6 +238,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(told__pages_are_whole_and_salts_a_tenants),
+        cmocka_unit_test(request__out_of_bounds_is_named),
+        cmocka_unit_test(request__reaches_the_core_whole),
         cmocka_unit_test(answer__is_what_the_other_side_reads),
     };
     return cmocka_run_group_tests_name("clients", tests, NULL, NULL);

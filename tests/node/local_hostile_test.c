@@ -322,13 +322,15 @@ static void ring__that_changes_while_it_is_read_is_read_once(void **state)
     lk_await(&lk, 1, 1);
 }
 
-/* Addresses: of no buffer, of a former one, past the end, wrapping round. Refused, each
- * with its status; the client lives on, and nothing is copied anywhere. */
+/* Addresses: of no buffer, of a former one, past the end, wrapping round; a variant of
+ * no space, a time that is too long or none. Refused, each with its status; the client
+ * lives on, and nothing is copied anywhere. */
 static void ring__wild_addresses_are_refused(void **state)
 {
     struct raw raw;
     struct kvn_packet packet;
     const uint64_t bytes = 4 * LK_PAGE_BYTES;
+    enum { SECOND_US = 1000000 };
     (void)state;
     raw_attach(&raw);
     int fd = memfd_create("kvrail-test", MFD_ALLOW_SEALING | MFD_CLOEXEC);
@@ -345,15 +347,23 @@ static void ring__wild_addresses_are_refused(void **state)
     const struct {
         uint64_t address;
         int32_t status;
+        uint16_t variant;
+        uint64_t timeout_us;
     } cases[] = {
-        {id << 48 | 3 * LK_PAGE_BYTES, KV_OK},
-        {id << 48 | (3 * LK_PAGE_BYTES + 1), KV_ERR_INVALID},
-        {id << 48 | bytes, KV_ERR_INVALID},
-        {id << 48 | ((UINT64_C(1) << 48) - 1), KV_ERR_INVALID},
-        {(id + 1) << 48, KV_ERR_STALE},
-        {(id + 64) << 48, KV_ERR_STALE}, /* the slot, in another life */
-        {UINT64_MAX, KV_ERR_STALE},
-        {(uint64_t)good_buffer.id + 1, KV_OK}, /* ids are each client's own */
+        {id << 48 | 3 * LK_PAGE_BYTES, KV_OK, 0, SECOND_US},
+        {id << 48 | (3 * LK_PAGE_BYTES + 1), KV_ERR_INVALID, 0, SECOND_US},
+        {id << 48 | bytes, KV_ERR_INVALID, 0, SECOND_US},
+        {id << 48 | ((UINT64_C(1) << 48) - 1), KV_ERR_INVALID, 0, SECOND_US},
+        {(id + 1) << 48, KV_ERR_STALE, 0, SECOND_US},
+        {(id + 64) << 48, KV_ERR_STALE, 0, SECOND_US}, /* the slot, in another life */
+        {UINT64_MAX, KV_ERR_STALE, 0, SECOND_US},
+        {id << 48, KV_ERR_INVALID, 3, SECOND_US},
+        {id << 48, KV_ERR_INVALID, UINT16_MAX, SECOND_US},
+        {id << 48, KV_ERR_INVALID, 0, KVN_RING_TIMEOUT_MAX_US + 1},
+        {id << 48, KV_ERR_INVALID, 0, UINT64_MAX},
+        {id << 48, KV_ERR_INVALID, 0, 0},
+        /* ids are each client's own */
+        {(uint64_t)good_buffer.id + 1, KV_OK, 0, SECOND_US},
     };
     struct kvn_ring in, out;
     kvn_ring_bind(&out, raw.rings, KVN_RING_BYTES_MIN, KVN_REQUEST_OUT);
@@ -365,6 +375,8 @@ static void ring__wild_addresses_are_refused(void **state)
         struct kvn_answer answer;
         uint8_t *to;
         uint32_t len;
+        head.variant = cases[i].variant;
+        head.timeout_us = cases[i].timeout_us;
         assert_int_equal(kvn_ring_room(&out, head.bytes, &to, NULL), KV_OK);
         memcpy(to, &head, sizeof(head));
         memcpy(to + sizeof(head), &key, sizeof(key));
@@ -382,6 +394,9 @@ static void ring__wild_addresses_are_refused(void **state)
         assert_int_equal(answer.head.nr_keys, cases[i].status == KV_OK);
         if (cases[i].status != KV_OK) {
             assert_memory_equal(answer.head.field, "request.", 8);
+            assert_true(
+                cases[i].timeout_us == SECOND_US
+                || strcmp(answer.head.field, "request.timeout") == 0);
         }
     }
     assert_int_equal(ftruncate(fd, 0), -1); /* the seal that was asked for */

@@ -329,6 +329,45 @@ static void hostile__pages_are_verified(void **state)
     rk_node_stop();
 }
 
+/* A variant of no space, a time that is too long or none: refused, and it lives on. */
+static void hostile__requests_out_of_bounds_are_refused(void **state)
+{
+    static const struct {
+        uint16_t variant;
+        uint64_t timeout_us;
+        const char *field; /* "": taken */
+    } rows[] = {
+        {0, 1000000, ""},
+        {1, 1000000, "request.variant"},
+        {UINT16_MAX, 1000000, "request.variant"},
+        {0, 0, "request.timeout"},
+        {0, UINT64_MAX, "request.timeout"},
+    };
+    static uint8_t record[KVN_REQUEST_BYTES_MAX] __attribute__((aligned(8)));
+    uint8_t answer[KVN_ANSWER_BYTES_MAX] __attribute__((aligned(8)));
+    struct kvn_request_head *head = (struct kvn_request_head *)(void *)record;
+    struct kvn_answer said;
+    struct rk_raw raw;
+    (void)state;
+    rk_node_start(true, true);
+    raw_open(&raw);
+    raw_attach(&raw);
+    for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const uint32_t bytes =
+            raw_request(record, KVN_OP_EXISTS, 1, 1, rows[i].timeout_us);
+        head->variant = rows[i].variant;
+        rk_raw_say(&raw, record, bytes);
+        const uint32_t len = rk_raw_hear(&raw, answer, sizeof(answer));
+        assert_int_equal(kvn_answer_read(answer, len, &said, NULL), KV_OK);
+        assert_string_equal(said.head.field, rows[i].field);
+        assert_int_equal(
+            said.head.status, rows[i].field[0] != '\0' ? KV_ERR_INVALID : KV_OK);
+    }
+    rk_raw_close(&raw);
+    rk_await_rest(0);
+    rk_node_stop();
+}
+
 /* Who asks and then neither gives nor posts its pages is ended in bounded time; every
  * frame comes back. */
 static void hostile__silence_is_bounded(void **state)
@@ -423,6 +462,7 @@ int main(void)
         cmocka_unit_test(hostile__data_connections_prove_the_session),
         cmocka_unit_test(hostile__data_connections_end_it),
         cmocka_unit_test(hostile__pages_are_verified),
+        cmocka_unit_test(hostile__requests_out_of_bounds_are_refused),
         cmocka_unit_test(hostile__silence_is_bounded),
         cmocka_unit_test(hostile__floods_wait_outside),
     };

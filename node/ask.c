@@ -174,14 +174,8 @@ static kv_status_t receive(
 /* What REFUSED says, as one line. */
 static kv_status_t refused(const struct asking *asking, const struct kvn_packet *packet)
 {
-    const kv_status_t status = kv_status_known(packet->status) && packet->status < 0
-                                   ? (kv_status_t)packet->status
-                                   : KV_ERR_INVALID;
-    const struct kv_detail detail = {
-        .field = packet->field[0] != '\0' ? packet->field : NULL,
-        .limit = packet->limit,
-        .value = packet->value,
-    };
+    struct kv_detail detail;
+    const kv_status_t status = kvn_packet_refused(packet, &detail);
     kv_detail_format(&detail, status, asking->line, asking->cap);
     return status;
 }

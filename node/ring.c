@@ -5,6 +5,7 @@
 #include "base/fault.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -444,6 +445,33 @@ void kvn_packet_init(struct kvn_packet *packet, enum kvn_packet_type type)
 {
     *packet = (struct kvn_packet){
         .magic = KVN_PACKET_MAGIC, .version = KVN_RING_VERSION, .type = (uint16_t)type};
+}
+
+void kvn_packet_refuse(
+    struct kvn_packet *packet, uint64_t req, kv_status_t status,
+    const struct kv_detail *detail)
+{
+    kvn_packet_init(packet, KVN_PACKET_REFUSED);
+    packet->req = req;
+    packet->status = status;
+    packet->limit = detail->limit;
+    packet->value = detail->value;
+    if (detail->field != NULL) {
+        (void)snprintf(packet->field, sizeof(packet->field), "%s", detail->field);
+    }
+}
+
+kv_status_t
+kvn_packet_refused(const struct kvn_packet *packet, struct kv_detail *detail)
+{
+    *detail = (struct kv_detail){
+        .field = packet->field[0] != '\0' ? packet->field : NULL,
+        .limit = packet->limit,
+        .value = packet->value,
+    };
+    return packet->status < 0 && kv_status_known(packet->status)
+               ? (kv_status_t)packet->status
+               : KV_ERR_INVALID;
 }
 
 bool kvn_packet_send_fds(

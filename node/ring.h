@@ -391,6 +391,14 @@ struct kvn_packet_ask {
 };
 
 void kvn_packet_init(struct kvn_packet *packet, enum kvn_packet_type type);
+/* REFUSED, which answers `req`: with this status and detail. */
+void kvn_packet_refuse(
+    struct kvn_packet *packet, uint64_t req, kv_status_t status,
+    const struct kv_detail *detail);
+/* What a REFUSED says: a status that is known and no success, else INVALID. The
+ * detail's field lies in the packet. */
+kv_status_t
+kvn_packet_refused(const struct kvn_packet *packet, struct kv_detail *detail);
 /* All of it or nothing, without waiting: false, and errno. `fd` goes with it, and stays
  * the caller's; -1: none does. */
 bool kvn_packet_send(int sock, const void *bytes, size_t len, int fd);

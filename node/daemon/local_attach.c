@@ -4,7 +4,6 @@
 #include "node/daemon/local_priv.h"
 
 #include <poll.h>
-#include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -22,14 +21,7 @@ bool kvn_local_conn_refuse(
     const struct kv_detail *detail)
 {
     struct kvn_packet packet;
-    kvn_packet_init(&packet, KVN_PACKET_REFUSED);
-    packet.req = req;
-    packet.status = status;
-    packet.limit = detail->limit;
-    packet.value = detail->value;
-    if (detail->field != NULL) {
-        (void)snprintf(packet.field, sizeof(packet.field), "%s", detail->field);
-    }
+    kvn_packet_refuse(&packet, req, status, detail);
     return kvn_local_conn_say(conn, &packet, sizeof(packet), -1);
 }
 

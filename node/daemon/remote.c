@@ -191,13 +191,7 @@ refuse(struct remote_conn *conn, kv_status_t status, const struct kv_detail *det
 {
     struct kvn_packet packet;
     char text[140];
-    kvn_packet_init(&packet, KVN_PACKET_REFUSED);
-    packet.status = status;
-    packet.limit = detail->limit;
-    packet.value = detail->value;
-    if (detail->field != NULL) {
-        (void)snprintf(packet.field, sizeof(packet.field), "%s", detail->field);
-    }
+    kvn_packet_refuse(&packet, 0, status, detail);
     kvn_remote_send(conn, (const uint8_t *)&packet, sizeof(packet));
     if (!conn->broken) {
         flush(conn); /* as much as the socket takes: nobody waits for it */

@@ -179,17 +179,20 @@ told_read(const uint8_t *bytes, size_t len, struct told *told, struct kv_detail 
                : status;
 }
 
+kvr_status_t kvr_refused(kvr_client_t *client, const struct kvn_packet *packet)
+{
+    struct kv_detail detail;
+    const kv_status_t status = kvn_packet_refused(packet, &detail);
+    /* The number of a newer node is no status of ours, but the line tells of it. */
+    (void)kvr_fail(
+        client, packet->status < 0 ? (kv_status_t)packet->status : status, &detail);
+    return status;
+}
+
 /* Why not, in words where the field alone does not tell what to do. */
 static kvr_status_t refused(kvr_client_t *client, const struct kvn_packet *packet)
 {
-    /* Of the static texts that a detail needs; the packet outlives the line. */
-    const struct kv_detail detail = {
-        .field = packet->field[0] != '\0' ? packet->field : NULL,
-        .limit = packet->limit,
-        .value = packet->value,
-    };
-    kv_status_t status =
-        packet->status < 0 ? (kv_status_t)packet->status : KV_ERR_INVALID;
+    const kvr_status_t status = kvr_refused(client, packet);
     if (strcmp(packet->field, "attach.level") == 0) {
         return kvr_fail_text(
             client, status,
@@ -202,7 +205,7 @@ static kvr_status_t refused(kvr_client_t *client, const struct kvn_packet *packe
             "invalid: the pager level is for processes that the node can see die: run "
             "both in one pid namespace");
     }
-    return kvr_fail(client, status, &detail);
+    return status;
 }
 
 /* Waits for the answer to `req`: of this type, or REFUSED, whose status it is. */

@@ -133,6 +133,8 @@ kvr_fail(kvr_client_t *client, kv_status_t status, const struct kv_detail *detai
 kvr_status_t
 kvr_fail_text(kvr_client_t *client, kv_status_t status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* The status of a REFUSED; client->error says what it says. */
+kvr_status_t kvr_refused(kvr_client_t *client, const struct kvn_packet *packet);
 /* Reads the socket until it is empty: wakes are forgotten, a hang-up is noticed. */
 void kvr_socket_drain(kvr_client_t *client);
 void kvr_wake_node(kvr_client_t *client);

@@ -285,14 +285,7 @@ static kvr_status_t attach(kvr_client_t *client, uint32_t tenant, uint64_t until
         return kvr_fail(client, status, &detail);
     }
     if (packet.type == KVN_PACKET_REFUSED) {
-        detail = (struct kv_detail){
-            .field = packet.field[0] != '\0' ? packet.field : NULL,
-            .limit = packet.limit,
-            .value = packet.value,
-        };
-        return kvr_fail(
-            client, packet.status < 0 ? (kv_status_t)packet.status : KV_ERR_INVALID,
-            &detail);
+        return kvr_refused(client, &packet);
     }
     if (packet.type != KVN_PACKET_ATTACHED) {
         return kvr_fail_text(client, KV_ERR_VERSION, "version: no answer to ATTACH");

@@ -276,10 +276,10 @@ static void open__silence_has_an_end(void **state)
 
 static void open__wrong_answers_are_refused(void **state)
 {
-    enum { CASES = 9 };
+    enum { CASES = 10 };
     static const kvr_status_t wanted[CASES] = {
         KVR_DENIED,  KVR_DENIED,  KVR_INVALID, KVR_VERSION, KVR_VERSION,
-        KVR_INVALID, KVR_VERSION, KVR_AGAIN,   KVR_DENIED};
+        KVR_INVALID, KVR_VERSION, KVR_AGAIN,   KVR_INVALID, KVR_DENIED};
     (void)state;
     for (unsigned i = 0; i < CASES; i++) {
         struct {
@@ -321,8 +321,9 @@ static void open__wrong_answers_are_refused(void **state)
             len = sizeof(said);
             break;
         case 7:
+        case 8: /* a status that this version does not have */
             kvn_packet_init(&said.a.packet, KVN_PACKET_REFUSED);
-            said.a.packet.status = KV_ERR_AGAIN;
+            said.a.packet.status = i == 7 ? KV_ERR_AGAIN : -9999;
             len = sizeof(said.a.packet);
             break;
         default: /* a frame longer than any */
@@ -335,6 +336,8 @@ static void open__wrong_answers_are_refused(void **state)
             rk_raw_say(&fake.raw, &said, len);
         }
         fake_opened(&fake, wanted[i]);
+        assert_true(
+            i != 8 || strstr(fake.error, "unknown: a status of a newer version"));
         fake_close(&fake);
     }
 }

@@ -420,6 +420,32 @@ static void packet__is_refused_field_by_field(void **state)
     assert_string_equal(detail.field, "packet.field");
 }
 
+/* A refusal says what it was made of; a number that is no refusal is INVALID. */
+static void packet__refusal_has_a_status(void **state)
+{
+    const struct kv_detail why = {.field = "attach.level", .limit = 1, .value = 2};
+    struct kvn_packet packet, read;
+    struct kv_detail detail;
+    (void)state;
+    kvn_packet_refuse(&packet, 5, KV_ERR_AGAIN, &why);
+    assert_int_equal(
+        kvn_packet_read((uint8_t *)&packet, sizeof(packet), &read, NULL, NULL), KV_OK);
+    assert_int_equal(read.type, KVN_PACKET_REFUSED);
+    assert_int_equal(read.req, 5);
+    assert_int_equal(kvn_packet_refused(&read, &detail), KV_ERR_AGAIN);
+    assert_string_equal(detail.field, "attach.level");
+    assert_int_equal(detail.limit, 1);
+    assert_int_equal(detail.value, 2);
+    kvn_packet_refuse(&packet, 0, KV_ERR_DENIED, &(struct kv_detail){0});
+    assert_int_equal(kvn_packet_refused(&packet, &detail), KV_ERR_DENIED);
+    assert_null(detail.field);
+    const int32_t others[] = {KV_OK, KV_INPROGRESS, 1, -9999, INT32_MIN};
+    for (unsigned i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+        packet.status = others[i];
+        assert_int_equal(kvn_packet_refused(&packet, &detail), KV_ERR_INVALID);
+    }
+}
+
 /* A question has what its kind has, and nothing else. */
 static void packet__ask_is_refused_field_by_field(void **state)
 {
@@ -508,6 +534,7 @@ int main(void)
         cmocka_unit_test(answer__of_a_sequence_is_refused_field_by_field),
         cmocka_unit_test(packet__arenas_are_what_their_bytes_hold),
         cmocka_unit_test(packet__is_refused_field_by_field),
+        cmocka_unit_test(packet__refusal_has_a_status),
         cmocka_unit_test(packet__ask_is_refused_field_by_field),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -169,6 +169,26 @@ uint64_t kvr_flight_tag(const kvr_client_t *client, const struct kvr_flight *fli
     return (uint64_t)flight->gen << 16 | (uint64_t)(flight - client->flights);
 }
 
+struct kvr_flight *kvr_flight_of(kvr_client_t *client, uint64_t tag)
+{
+    const uint64_t index = tag & 0xffff;
+    struct kvr_flight *flight = index < KVR_FLIGHT_MAX ? &client->flights[index] : NULL;
+    return flight != NULL && flight->used && tag >> 16 == flight->gen ? flight : NULL;
+}
+
+struct kvr_flight *
+kvr_flight_answered(kvr_client_t *client, const struct kvn_answer *answer)
+{
+    const struct kvn_answer_head *head = &answer->head;
+    struct kvr_flight *flight = kvr_flight_of(client, head->tag);
+    if (flight == NULL || head->op != flight->op
+        || (head->nr_keys != 0 && head->nr_keys != flight->nr_keys)
+        || (head->nr_keys == 0 && flight->nr_keys != 0 && head->status == KV_OK)) {
+        return NULL;
+    }
+    return flight;
+}
+
 void kvr_request_send(kvr_client_t *client)
 {
     kvn_ring_put(&client->requests);
@@ -262,6 +282,26 @@ void kvr_error_take(kvr_client_t *client, const struct kvn_answer *answer)
     (void)kvr_fail(client, (kv_status_t)answer->head.status, &detail);
 }
 
+void kvr_result_answer(
+    kvr_client_t *client, const struct kvr_flight *flight,
+    const struct kvn_answer *answer, struct kvr_result *result)
+{
+    if (answer->head.nr_keys == 0) {
+        kvr_error_take(client, answer);
+        kvr_result_whole(client, flight, answer->head.status, result);
+        return;
+    }
+    *result = (struct kvr_result){
+        .tag = flight->tag,
+        .op = (enum kvr_op)flight->op,
+        .status = answer->head.status,
+        .nr_keys = answer->head.nr_keys,
+        .statuses = answer->statuses,
+        .reasons = answer->reasons,
+        .places = answer->places,
+    };
+}
+
 /* (1) The node's answer to one of our batches, or LINK_LOST when it is not. A notice
  * that the caller is not told is AGAIN. */
 static kv_status_t
@@ -277,19 +317,13 @@ answer_take(kvr_client_t *client, uint32_t len, struct kvr_result *result)
     if (answer.head.type == KVN_RECORD_NOTICE) {
         return kvr_seq_take(client, &answer, NULL, result);
     }
-    uint64_t index = answer.head.tag & 0xffff;
-    struct kvr_flight *flight = index < KVR_FLIGHT_MAX ? &client->flights[index] : NULL;
-    bool of_seq = flight != NULL && flight->used && kvn_op_seq(flight->op);
-    if (flight == NULL || !flight->used || answer.head.tag >> 16 != flight->gen
-        || answer.head.op != flight->op
-        || (answer.head.nr_keys != 0 && answer.head.nr_keys != flight->nr_keys)
-        || (answer.head.nr_keys == 0 && flight->nr_keys != 0
-            && answer.head.status == KV_OK)) {
+    struct kvr_flight *flight = kvr_flight_answered(client, &answer);
+    if (flight == NULL) {
         (void)kvr_fail_text(
             client, KV_ERR_LINK_LOST, "link_lost: an answer to no batch of ours");
         return KV_ERR_LINK_LOST;
     }
-    if (of_seq) {
+    if (kvn_op_seq(flight->op)) {
         if (answer.head.status < 0) {
             kvr_error_take(client, &answer);
         }
@@ -297,19 +331,8 @@ answer_take(kvr_client_t *client, uint32_t len, struct kvr_result *result)
         if (status == KV_OK && answer.head.nr_keys < flight->nr_keys) {
             statuses_whole(client, flight, answer.head.status, result);
         }
-    } else if (answer.head.nr_keys == 0) {
-        kvr_error_take(client, &answer);
-        kvr_result_whole(client, flight, answer.head.status, result);
     } else {
-        *result = (struct kvr_result){
-            .tag = flight->tag,
-            .op = (enum kvr_op)flight->op,
-            .status = answer.head.status,
-            .nr_keys = answer.head.nr_keys,
-            .statuses = answer.statuses,
-            .reasons = answer.reasons,
-            .places = answer.places,
-        };
+        kvr_result_answer(client, flight, &answer, result);
     }
     if (status == KV_OK) {
         kvr_flight_give(client, flight, result->statuses);

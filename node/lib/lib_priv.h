@@ -160,6 +160,11 @@ void kvr_flight_give(
     kvr_client_t *client, struct kvr_flight *flight, const int32_t *statuses);
 /* The tag that the node gives back. */
 uint64_t kvr_flight_tag(const kvr_client_t *client, const struct kvr_flight *flight);
+/* The flight under way that such a tag names; NULL: none of ours. */
+struct kvr_flight *kvr_flight_of(kvr_client_t *client, uint64_t tag);
+/* The one that this answer (no notice) is to, by its operation and keys too. */
+struct kvr_flight *
+kvr_flight_answered(kvr_client_t *client, const struct kvn_answer *answer);
 void kvr_request_send(kvr_client_t *client);
 /* `remote`: addresses are zero, since the node has no buffers of ours. */
 void kvr_request_write(
@@ -169,6 +174,10 @@ void kvr_request_write(
 void kvr_result_whole(
     kvr_client_t *client, const struct kvr_flight *flight, kvr_status_t status,
     struct kvr_result *result);
+/* What an answer with keys, or a refusal of the whole, came to; it points into it. */
+void kvr_result_answer(
+    kvr_client_t *client, const struct kvr_flight *flight,
+    const struct kvn_answer *answer, struct kvr_result *result);
 /* What an answer says of the whole is the client's last error. */
 void kvr_error_take(kvr_client_t *client, const struct kvn_answer *answer);
 kvr_status_t kvr_cancelled_next(kvr_client_t *client, struct kvr_result *result);

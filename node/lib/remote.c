@@ -148,15 +148,11 @@ static void ready_try(kvr_client_t *client, uint32_t index)
     }
 }
 
-/* A flight of ours that is under way, by the tag that the node knows. */
-static struct remote_flight *flight_of(kvr_client_t *client, uint64_t tag)
+/* What is kept here of a flight; NULL: of none. */
+static struct remote_flight *
+flight_at(const kvr_client_t *client, const struct kvr_flight *known)
 {
-    const uint64_t index = tag & 0xffff;
-    if (index >= KVR_FLIGHT_MAX || !client->flights[index].used
-        || client->flights[index].gen != tag >> 16) {
-        return NULL;
-    }
-    return &client->remote->flights[index];
+    return known != NULL ? &client->remote->flights[known - client->flights] : NULL;
 }
 
 static bool answer_keep(kvr_client_t *client, const uint8_t *frame, uint32_t len)
@@ -169,13 +165,9 @@ static bool answer_keep(kvr_client_t *client, const uint8_t *frame, uint32_t len
     if (kvn_answer_read(client->copy, len, &answer, NULL) != KV_OK) {
         return false;
     }
-    struct remote_flight *flight = flight_of(client, answer.head.tag);
-    const struct kvr_flight *known =
-        flight != NULL ? &client->flights[answer.head.tag & 0xffff] : NULL;
-    if (flight == NULL || flight->answered || answer.head.type != KVN_RECORD_ANSWER
-        || answer.head.op != known->op
-        || (answer.head.nr_keys != 0 && answer.head.nr_keys != known->nr_keys)
-        || (answer.head.nr_keys == 0 && answer.head.status == KV_OK)) {
+    struct remote_flight *flight =
+        flight_at(client, kvr_flight_answered(client, &answer));
+    if (flight == NULL || flight->answered || answer.head.type != KVN_RECORD_ANSWER) {
         return false;
     }
     flight->answer = kv_calloc(1, len);
@@ -203,10 +195,11 @@ static bool page_give(kvr_client_t *client, const struct kvt_event *event)
     if (kvn_remote_want_read(event->bytes, event->nr_bytes, &want, NULL) != KV_OK) {
         return false;
     }
-    struct remote_flight *flight = flight_of(client, want.tag);
+    const struct kvr_flight *known = kvr_flight_of(client, want.tag);
+    struct remote_flight *flight = flight_at(client, known);
     const uint32_t index = want.tag & 0xffff;
-    const bool ours = flight != NULL && client->flights[index].op == KVR_OP_PUT
-                      && want.key < client->flights[index].nr_keys && !flight->answered;
+    const bool ours = known != NULL && known->op == KVR_OP_PUT
+                      && want.key < known->nr_keys && !flight->answered;
     if (ours && want.len != flight->lens[want.key]) {
         return false;
     }
@@ -469,27 +462,15 @@ static void result_join(kvr_client_t *client, uint32_t index, struct kvr_result 
     memcpy(client->copy, flight->answer, flight->answer_len);
     KV_ASSERT(
         kvn_answer_read(client->copy, flight->answer_len, &answer, NULL) == KV_OK);
-    if (answer.head.nr_keys == 0) {
-        kvr_error_take(client, &answer);
-        kvr_result_whole(client, known, answer.head.status, result);
-    } else {
-        for (uint32_t i = 0; i < answer.head.nr_keys; i++) {
-            const bool bytes = known->op == KVR_OP_GET && answer.statuses[i] == KV_OK;
-            const int32_t landed = bytes ? flight->landed[i] : KV_OK;
-            client->statuses[i] = landed == KV_OK || landed == KV_ERR_NOT_VERIFIED
-                                      ? (bytes ? landed : answer.statuses[i])
-                                      : KV_ERR_IO;
-        }
-        *result = (struct kvr_result){
-            .tag = known->tag,
-            .op = (enum kvr_op)known->op,
-            .status = answer.head.status,
-            .nr_keys = answer.head.nr_keys,
-            .statuses = client->statuses,
-            .reasons = answer.reasons,
-            .places = answer.places,
-        };
+    kvr_result_answer(client, known, &answer, result);
+    for (uint32_t i = 0; i < answer.head.nr_keys; i++) {
+        const bool bytes = known->op == KVR_OP_GET && answer.statuses[i] == KV_OK;
+        const int32_t landed = bytes ? flight->landed[i] : KV_OK;
+        client->statuses[i] = landed == KV_OK || landed == KV_ERR_NOT_VERIFIED
+                                  ? (bytes ? landed : answer.statuses[i])
+                                  : KV_ERR_IO;
     }
+    result->statuses = client->statuses;
     flight_free(client, index);
     kvr_flight_give(client, known, result->statuses);
 }

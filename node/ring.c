@@ -5,10 +5,13 @@
 #include "base/fault.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 /* The layout is for other processes, and other languages: docs/clients.md. */
@@ -53,6 +56,28 @@ int kvn_memfd_sealed(const char *name, size_t bytes, int seals)
         return -1;
     }
     return fd;
+}
+
+kv_status_t kvn_memfd_check(int fd, uint64_t bytes, struct kv_detail *detail)
+{
+    struct statfs fs;
+    struct stat st;
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0 || fstatfs(fd, &fs) != 0 || fstat(fd, &st) != 0
+        || fs.f_type != TMPFS_MAGIC) {
+        return kv_fail(detail, KV_ERR_INVALID, "buffer.memfd", 1, 0);
+    }
+    if ((seals & F_SEAL_SHRINK) == 0) {
+        return kv_fail(
+            detail, KV_ERR_INVALID, "buffer.seals", F_SEAL_SHRINK, (uint64_t)seals);
+    }
+    /* After the seal was seen: it cannot become less any more. */
+    if (bytes == 0 || st.st_size < 0 || bytes > (uint64_t)st.st_size
+        || bytes >> KVN_OFFSET_BITS != 0) {
+        return kv_fail(
+            detail, KV_ERR_INVALID, "buffer.bytes", (uint64_t)st.st_size, bytes);
+    }
+    return KV_OK;
 }
 
 void kvn_rings_format(struct kvn_rings *rings, uint32_t ring_bytes)

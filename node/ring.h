@@ -100,6 +100,11 @@ bool kvn_rings_size_ok(uint64_t ring_bytes);
 /* A memfd of zeros under `seals` (F_SEAL_*), for who asked for it to close; or -1, and
  * errno. */
 int kvn_memfd_sealed(const char *name, size_t bytes, int seals);
+/* A client's memory, before it is mapped for good: nothing that its owner can do later
+ * may make touching it a fault. So it is a memfd of ordinary pages (a hole punched into
+ * huge ones can be impossible to fill again), it cannot shrink, and it is as long as
+ * they say. INVALID: buffer.memfd, buffer.seals, buffer.bytes. */
+kv_status_t kvn_memfd_check(int fd, uint64_t bytes, struct kv_detail *detail);
 /* Writes the header of zeroed memory; then checks one that came from elsewhere. */
 void kvn_rings_format(struct kvn_rings *rings, uint32_t ring_bytes);
 kv_status_t kvn_rings_check(

@@ -3,11 +3,7 @@
 #include "node/daemon/local_priv.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/magic.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/vfs.h>
 
 #define OFFSET_MASK ((UINT64_C(1) << KVN_OFFSET_BITS) - 1)
 
@@ -121,37 +117,12 @@ static void slot_settle(struct local_conn *conn, struct local_buffer *buffer)
     map_settle(local, map);
 }
 
-/* Nothing that its owner can do later may make touching it a fault: it is a memfd of
- * ordinary pages (a hole punched into huge ones can be impossible to fill again), it
- * cannot shrink, and it is as long as they say. */
-static kv_status_t memory_check(int fd, uint64_t bytes, struct kv_detail *detail)
-{
-    struct statfs fs;
-    struct stat st;
-    int seals = fcntl(fd, F_GET_SEALS);
-    if (seals < 0 || fstatfs(fd, &fs) != 0 || fstat(fd, &st) != 0
-        || fs.f_type != TMPFS_MAGIC) {
-        return kv_fail(detail, KV_ERR_INVALID, "buffer.memfd", 1, 0);
-    }
-    if ((seals & F_SEAL_SHRINK) == 0) {
-        return kv_fail(
-            detail, KV_ERR_INVALID, "buffer.seals", F_SEAL_SHRINK, (uint64_t)seals);
-    }
-    /* After the seal was seen: it cannot become less any more. */
-    if (bytes == 0 || st.st_size < 0 || bytes > (uint64_t)st.st_size
-        || bytes > OFFSET_MASK) {
-        return kv_fail(
-            detail, KV_ERR_INVALID, "buffer.bytes", (uint64_t)st.st_size, bytes);
-    }
-    return KV_OK;
-}
-
 kv_status_t kvn_buffer_add(
     struct local_conn *conn, int fd, uint64_t bytes, uint32_t *id_p,
     struct kv_detail *detail)
 {
     kvn_local_t *local = conn->local;
-    kv_status_t status = memory_check(fd, bytes, detail);
+    kv_status_t status = kvn_memfd_check(fd, bytes, detail);
     if (status != KV_OK) {
         return status;
     }

@@ -19,7 +19,6 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
@@ -558,26 +557,20 @@ kvr_status_t kvr_remote_buffer_create(
     return buffer_map(client, -1, bytes, buffer_p);
 }
 
-/* The same memfds as a node on this machine takes: what could be cut off under the port
- * would kill this process. */
+/* The same memfds as a node on this machine takes: what could be taken away under the
+ * port would kill this process. */
 kvr_status_t kvr_remote_buffer_add(
     kvr_client_t *client, int fd, size_t bytes, struct kvr_buffer *buffer_p)
 {
     struct kv_detail detail = {0};
-    struct stat st = {.st_size = 0};
-    const int seals = fcntl(fd, F_GET_SEALS);
-    if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || (seals & F_SEAL_WRITE) != 0) {
-        kv_fail(
-            &detail, KV_ERR_INVALID, "buffer.seals", F_SEAL_SHRINK,
-            seals < 0 ? 0 : (uint64_t)seals);
-        return kvr_fail(client, KV_ERR_INVALID, &detail);
+    kv_status_t status = kvn_memfd_check(fd, bytes, &detail);
+    const int seals = status == KV_OK ? fcntl(fd, F_GET_SEALS) : 0;
+    if ((seals & F_SEAL_WRITE) != 0) {
+        status = kv_fail(
+            &detail, KV_ERR_INVALID, "buffer.seals", F_SEAL_SHRINK, (uint64_t)seals);
     }
-    if (fstat(fd, &st) != 0 || bytes == 0 || (uint64_t)st.st_size < bytes) {
-        kv_fail(
-            &detail, KV_ERR_INVALID, "buffer.bytes", (uint64_t)st.st_size, bytes);
-        return kvr_fail(client, KV_ERR_INVALID, &detail);
-    }
-    return buffer_map(client, fd, bytes, buffer_p);
+    return status == KV_OK ? buffer_map(client, fd, bytes, buffer_p)
+                           : kvr_fail(client, status, &detail);
 }
 
 void kvr_remote_unbuffer(kvr_client_t *client, struct kvr_memory *memory)

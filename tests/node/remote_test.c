@@ -428,7 +428,7 @@ static void open__bad_targets_are_named(void **state)
 static void buffer__of_the_callers_own(void **state)
 {
     int32_t statuses[4];
-    struct kvr_buffer buffer;
+    struct kvr_buffer buffer, none;
     (void)state;
     rk_node_start(true, true);
     kvr_client_t *client = rk_client_of(RK_SEVEN, "seven.psk");
@@ -437,10 +437,25 @@ static void buffer__of_the_callers_own(void **state)
     assert_int_equal(ftruncate(fd, 4 * RK_PAGE), 0);
     assert_int_equal(kvr_buffer_add(client, -1, RK_PAGE, &buffer), KVR_INVALID);
     assert_int_equal(kvr_buffer_add(client, fd, RK_PAGE, &buffer), KVR_INVALID);
+    assert_non_null(strstr(kvr_error(client), "buffer.seals"));
     assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
     assert_int_equal(kvr_buffer_add(client, fd, 5 * RK_PAGE, &buffer), KVR_INVALID);
     assert_int_equal(kvr_buffer_add(client, fd, 0, &buffer), KVR_INVALID);
     assert_int_equal(kvr_buffer_add(client, fd, 4 * RK_PAGE, &buffer), KVR_OK);
+    const int huge = memfd_create("x", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB);
+    if (huge >= 0) { /* a kernel without them refuses already here */
+        assert_int_equal(ftruncate(huge, 2 << 20), 0);
+        assert_int_equal(fcntl(huge, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+        assert_int_equal(kvr_buffer_add(client, huge, RK_PAGE, &none), KVR_INVALID);
+        assert_non_null(strstr(kvr_error(client), "buffer.memfd"));
+        close(huge);
+    }
+    const int sealed = memfd_create("x", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    assert_int_equal(ftruncate(sealed, RK_PAGE), 0);
+    assert_int_equal(fcntl(sealed, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_WRITE), 0);
+    assert_int_equal(kvr_buffer_add(client, sealed, RK_PAGE, &none), KVR_INVALID);
+    assert_non_null(strstr(kvr_error(client), "buffer.seals"));
+    close(sealed);
     uint8_t *mine =
         mmap(NULL, 4 * RK_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     assert_ptr_not_equal(mine, MAP_FAILED);

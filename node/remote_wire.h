@@ -1,10 +1,13 @@
 /* What a remote client and its node share beside records and packets (node/ring.h):
- * the data connections of a session, and what is asked on them (docs/clients.md).
+ * the data connections of a session, what is asked on them (docs/clients.md), and how a
+ * host that has fallen silent is noticed.
  *
  *   GET, the client reads: POST{tag, chunk} ──► node; DATA{req, index} ‖ page ──► it
  *   PUT, the node reads:   WANT{req, tag, key} ──► client; DATA{req, 0} ‖ page ──► node
  *
- * Threading: values.
+ * Threading: values. Ownership: what is read is copied out of the bytes given; a socket
+ * stays its owner's. Units: bytes; seconds of silence. Errors: INVALID with the field,
+ * its limit and the value; of a proof those of kv_hmac().
  */
 #ifndef KVN_REMOTE_WIRE_H
 #define KVN_REMOTE_WIRE_H

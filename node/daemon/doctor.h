@@ -11,8 +11,8 @@
  *
  * Threading: the main thread; members are tried by threads of doctor_members.c.
  * Bounds: KVN_DOCTOR_ROWS_MAX rows, past that they are counted. Ownership: texts are
- * copied; config and socket stay the caller's. Errors: what a check cannot find out is
- * a row, not a status.
+ * copied; config and socket stay the caller's. Units: microseconds, bytes. Errors: what
+ * a check cannot find out is a row, not a status.
  */
 #ifndef KVN_DOCTOR_H
 #define KVN_DOCTOR_H

@@ -1,13 +1,14 @@
 /* What a socket's bytes are, before and after anybody is known: pure, so that it can be
- * fuzzed. Only links read sockets; all that it makes of what it read is here.
+ * fuzzed. Links, sessions of remote clients (remote.c) and such clients themselves
+ * (node/lib/remote.c) read sockets; how they take apart what they read is here.
  *
  *   first bytes ──► kvn_sniff ──► TLS | a data connection | a clear link | none of ours
  *   clear bytes ──► kvn_hello_take ──► who speaks
  *   clear bytes ──► kvn_frames_next ──► frames: u32 length, little endian ‖ its bytes
  *
  * Threading: values; one thread a splitter. Ownership: a frame lies in the bytes handed
- * in, or in the splitter's buffer: until the next call. Errors: KV_ERR_PROTOCOL with
- * its detail; the splitter then is at its end.
+ * in, or in the splitter's buffer: until the next call. Units: bytes. Errors:
+ * KV_ERR_PROTOCOL with its detail; the splitter then is at its end.
  */
 #ifndef KVN_FRAME_H
 #define KVN_FRAME_H

@@ -12,7 +12,7 @@
  * Threading: any thread; all calls about one host come in turn, but for adopt and stop.
  * A lock guards what passes between threads; nobody holds it over a system call that
  * may wait. Ownership: a host takes its config over, and descriptors given to adopt.
- * Errors: as of kvn_node_start().
+ * Units: microseconds. Errors: as of kvn_node_start().
  */
 #ifndef KVN_HOST_H
 #define KVN_HOST_H

@@ -19,8 +19,9 @@
  * in any answer; there is no TLS here, so the address is loopback unless the config
  * says otherwise.
  *
- * Threading: open, publish, port and close by the loop's thread. Errors: CONFIG, NOMEM
- * or IO with one line.
+ * Threading: open, publish, port and close by the loop's thread. Ownership: a snapshot
+ * is copied; the config is only looked at. Units: microseconds, bytes. Errors: CONFIG,
+ * NOMEM or IO with one line.
  */
 #ifndef KVN_HTTP_H
 #define KVN_HTTP_H
@@ -56,13 +57,13 @@ struct kvn_http_peer {
     bool up; /* its link */
 };
 
-/* Plain numbers of one moment. */
 /* Pages that came from peers, by transport. */
 struct kvn_http_read {
     const char *transport; /* constant */
     uint64_t bytes;
 };
 
+/* Plain numbers of one moment. */
 struct kvn_http_snapshot {
     uint32_t node;
     uint64_t incarnation;

@@ -1,7 +1,9 @@
 /* Inside http: from a snapshot to the texts that are answered. Pure functions over it,
  * except for what is read of the process.
  *
- * Threading: the HTTP thread; kvn_http_collect() aside.
+ * Threading: the HTTP thread; kvn_http_collect() aside. Ownership: values; texts are
+ * the caller's. Units: microseconds, bytes. Errors: none; what cannot be read is left
+ * out.
  */
 #ifndef KVN_HTTP_PRIV_H
 #define KVN_HTTP_PRIV_H

@@ -7,7 +7,8 @@
  * a text that is cut is never given out.
  *
  * Threading: one thread a writer. Bounds: cap bytes; KVN_JSON_DEPTH_MAX levels.
- * Ownership: the buffer stays the caller's. Errors: `full`, looked at in the end.
+ * Ownership: the buffer stays the caller's. Units: bytes. Errors: `full`, looked at in
+ * the end.
  */
 #ifndef KVN_JSON_H
 #define KVN_JSON_H

@@ -22,7 +22,9 @@
  *
  * Threading: the loop thread (libuv). Callbacks never run inside a call of this module
  * but from the loop. Ownership: bytes of callbacks live until they return. Order:
- * frames of one connection in order; after down(conn) nothing of it comes.
+ * frames of one connection in order; after down(conn) nothing of it comes. Units:
+ * bytes, microseconds. Errors: as said at each; what is wrong with a connection is a
+ * log line, and down() or dial_failed().
  */
 #ifndef KVN_LINKS_H
 #define KVN_LINKS_H

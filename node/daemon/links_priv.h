@@ -25,6 +25,8 @@
  *
  * Threading: the loop thread. "In the loop" below: called by libuv, not by our caller;
  * only there are callbacks made (down and others), and only there connections end.
+ * Ownership: a connection has its socket, session and what waits until CLOSED. Units:
+ * bytes, microseconds. Errors: a reason of one line, and the end of that connection.
  */
 #ifndef KVN_LINKS_PRIV_H
 #define KVN_LINKS_PRIV_H

@@ -38,7 +38,11 @@
  * Threading: the loop thread (libuv). Callbacks come from the loop, never from inside a
  * call, but for note(). Bounds: clients, buffers and their bytes a client, connections
  * not yet attached; bytes of a ring and requests in flight as in node/ring.h.
- * Clock: deadlines are uv_hrtime() in microseconds.
+ * Ownership: lists and texts of the configuration are copied, descriptors of arenas
+ * stay the caller's; clients' memory is mapped until the last kvn_local_release().
+ * Units: bytes; deadlines are uv_hrtime() in microseconds. Errors: CONFIG, IO or NOMEM
+ * with one line to open; what is wrong with a client it is told, or it is ended, with
+ * one line by note().
  */
 #ifndef KVN_LOCAL_H
 #define KVN_LOCAL_H

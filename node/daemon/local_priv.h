@@ -16,7 +16,11 @@
  * is owed (first >= end) and no APPEND of it is in flight when it rises. Only that one
  * is given to clients to confirm, since confirming lets go of frames of older tables.
  *
- * Threading: the loop thread.
+ * Threading: the loop thread. Ownership: a connection has its socket, rings, buffers
+ * and requests until it has ENDED or is FENCED, the rest until its handles are closed;
+ * a mapping is its holders', (2). Units: bytes; microseconds of uv_hrtime(). Errors: a
+ * status and its detail are what the client is told; kvn_local_conn_malformed() ends it
+ * with the next turn, and no other.
  */
 #ifndef KVN_LOCAL_PRIV_H
 #define KVN_LOCAL_PRIV_H

@@ -15,6 +15,8 @@
  * and not written into core dumps.
  *
  * Threading: built at start, constant after that; any thread may ask for addresses.
+ * Ownership: arenas and their descriptors are the module's until it is destroyed.
+ * Units: bytes.
  * Errors: CONFIG, NOMEM or IO with one line that names the pool, the bytes wanted, the
  * limit that stood in the way (free memory, a memory cgroup, an rlimit) and the fix;
  * nothing is left behind. A lack is found before a page is touched, because past a

@@ -6,11 +6,11 @@
  *
  * They know addresses and lengths, nothing of pages.
  *
- * Threading: all calls by the loop thread. Ownership: the
- * memory of a job stays until its completion. Promises: each posted job completes once;
- * room for its completion is kept when it is posted, so workers never wait for the
- * loop. No order among jobs. Errors: create gives CONFIG, NOMEM or IO (threads, event
- * fd, semaphore) with its detail; a job itself cannot fail.
+ * Threading: all calls by the loop thread. Ownership: the memory of a job stays until
+ * its completion. Promises: each posted job completes once; room for its completion is
+ * kept when it is posted, so workers never wait for the loop. No order among jobs.
+ * Units: bytes. Errors: create gives CONFIG, NOMEM or IO (threads, event fd, semaphore)
+ * with its detail; a job itself cannot fail.
  */
 #ifndef KVN_MOVERS_H
 #define KVN_MOVERS_H

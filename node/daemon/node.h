@@ -6,7 +6,9 @@
  * little memory, a bad credential are one line each, and nothing is left behind. Stop
  * ends what is open in bounded time and says when all is gone.
  *
- * Threading: the loop thread. Ownership: the config must outlive the node.
+ * Threading: the loop thread. Ownership: the config must outlive the node, which is
+ * gone with `stopped`. Units: bytes. Errors: CONFIG, IO, NOMEM or another status of
+ * what could not be had, with one line.
  */
 #ifndef KVN_NODE_H
 #define KVN_NODE_H

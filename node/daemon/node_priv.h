@@ -7,7 +7,10 @@
  *   node_ask.c   what the node tells of itself
  *   node_operator.c  what the operator is told of refused links and low limits
  *
- * Threading: the loop thread.
+ * Threading: the loop thread. Ownership: the node has all its modules, and frees each
+ * when it has closed; the config is the caller's. Units: bytes; microseconds of
+ * kvn_node_now(). Errors: at start a status and one line; later what an order came to
+ * goes to the core, the rest to the log.
  */
 #ifndef KVN_NODE_PRIV_H
 #define KVN_NODE_PRIV_H

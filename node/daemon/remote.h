@@ -21,6 +21,11 @@
  *
  * Threading: the loop thread. Callbacks come from the loop, or from inside
  * kvn_remote_event(); attach(), hung_up() and dead() never from inside another call.
+ * Ownership: tenants and spaces are copied; a socket and its session are ours from
+ * kvn_remote_take() on; the frame of an order stays the core's, and is touched until
+ * complete(). Units: bytes; microseconds of uv_hrtime(). Errors: NOMEM to open; what is
+ * wrong with a client refuses or ends it, with one line by note(); an order's status is
+ * in its kvo_done.
  */
 #ifndef KVN_REMOTE_H
 #define KVN_REMOTE_H

@@ -3,7 +3,10 @@
  *
  *   ATTACHING ── ATTACH ──► ATTACHED ──► ENDED ── handles, conns, orders ──► freed
  *
- * Threading: the loop thread.
+ * Threading: the loop thread. Ownership: a connection has its socket and session
+ * until it has ENDED, the rest until handles, orders and data connections are gone.
+ * Units: bytes; microseconds of kvn_remote_now(). Errors: kvn_remote_break() and
+ * kvn_remote_malformed() end the connection with the next turn, and no other.
  */
 #ifndef KVN_REMOTE_PRIV_H
 #define KVN_REMOTE_PRIV_H

@@ -5,8 +5,9 @@
  *   reports_peers.c    PEERS, SPACES
  *   reports_explain.c  EXPLAIN
  *
- * Threading: the loop thread. Ownership: all pointers live for one report. Errors: a
- * status and report->detail; a text that does not fit is found in the end.
+ * Threading: the loop thread. Ownership: all pointers live for one report. Units:
+ * microseconds, bytes. Errors: a status and report->detail; a text that does not fit is
+ * found in the end.
  */
 #ifndef KVN_REPORTS_PRIV_H
 #define KVN_REPORTS_PRIV_H

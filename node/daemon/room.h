@@ -6,7 +6,8 @@
  *
  * /dev/shm's size is none of the bounds: a memfd lies on a mount of the kernel's own.
  *
- * Threading: any thread; a picture of one moment.
+ * Threading: any thread; a picture of one moment. Ownership: values. Units: bytes, and
+ * descriptors. Errors: IO with one line; what cannot be read bounds nothing.
  */
 #ifndef KVN_ROOM_H
 #define KVN_ROOM_H

@@ -18,7 +18,8 @@
  * node it wants (SNI "node-<id>.kvrail"), so that one who was led to another node is
  * refused there, whichever credential it is.
  *
- * Threading: one thread a session. Ownership: kvn_tls_close() frees; secrets are wiped.
+ * Threading: one thread a session. Ownership: kvn_tls_close() frees; secrets are wiped;
+ * what was loaded outlives its sessions. Units: bytes.
  * Errors: KV_ERR_CONFIG at load, with one line that names the file and the fix
  * (missing, unreadable, mode not 0600, expired or not yet valid by this clock, key does
  * not fit the certificate, not of the authority, names no node or another cluster).

@@ -2,7 +2,9 @@
  *
  *   files ──► struct kvn_tls ──► SSL_CTX ──► sessions
  *
- * Threading: a loaded kvn_tls is only read.
+ * Threading: a loaded kvn_tls is only read. Ownership: it has its context and keys, and
+ * is wiped when it is freed; sessions must not outlive it. Units: bytes. Errors: a name
+ * is judged by enum kvn_tls_name; what is wrong is said in words.
  */
 #ifndef KVN_TLS_PRIV_H
 #define KVN_TLS_PRIV_H

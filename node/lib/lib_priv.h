@@ -10,7 +10,9 @@
  * `known` pages of a table are what the node has told; what lies behind is not shown
  * before all of it was told (an answer without MORE).
  *
- * Threading: as kvrail.h.
+ * Threading: as kvrail.h. Ownership: all is the client's until kvr_close(); pointers of
+ * a result hold until the next call. Units: bytes; microseconds of kvr_now_us().
+ * Errors: a status, and its line in client->error.
  */
 #ifndef KVR_LIB_PRIV_H
 #define KVR_LIB_PRIV_H

@@ -3,7 +3,11 @@
  *
  *   kvr_submit ──► record ──► TLS ──► node;   pages ◄──► port, two data connections
  *
- * Threading: as kvrail.h; the port has a mover of its own.
+ * Threading: as kvrail.h; the port has a mover of its own. Ownership: the client's, and
+ * kvr_remote_close() frees it; a flight has its lists and its answer until its result
+ * is given, and memory that it names is not unmapped before. Units: bytes; microseconds
+ * of kvr_now_us(). Errors: kvr_status_t with its line in client->error; false is a
+ * session that has ended.
  */
 #ifndef KVR_REMOTE_PRIV_H
 #define KVR_REMOTE_PRIV_H

@@ -7,7 +7,7 @@
 #include "base/fault.h"
 #include "base/mem.h"
 #include "node/ask.h"
-#include "tests/node/node_kit.h"
+#include "tests/base/process_kit.h"
 
 #include <pthread.h>
 #include <setjmp.h>
@@ -232,7 +232,7 @@ static void ask__ends_whatever_listens(void **state)
     for (enum act what = TELLS; what < NR_ACTS; what++) {
         char line[KVN_ASK_LINE_BYTES];
         json_t *report = NULL;
-        const struct node_kit_traces before = node_kit_traces();
+        const struct process_kit_held before = process_kit_held();
         /* Long where an answer must come, short where none will. */
         const bool over = want[what].status == KV_ERR_DEADLINE || what == AGAIN_ALWAYS;
         assert_int_equal(
@@ -243,10 +243,10 @@ static void ask__ends_whatever_listens(void **state)
         assert_null(strchr(line, '\n'));
         assert_int_equal(report != NULL, want[what].status == KV_OK);
         json_decref(report);
-        for (unsigned i = 0; i < 1000 && node_kit_traces().fds != before.fds; i++) {
+        for (unsigned i = 0; i < 1000 && process_kit_held().fds != before.fds; i++) {
             usleep(1000); /* the node's side of the socket */
         }
-        node_kit_expect_traces(&before);
+        process_kit_expect_held(&before);
     }
 }
 

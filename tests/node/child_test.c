@@ -4,8 +4,8 @@
 
 #include "base/fault.h"
 #include "node/iperf3.h"
+#include "tests/base/process_kit.h"
 
-#include "tests/node/node_kit.h"
 
 #include <setjmp.h>
 #include <signal.h>
@@ -83,7 +83,7 @@ static void iperf3__that_is_missing_or_stopped_leaves_nothing(void **state)
 {
     (void)state;
     struct kvn_iperf3 figure;
-    const struct node_kit_traces before = node_kit_traces();
+    const struct process_kit_held before = process_kit_held();
     const char *path = getenv("PATH");
     char kept[4096];
     atomic_int stop = SIGINT;
@@ -94,7 +94,7 @@ static void iperf3__that_is_missing_or_stopped_leaves_nothing(void **state)
     assert_int_equal(setenv("PATH", "/nonexistent", 1), 0);
     assert_int_equal(kvn_iperf3_run(1 << 20, 1, NULL, &figure), KV_ERR_CONFIG);
     assert_int_equal(setenv("PATH", kept, 1), 0);
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 int main(void)

@@ -7,7 +7,7 @@
 #include "base/fault.h"
 #include "base/mem.h"
 #include "node/daemon/doctor.h"
-#include "tests/node/node_kit.h"
+#include "tests/base/process_kit.h"
 
 #include <dlfcn.h>
 #include <netdb.h>
@@ -183,7 +183,7 @@ static void doctor__does_not_wait_for_a_slow_resolver(void **state)
     doctor.self = 0;
     memcpy(was, config->nodes[1].address, sizeof(was));
     snprintf(config->nodes[1].address, sizeof(was), "%s:2", SLOW_NAME);
-    const struct node_kit_traces before = node_kit_traces();
+    const struct process_kit_held before = process_kit_held();
     clock_gettime(CLOCK_MONOTONIC, &start);
     kvn_doctor_members(&doctor);
     clock_gettime(CLOCK_MONOTONIC, &end);
@@ -192,7 +192,7 @@ static void doctor__does_not_wait_for_a_slow_resolver(void **state)
     assert_true(end.tv_sec - start.tv_sec < SLOW_S - 1);
     assert_true(kv_mem_live() > before.live); /* the board, which the thread has */
     sleep(SLOW_S);
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 static void doctor__counts_rows_that_it_has_no_room_for(void **state)
@@ -222,7 +222,7 @@ static void doctor__survives_every_fault(void **state)
     assert_int_equal(level_of("member", "node 2"), KVN_DOCTOR_WARN);
     assert_int_equal(doctor.worst, KVN_DOCTOR_WARN);
     members_once();
-    const struct node_kit_traces before = node_kit_traces();
+    const struct process_kit_held before = process_kit_held();
     unsigned n = 0;
     do {
         begin("");
@@ -234,7 +234,7 @@ static void doctor__survives_every_fault(void **state)
         for (unsigned i = 0; i < 2000 && kv_mem_live() != before.live; i++) {
             usleep(1000); /* a thread lets go of its board last */
         }
-        node_kit_expect_traces(&before);
+        process_kit_expect_held(&before);
         assert_true(n < FAULTS_MAX);
     } while (doctor.worst == KVN_DOCTOR_FAIL);
     assert_int_equal(doctor.worst, KVN_DOCTOR_WARN);

@@ -11,8 +11,8 @@
 #include "base/mem.h"
 #include "node/daemon/host.h"
 #include "node/ring.h"
+#include "tests/base/process_kit.h"
 #include "tests/node/engine_kit.h"
-#include "tests/node/node_kit.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -225,10 +225,10 @@ static uint32_t get(kvr_client_t *client, uint64_t first, uint32_t n)
 }
 
 /* What a first node leaves in the process for ever: OpenSSL's and libuv's own. */
-static struct node_kit_traces traces_settled(const char *name)
+static struct process_kit_held traces_settled(const char *name)
 {
     kvr_close(must_open(name, LK_TENANT, KVR_LEVEL_OBJECT));
-    return node_kit_traces();
+    return process_kit_held();
 }
 
 /* ------------------------------------------------------------------ what it is */
@@ -237,18 +237,18 @@ static void object_level__stores_and_fetches(void **state)
 {
     (void)state;
     config_write("a.conf", 1, 1, "");
-    const struct node_kit_traces before = traces_settled("a.conf");
+    const struct process_kit_held before = traces_settled("a.conf");
     kvr_client_t *client = must_open("a.conf", LK_TENANT, KVR_LEVEL_OBJECT);
     assert_int_equal(get(client, 1, PAGES), 0);
     put(client, 1, PAGES);
     assert_int_equal(get(client, 1, PAGES), PAGES);
     kvr_close(client);
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
     /* The node was gone: what it held is. */
     client = must_open("a.conf", LK_TENANT, KVR_LEVEL_OBJECT);
     assert_int_equal(get(client, 1, PAGES), 0);
     kvr_close(client);
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 /* Blocks of the caller's own memory, by a window that the node maps; what is no hit
@@ -265,7 +265,7 @@ static void pool__goes_and_comes(void **state)
     struct kvr_pool pool;
     (void)state;
     config_write("a.conf", 1, 1, "");
-    const struct node_kit_traces before = traces_settled("a.conf");
+    const struct process_kit_held before = traces_settled("a.conf");
     kvr_client_t *client = must_open("a.conf", LK_TENANT, KVR_LEVEL_OBJECT);
     assert_int_equal(kvr_space_find(client, "chat", &space), KVR_OK);
     assert_int_equal(kvr_pool_add(client, &space, &config, &pool), KVR_OK);
@@ -285,14 +285,14 @@ static void pool__goes_and_comes(void **state)
     }
     assert_int_equal(kvr_pool_remove(client, &pool), KVR_OK);
     kvr_close(client);
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 static void pager_level__fills_in_place(void **state)
 {
     (void)state;
     config_write("a.conf", 1, 1, "");
-    const struct node_kit_traces before = traces_settled("a.conf");
+    const struct process_kit_held before = traces_settled("a.conf");
     kvr_client_t *client = must_open("a.conf", FILLER, KVR_LEVEL_PAGER);
     kvr_client_t *reader = must_open("a.conf", FILLER, KVR_LEVEL_PAGER);
     const kvr_seq_t seq = ek_open(client), other = ek_open(reader);
@@ -313,7 +313,7 @@ static void pager_level__fills_in_place(void **state)
     assert_int_equal(ek_end(client, seq), KVR_OK);
     kvr_close(client);
     kvr_close(reader); /* with a sequence that it has not ended */
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 /* A file is what it is, by whatever name: one node, and so one cache. The process's
@@ -325,7 +325,7 @@ static void node__is_shared_by_file(void **state)
     (void)state;
     snprintf(more, sizeof(more), "[listen]\nunix = %s\n", path_of("sock"));
     config_write("a.conf", 1, 1, more);
-    const struct node_kit_traces before = traces_settled("a.conf");
+    const struct process_kit_held before = traces_settled("a.conf");
     assert_int_not_equal(access(path_of("sock"), F_OK), 0);
     assert_int_equal(link(path_of("a.conf"), path_of("b.conf")), 0);
     kvr_client_t *one = must_open("a.conf", LK_TENANT, KVR_LEVEL_OBJECT);
@@ -346,14 +346,14 @@ static void node__is_shared_by_file(void **state)
     assert_int_equal(
         kvr_open(&config, &unix_client, error, sizeof(error)), KVR_LINK_LOST);
     assert_int_equal(unlink(path_of("b.conf")), 0);
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 static void two_nodes__are_one_cluster(const char *more1, const char *more2)
 {
     config_write("a.conf", 2, 1, more1);
     config_write("b.conf", 2, 2, more2);
-    const struct node_kit_traces before = traces_settled("a.conf");
+    const struct process_kit_held before = traces_settled("a.conf");
     kvr_client_t *one = must_open("a.conf", LK_TENANT, KVR_LEVEL_OBJECT);
     kvr_client_t *other = must_open("b.conf", LK_TENANT, KVR_LEVEL_OBJECT);
     put(one, 1, PAGES);
@@ -367,7 +367,7 @@ static void two_nodes__are_one_cluster(const char *more1, const char *more2)
     kvr_close(one);
     assert_int_equal(get(other, 1, PAGES), PAGES); /* they were brought here */
     kvr_close(other);
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 static void two_nodes__read_each_other_by_tcp(void **state)
@@ -477,7 +477,7 @@ static void descriptors__are_asked_for_and_not_taken(void **state)
     kvr_client_t *client;
     (void)state;
     config_write("a.conf", 1, 1, "");
-    const struct node_kit_traces before = traces_settled("a.conf");
+    const struct process_kit_held before = traces_settled("a.conf");
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
     const struct rlimit low = {.rlim_cur = 100, .rlim_max = was.rlim_max};
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
@@ -488,7 +488,7 @@ static void descriptors__are_asked_for_and_not_taken(void **state)
     assert_int_equal(now.rlim_cur, 100);
     assert_non_null(strstr(error, "the limit is 100: raise it (ulimit -n"));
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 /* ------------------------------------------------------------------ mistakes */
@@ -516,7 +516,7 @@ static void mistake__is_one_line(void **state)
     };
     (void)state;
     config_write("a.conf", 1, 1, "");
-    const struct node_kit_traces before = traces_settled("a.conf");
+    const struct process_kit_held before = traces_settled("a.conf");
     expect_refused("none.conf", KVR_CONFIG, "none.conf: No such file");
     config_write("b.conf", 1, 1, "[link]\ncall = 5parsecs\n");
     expect_refused("b.conf", KVR_CONFIG, "link.call: \"5parsecs\"");
@@ -553,7 +553,7 @@ static void mistake__is_one_line(void **state)
     assert_string_equal(
         text, "config: config.target is \"embed:\", not \"unix:PATH\" or "
               "\"embed:FILE\" or \"tls://host:port?…\"");
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 /* The log is the process's: a node that says where else its lines go is refused. */
@@ -564,7 +564,7 @@ static void log__is_one_for_all(void **state)
     snprintf(
         debug, sizeof(debug), "[log]\nlevel = debug\nfile = %s/node.log\n", folder);
     config_write("a.conf", 1, 1, "");
-    const struct node_kit_traces before = traces_settled("a.conf");
+    const struct process_kit_held before = traces_settled("a.conf");
     kvr_client_t *client = must_open("a.conf", LK_TENANT, KVR_LEVEL_OBJECT);
     config_odd("b.conf", 1, 1, debug, "");
     expect_refused("b.conf", KVR_CONFIG, "a process has one log");
@@ -577,7 +577,7 @@ static void log__is_one_for_all(void **state)
     kvr_close(other);
     config_odd("b.conf", 1, 1, debug, "");
     kvr_close(must_open("b.conf", LK_TENANT, KVR_LEVEL_OBJECT)); /* now the first */
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 /* ------------------------------------------------------------------ faults */
@@ -615,15 +615,15 @@ static void life__survives_every_fault(void **state)
         more, sizeof(more), "[listen]\nunix = %s\nhttp = 127.0.0.1:0\n",
         path_of("sock"));
     config_write("a.conf", 2, 1, more);
-    const struct node_kit_traces before = traces_settled("a.conf");
+    const struct process_kit_held before = traces_settled("a.conf");
     uint64_t n = 1;
     while (life_with_fault(n)) {
-        node_kit_expect_traces(&before);
+        process_kit_expect_held(&before);
         assert_int_not_equal(access(path_of("sock"), F_OK), 0);
         n++;
         assert_true(n < FAULTS_MAX);
     }
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
     print_message("%u calls failed once each\n", (unsigned)n - 1);
     assert_true(n > 100);
 }
@@ -632,7 +632,7 @@ static void life__a_hundred_leave_nothing(void **state)
 {
     (void)state;
     config_write("a.conf", 2, 1, "[listen]\nhttp = 127.0.0.1:0\n");
-    const struct node_kit_traces before = traces_settled("a.conf");
+    const struct process_kit_held before = traces_settled("a.conf");
     for (unsigned i = 0; i < STARTS; i++) {
         kvr_client_t *client = must_open("a.conf", LK_TENANT, KVR_LEVEL_OBJECT);
         if (i % 2 == 0) {
@@ -640,7 +640,7 @@ static void life__a_hundred_leave_nothing(void **state)
         }
         kvr_close(client);
     }
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 static void log_begin(void)
@@ -668,7 +668,7 @@ static void stop__that_takes_long_ends_by_itself(void **state)
     config_write("a.conf", 1, 1, "[node \"2\"]\naddress = localhost:7400\n");
     kvr_close(
         must_open("a.conf", LK_TENANT, KVR_LEVEL_OBJECT)); /* waits: libuv's own */
-    const struct node_kit_traces before = node_kit_traces();
+    const struct process_kit_held before = process_kit_held();
     const struct kvn_config_source source = {.path = path_of("a.conf")};
     log_begin();
     assert_int_equal(kvn_config_load(&source, &config, errors), KV_OK);
@@ -681,7 +681,7 @@ static void stop__that_takes_long_ends_by_itself(void **state)
     }
     assert_true(atomic_load(&ended));
     kv_log_stop();
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
     free(errors);
 }
 
@@ -694,7 +694,7 @@ static void start__that_is_not_waited_for_ends_by_itself(void **state)
     (void)state;
     assert_non_null(errors);
     config_write("a.conf", 1, 1, "");
-    const struct node_kit_traces before = traces_settled("a.conf");
+    const struct process_kit_held before = traces_settled("a.conf");
     const struct kvn_config_source source = {.path = path_of("a.conf")};
     log_begin();
     for (unsigned i = 0; i < 20; i++) {
@@ -713,7 +713,7 @@ static void start__that_is_not_waited_for_ends_by_itself(void **state)
         }
     }
     kv_log_stop();
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
     free(errors);
 }
 
@@ -741,7 +741,7 @@ static void threads__open_and_close_at_once(void **state)
     (void)state;
     config_write("a.conf", 2, 1, "");
     config_write("b.conf", 2, 2, "");
-    const struct node_kit_traces before = traces_settled("a.conf");
+    const struct process_kit_held before = traces_settled("a.conf");
     for (uintptr_t i = 0; i < CROWD; i++) {
         assert_int_equal(
             pthread_create(&threads[i], NULL, crowd_main, (void *)(i + 1)), 0);
@@ -749,7 +749,7 @@ static void threads__open_and_close_at_once(void **state)
     for (unsigned i = 0; i < CROWD; i++) {
         assert_int_equal(pthread_join(threads[i], NULL), 0);
     }
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 /* ------------------------------------------------------------------ other processes */
@@ -775,7 +775,7 @@ static void fork__leaves_the_node_to_the_parent(void **state)
     (void)state;
     config_write("a.conf", 1, 1, "");
     config_write("b.conf", 1, 1, "");
-    const struct node_kit_traces before = traces_settled("a.conf");
+    const struct process_kit_held before = traces_settled("a.conf");
     kvr_client_t *client = must_open("a.conf", LK_TENANT, KVR_LEVEL_OBJECT);
     kvr_client_t *engine = must_open("a.conf", FILLER, KVR_LEVEL_PAGER);
     const kvr_seq_t seq = ek_open(engine);
@@ -826,7 +826,7 @@ static void fork__leaves_the_node_to_the_parent(void **state)
     for (unsigned i = 0; i < KV_COUNT_OF(idle); i++) {
         assert_int_equal(wait_for(idle[i]), 7);
     }
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 /* A client of the process may be any tenant, by a socket that it was given: a child
@@ -840,7 +840,7 @@ static void fork__gives_the_child_no_tenant(void **state)
     (void)state;
     assert_non_null(errors);
     config_write("a.conf", 1, 1, "");
-    const struct node_kit_traces before = traces_settled("a.conf");
+    const struct process_kit_held before = traces_settled("a.conf");
     const struct kvn_config_source source = {.path = path_of("a.conf")};
     log_begin();
     assert_int_equal(kvn_config_load(&source, &config, errors), KV_OK);
@@ -875,7 +875,7 @@ static void fork__gives_the_child_no_tenant(void **state)
     }
     assert_true(kvn_host_free(host, LK_LATER_US, on_ended, NULL));
     kv_log_stop();
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
     free(errors);
 }
 

@@ -6,8 +6,8 @@
 #include "base/fault.h"
 #include "base/mem.h"
 #include "node/daemon/http_priv.h"
+#include "tests/base/process_kit.h"
 #include "tests/core/core_kit.h"
-#include "tests/node/node_kit.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -597,7 +597,7 @@ static void slow__ones_do_not_keep_others_out(void **state)
     (void)state;
     enum { ROOM = 8, N = 10 * ROOM };
     kvn_http_t *http = open_http((struct kvn_http_config){.conns_max = ROOM});
-    const unsigned fds = node_kit_traces().fds;
+    const unsigned fds = process_kit_held().fds;
     int slow[N];
 
     for (unsigned i = 0; i < N; i++) {
@@ -616,7 +616,7 @@ static void slow__ones_do_not_keep_others_out(void **state)
     assert_true(
         value_of("\nkvrail_http_connections_ended_total{reason=\"room\"} ")
         >= N - ROOM);
-    assert_true(node_kit_traces().fds <= fds + N + ROOM + 1);
+    assert_true(process_kit_held().fds <= fds + N + ROOM + 1);
     for (unsigned i = 0; i < N; i++) {
         close(slow[i]);
     }
@@ -698,7 +698,7 @@ static void slow__descriptors_run_out_and_come_back(void **state)
 static void close__leaves_nothing(void **state)
 {
     (void)state;
-    const struct node_kit_traces before = node_kit_traces();
+    const struct process_kit_held before = process_kit_held();
     for (unsigned i = 0; i < 5; i++) {
         kvn_http_t *http = open_http((struct kvn_http_config){0});
         const int fds[] = {dial(http), dial(http), dial(http)};
@@ -712,7 +712,7 @@ static void close__leaves_nothing(void **state)
             hear(fds[k], answer.text, sizeof(answer.text));
             close(fds[k]);
         }
-        node_kit_expect_traces(&before);
+        process_kit_expect_held(&before);
     }
     kvn_http_close(NULL);
 }
@@ -720,14 +720,14 @@ static void close__leaves_nothing(void **state)
 static void expect_refused(
     const struct kvn_http_config *config, kv_status_t wanted, const char *part)
 {
-    const struct node_kit_traces before = node_kit_traces();
+    const struct process_kit_held before = process_kit_held();
     char line[KVN_HTTP_LINE_BYTES] = "";
     kvn_http_t *http = NULL;
     assert_int_equal(kvn_http_open(config, &http, line, sizeof(line)), wanted);
     assert_null(http);
     print_message("%s\n", line);
     assert_non_null(strstr(line, part));
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 static void open__refuses_in_one_line(void **state)
@@ -764,7 +764,7 @@ static void open__survives_every_fault(void **state)
 {
     (void)state;
     const struct kvn_http_config config = {.listen = "127.0.0.1:0"};
-    const struct node_kit_traces before = node_kit_traces();
+    const struct process_kit_held before = process_kit_held();
     kvn_http_t *http = NULL;
     uint64_t n = 0;
 
@@ -777,13 +777,13 @@ static void open__survives_every_fault(void **state)
         assert_int_equal(status == KV_OK, line[0] == '\0');
         if (http == NULL) {
             assert_true(status == KV_ERR_NOMEM || status == KV_ERR_IO);
-            node_kit_expect_traces(&before);
+            process_kit_expect_held(&before);
         }
     }
     /* two allocations, address, socket, bind, event fd, libmicrohttpd, thread */
     assert_int_equal(n - 1, 8);
     kvn_http_close(http);
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 int main(void)

@@ -2,9 +2,9 @@
 
 #include "base/mem.h"
 #include "node/daemon/frame.h"
+#include "tests/base/process_kit.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -55,18 +55,6 @@ uint64_t lk_now_ms(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
-static unsigned nr_open_fds(void)
-{
-    unsigned nr = 0;
-    DIR *dir = opendir("/proc/self/fd");
-    assert_non_null(dir);
-    while (readdir(dir) != NULL) {
-        nr++;
-    }
-    closedir(dir);
-    return nr;
 }
 
 /* ---- callbacks ------------------------------------------------------------------- */
@@ -199,7 +187,7 @@ kv_status_t lk_try_open(const struct lk_options *options)
     struct kvn_links_peer peers[LK_NODES_MAX];
     kv_status_t status = KV_OK;
     live_before = kv_mem_live();
-    nr_fds_before = nr_open_fds();
+    nr_fds_before = process_kit_fds();
     nr_nodes = options->nr;
     memset(lk_nodes, 0, sizeof(lk_nodes));
     assert_int_equal(uv_loop_init(&lk_loop), 0);
@@ -288,7 +276,7 @@ void lk_close(void)
     while (uv_run(&lk_loop, UV_RUN_DEFAULT) != 0) {}
     assert_int_equal(uv_loop_close(&lk_loop), 0); /* no handle is left */
     assert_int_equal(kv_mem_live(), live_before);
-    assert_int_equal(nr_open_fds(), nr_fds_before);
+    assert_int_equal(process_kit_fds(), nr_fds_before);
 }
 
 /* ---- calls ----------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
  * the client beside it. */
 #define _GNU_SOURCE
 #include "node/ring.h"
+#include "tests/base/process_kit.h"
 #include "tests/node/local_kit.h"
 
 #include <errno.h>
@@ -529,7 +530,7 @@ static void packet__out_of_place_ends_its_sender(void **state)
 {
     (void)state;
     lk_await(&lk, 1, 1); /* the node has closed what it was sent */
-    unsigned fds = lk_fds();
+    unsigned fds = process_kit_fds();
     for (unsigned i = 0; i < 9; i++) {
         struct raw raw;
         struct kvn_packet packet;
@@ -581,7 +582,7 @@ static void packet__out_of_place_ends_its_sender(void **state)
         lk_await(&lk, 1, 1);
     }
     assert_int_equal(lk_counts(&lk).malformed, 8);
-    for (unsigned i = 0; lk_fds() != fds; i++) {
+    for (unsigned i = 0; process_kit_fds() != fds; i++) {
         assert_true(i < 2000); /* none of theirs was kept */
         usleep(1000);
     }

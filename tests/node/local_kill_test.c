@@ -7,6 +7,7 @@
 #include "base/assert.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "tests/base/process_kit.h"
 #include "tests/node/local_kit.h"
 
 #include <fcntl.h>
@@ -120,7 +121,7 @@ static void client__killed_gives_everything_back(void **state)
     struct kvr_buffer buffer;
     assert_int_equal(kvr_buffer_create(client, KEYS * LK_PAGE_BYTES, &buffer), KVR_OK);
     lk_await(&lk, 1, 1); /* the node has closed what it was sent */
-    unsigned fds = lk_fds(), maps = lk_maps();
+    unsigned fds = process_kit_fds(), maps = lk_maps();
     int64_t live = kv_mem_live();
     for (unsigned i = 0; i < KILLS; i++) {
         pid_t pid = spawn("--victim", lk.path);
@@ -135,11 +136,11 @@ static void client__killed_gives_everything_back(void **state)
         }
     }
     lk_await(&lk, 1, 1);
-    for (unsigned i = 0; lk_fds() != fds || kv_mem_live() != live; i++) {
+    for (unsigned i = 0; process_kit_fds() != fds || kv_mem_live() != live; i++) {
         if (i == 2000) {
             fail_msg(
-                "%u descriptors were %u, %lld allocations were %lld", lk_fds(), fds,
-                (long long)kv_mem_live(), (long long)live);
+                "%u descriptors were %u, %lld allocations were %lld", process_kit_fds(),
+                fds, (long long)kv_mem_live(), (long long)live);
         }
         usleep(1000);
     }

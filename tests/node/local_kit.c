@@ -5,7 +5,6 @@
 #include "base/hash.h"
 #include "base/mem.h"
 
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -543,18 +542,6 @@ static void note_do(struct lk *lk, void *arg)
 void lk_note(struct lk *lk, char line[KVN_LOCAL_NOTE_MAX])
 {
     lk_do(lk, note_do, line);
-}
-
-unsigned lk_fds(void)
-{
-    unsigned nr = 0;
-    DIR *dir = opendir("/proc/self/fd");
-    KV_ASSERT(dir != NULL);
-    while (readdir(dir) != NULL) {
-        nr++;
-    }
-    closedir(dir);
-    return nr;
 }
 
 unsigned lk_maps(void)

@@ -93,8 +93,7 @@ uint32_t lk_frames(struct lk *lk, enum kvp_frame_state state);
 void lk_await(struct lk *lk, uint32_t clients, uint32_t mapped);
 void lk_note(struct lk *lk, char line[KVN_LOCAL_NOTE_MAX]);
 
-/* Entries of /proc/self/fd, and mappings of memfds of ours. */
-unsigned lk_fds(void);
+/* Mappings of memfds of ours. */
 unsigned lk_maps(void);
 
 kvr_client_t *lk_client(struct lk *lk);

@@ -2,6 +2,7 @@
  * result a batch whatever happens, and that nobody else pays for what it does. */
 #include "base/fault.h"
 #include "base/mem.h"
+#include "tests/base/process_kit.h"
 #include "tests/node/local_kit.h"
 
 #include <errno.h>
@@ -714,7 +715,7 @@ static void open__survives_every_fault(void **state)
     lk_await(&lk, 0, 0);
     lk_do(&lk, nothing, NULL); /* of two turns the first has closed its handles */
     lk_do(&lk, nothing, NULL);
-    unsigned fds = lk_fds(), maps = lk_maps();
+    unsigned fds = process_kit_fds(), maps = lk_maps();
     int64_t live = kv_mem_live();
     unsigned n = 0;
     for (bool whole = false; !whole; n++) {
@@ -737,7 +738,7 @@ static void open__survives_every_fault(void **state)
         assert_true(status <= 0 && status != KVR_DEADLINE);
         kvr_close(client);
         lk_await(&lk, 0, 0);
-        for (unsigned i = 0; lk_fds() != fds || kv_mem_live() != live; i++) {
+        for (unsigned i = 0; process_kit_fds() != fds || kv_mem_live() != live; i++) {
             assert_true(i < 2000); /* handles of the last connection close later */
             usleep(1000);
         }
@@ -765,7 +766,7 @@ static unsigned fail_to_listen(const char *group)
     lk_init(&lk);
     lk.local_config.group_too = group != NULL;
     lk.local_config.group = group;
-    unsigned fds = lk_fds(), n = 0;
+    unsigned fds = process_kit_fds(), n = 0;
     int64_t live = kv_mem_live();
     for (kvn_local_t *local = NULL; local == NULL; n++) {
         uv_loop_t loop;
@@ -783,7 +784,7 @@ static unsigned fail_to_listen(const char *group)
             assert_true(closed);
         }
         assert_int_equal(uv_loop_close(&loop), 0);
-        assert_int_equal(lk_fds(), fds);
+        assert_int_equal(process_kit_fds(), fds);
         assert_int_equal(kv_mem_live(), live);
         assert_int_not_equal(access(lk.path, F_OK), 0);
     }

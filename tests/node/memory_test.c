@@ -7,7 +7,7 @@
 #include "base/fault.h"
 #include "base/mem.h"
 #include "node/daemon/memory.h"
-#include "tests/node/node_kit.h"
+#include "tests/base/process_kit.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -72,13 +72,13 @@ memory_of(const struct kvp_config *config, enum kvn_memory_mode mode, bool popul
 /* ---- what is left behind ------------------------------------------------------- */
 
 struct traces {
-    struct node_kit_traces process;
+    struct process_kit_held process;
     unsigned maps;
 };
 
 static struct traces traces_now(void)
 {
-    struct traces traces = {.process = node_kit_traces()};
+    struct traces traces = {.process = process_kit_held()};
     char line[1024];
     FILE *maps = fopen("/proc/self/maps", "r");
     assert_non_null(maps);
@@ -91,7 +91,7 @@ static struct traces traces_now(void)
 
 static void expect_traces(const struct traces *before)
 {
-    node_kit_expect_traces(&before->process);
+    process_kit_expect_held(&before->process);
     assert_int_equal(traces_now().maps, before->maps);
 }
 

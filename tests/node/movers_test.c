@@ -9,7 +9,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "node/daemon/movers.h"
-#include "tests/node/node_kit.h"
+#include "tests/base/process_kit.h"
 
 #include <dirent.h>
 #include <poll.h>
@@ -549,7 +549,7 @@ static void destroy__leaves_waiting_jobs_unbegun(void **state)
 {
     (void)state;
     uint8_t *to = malloc((size_t)WAITING_JOBS * WAITING_LEN);
-    const struct node_kit_traces before = node_kit_traces();
+    const struct process_kit_held before = process_kit_held();
     unsigned nr_none = 0;
 
     assert_non_null(to);
@@ -558,7 +558,7 @@ static void destroy__leaves_waiting_jobs_unbegun(void **state)
     }
     print_message("of %u jobs %u were not begun\n", WAITING_JOBS, nr_none);
     assert_true(nr_none > 0);
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
     free(to);
     kvn_movers_destroy(NULL);
 }
@@ -566,11 +566,11 @@ static void destroy__leaves_waiting_jobs_unbegun(void **state)
 static void destroy__is_quick_when_idle(void **state)
 {
     (void)state;
-    const struct node_kit_traces before = node_kit_traces();
+    const struct process_kit_held before = process_kit_held();
     for (unsigned i = 0; i < 20; i++) {
         kvn_movers_destroy(movers_of(1 + i % 7, 1 + i));
     }
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 static void create__bounds_are_kept_and_named(void **state)
@@ -607,7 +607,7 @@ static void create__survives_every_fault(void **state)
 {
     (void)state;
     const struct kvn_movers_config config = {.nr_threads = 4, .nr_jobs = 16};
-    const struct node_kit_traces before = node_kit_traces();
+    const struct process_kit_held before = process_kit_held();
     kvn_movers_t *movers = NULL;
     uint64_t n = 0;
 
@@ -620,13 +620,13 @@ static void create__survives_every_fault(void **state)
         assert_true(status == KV_OK || status == KV_ERR_NOMEM || status == KV_ERR_IO);
         if (movers == NULL) {
             assert_non_null(detail.field);
-            node_kit_expect_traces(&before);
+            process_kit_expect_held(&before);
         }
     }
     /* three allocations, event fd, semaphore, attributes, four threads */
     assert_int_equal(n - 1, 10);
     kvn_movers_destroy(movers);
-    node_kit_expect_traces(&before);
+    process_kit_expect_held(&before);
 }
 
 int main(void)

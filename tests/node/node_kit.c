@@ -1,15 +1,11 @@
 #include "tests/node/node_kit.h"
 
-#include "base/mem.h"
-
-#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -102,37 +98,4 @@ void node_kit_run(
     for (int i = 0; i < argc; i++) {
         free(argv[i]);
     }
-}
-
-static unsigned nr_entries(const char *folder)
-{
-    unsigned nr = 0;
-    DIR *dir = opendir(folder);
-    assert_non_null(dir);
-    while (readdir(dir) != NULL) {
-        nr++;
-    }
-    closedir(dir);
-    return nr;
-}
-
-struct node_kit_traces node_kit_traces(void)
-{
-    return (struct node_kit_traces){
-        .live = kv_mem_live(),
-        .fds = nr_entries("/proc/self/fd"),
-        .threads = nr_entries("/proc/self/task"),
-    };
-}
-
-void node_kit_expect_traces(const struct node_kit_traces *before)
-{
-    struct node_kit_traces now = node_kit_traces();
-    for (unsigned i = 0; i < 2000 && now.threads != before->threads; i++) {
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-        now = node_kit_traces();
-    }
-    assert_int_equal(now.live, before->live);
-    assert_int_equal(now.fds, before->fds);
-    assert_int_equal(now.threads, before->threads);
 }

@@ -1,14 +1,14 @@
-/* For tests of node/: small files, the real traces where they are, verbs run inside the
- * test with what they print, and what the process holds before and after.
+/* For tests of node/: small files, the real traces where they are, and verbs run inside
+ * the test with what they print.
  *
- * Threading: one thread. Ownership: said at each function.
+ * Threading: one thread: a verb's output is that of the process meanwhile. Ownership:
+ * said at each function. Errors: the test fails, unless a function says otherwise.
  */
 #ifndef TESTS_NODE_NODE_KIT_H
 #define TESTS_NODE_NODE_KIT_H
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 
 enum { NODE_KIT_PATH_BYTES = 512 };
 
@@ -29,16 +29,5 @@ struct node_kit_result {
 /* Runs a verb on these words (the first is its name; NULL ends them). */
 void node_kit_run(
     node_kit_verb verb, const char *const *words, struct node_kit_result *result);
-
-/* What a service must leave as it found it: what kv_calloc() gave, descriptors and
- * threads of the process. */
-struct node_kit_traces {
-    int64_t live; /* kv_mem_live() */
-    unsigned fds, threads;
-};
-struct node_kit_traces node_kit_traces(void);
-/* Fails the test when there are more or fewer now; waits a little for threads, which
- * leave /proc/self/task a moment after they were joined. */
-void node_kit_expect_traces(const struct node_kit_traces *before);
 
 #endif

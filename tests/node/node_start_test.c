@@ -7,11 +7,10 @@
 #include "base/assert.h"
 #include "base/fault.h"
 #include "base/log.h"
-#include "base/mem.h"
 #include "node/daemon/node.h"
+#include "tests/base/process_kit.h"
 #include "tests/node/local_kit.h"
 
-#include <dirent.h>
 #include <dlfcn.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -115,38 +114,9 @@ static struct kvn_config *load(unsigned nr, unsigned self, const char *second)
     return config;
 }
 
-static unsigned threads(void)
+static void expect_held(const struct process_kit_held *before)
 {
-    unsigned nr = 0;
-    DIR *dir = opendir("/proc/self/task");
-    KV_ASSERT(dir != NULL);
-    while (readdir(dir) != NULL) {
-        nr++;
-    }
-    closedir(dir);
-    return nr;
-}
-
-struct rest {
-    unsigned fds, threads;
-    int64_t live;
-};
-
-static struct rest rest_now(void)
-{
-    return (struct rest){.fds = lk_fds(), .threads = threads(), .live = kv_mem_live()};
-}
-
-/* A thread that was joined may be listed for a moment more. */
-static void expect_rest(const struct rest *was)
-{
-    for (unsigned i = 0; i < 1000 && threads() != was->threads; i++) {
-        usleep(1000);
-    }
-    struct rest now = rest_now();
-    assert_int_equal(now.fds, was->fds);
-    assert_int_equal(now.threads, was->threads);
-    assert_int_equal(now.live, was->live);
+    process_kit_expect_held(before);
     assert_int_not_equal(access(first_socket, F_OK), 0);
 }
 
@@ -235,14 +205,14 @@ static void start__survives_every_fault(void **state)
     struct kvn_config *config = load(2, 0, NULL);
     (void)state;
     start_and_stop(config, 50); /* what libraries keep for ever */
-    const struct rest was = rest_now();
+    const struct process_kit_held before = process_kit_held();
     uint64_t n = 1;
     while (start_with_fault(config, n)) {
-        expect_rest(&was);
+        expect_held(&before);
         n++;
         assert_true(n < FAULTS_MAX);
     }
-    expect_rest(&was);
+    expect_held(&before);
     print_message("%u calls failed once each\n", (unsigned)n - 1);
     assert_true(n > 60);
     kvn_config_free(config);
@@ -253,11 +223,11 @@ static void start__twenty_times_leaves_nothing(void **state)
     struct kvn_config *config = load(2, 0, NULL);
     (void)state;
     start_and_stop(config, 50);
-    const struct rest was = rest_now();
+    const struct process_kit_held before = process_kit_held();
     for (unsigned i = 0; i < 20; i++) {
         start_and_stop(config, i % 2 == 0 ? 0 : 5 * i);
     }
-    expect_rest(&was);
+    expect_held(&before);
     kvn_config_free(config);
 }
 
@@ -389,10 +359,10 @@ static void stop__ends_every_batch_in_flight(void **state)
     uint32_t cancelled = 0;
     (void)state;
     (void)stop_in_flight(config, 0);
-    const struct rest was = rest_now();
+    const struct process_kit_held before = process_kit_held();
     for (uint32_t i = 0; i < FLIGHTS; i++) {
         cancelled += stop_in_flight(config, i);
-        expect_rest(&was);
+        expect_held(&before);
     }
     print_message("%u batches were cancelled\n", cancelled);
     assert_true(cancelled > 0);

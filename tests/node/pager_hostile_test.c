@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "node/lib/lib_priv.h"
+#include "tests/base/process_kit.h"
 #include "tests/node/engine_kit.h"
 
 #include <fcntl.h>
@@ -241,7 +242,7 @@ static void client__killed_in_its_fills_gives_everything_back(void **state)
     lk_start(&lk);
     kvr_client_t *engine = lk_engine_at(lk.path, 0);
     lk_await(&lk, 1, 0);
-    unsigned fds = lk_fds(), maps = lk_maps();
+    unsigned fds = process_kit_fds(), maps = lk_maps();
     int64_t live = kv_mem_live();
     for (unsigned i = 0; i < kills; i++) {
         pid_t pid = spawn("--fill", lk.path, &said);
@@ -263,7 +264,7 @@ static void client__killed_in_its_fills_gives_everything_back(void **state)
         }
     }
     expect_all_back();
-    for (unsigned i = 0; lk_fds() != fds || kv_mem_live() != live; i++) {
+    for (unsigned i = 0; process_kit_fds() != fds || kv_mem_live() != live; i++) {
         assert_true(i < 2000);
         usleep(1000);
     }

@@ -4,6 +4,7 @@
 #include "base/assert.h"
 #include "base/fault.h"
 #include "base/mem.h"
+#include "tests/base/process_kit.h"
 #include "tests/node/engine_kit.h"
 
 #include <setjmp.h>
@@ -621,7 +622,7 @@ static void open__survives_every_fault(void **state)
     (void)state;
     snprintf(target, sizeof(target), "unix:%s", lk.path);
     lk_await(&lk, 1, 0);
-    unsigned fds = lk_fds(), maps = lk_maps(), n = 0;
+    unsigned fds = process_kit_fds(), maps = lk_maps(), n = 0;
     int64_t live = kv_mem_live();
     for (bool whole = false; !whole; n++) {
         const struct kvr_config config = {
@@ -659,7 +660,7 @@ static void open__survives_every_fault(void **state)
         }
         kvr_close(client);
         lk_await(&lk, 1, 0);
-        for (unsigned i = 0; lk_fds() != fds || kv_mem_live() != live; i++) {
+        for (unsigned i = 0; process_kit_fds() != fds || kv_mem_live() != live; i++) {
             assert_true(i < 2000); /* handles of the last connection close later */
             usleep(1000);
         }

@@ -2,6 +2,7 @@
  * back, run by run, and nothing else of that memory is ever touched. */
 #include "base/fault.h"
 #include "base/mem.h"
+#include "tests/base/process_kit.h"
 #include "tests/node/local_kit.h"
 
 #include <setjmp.h>
@@ -462,7 +463,7 @@ static void add__survives_every_fault(void **state)
     lk_await(&lk, 0, 0);
     lk_do(&lk, nothing, NULL); /* of two turns the first has closed its handles */
     lk_do(&lk, nothing, NULL);
-    const unsigned fds = lk_fds(), maps = lk_maps();
+    const unsigned fds = process_kit_fds(), maps = lk_maps();
     const int64_t live = kv_mem_live();
     unsigned n = 0;
     for (bool whole = false; !whole; n++) {
@@ -478,7 +479,7 @@ static void add__survives_every_fault(void **state)
         }
         kvr_close(client);
         lk_await(&lk, 0, 0);
-        for (unsigned i = 0; lk_fds() != fds || kv_mem_live() != live; i++) {
+        for (unsigned i = 0; process_kit_fds() != fds || kv_mem_live() != live; i++) {
             assert_true(i < 2000); /* handles of the last connection close later */
             usleep(1000);
         }

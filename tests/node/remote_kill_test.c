@@ -7,6 +7,7 @@
 #include "base/assert.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "tests/base/process_kit.h"
 #include "tests/node/remote_kit.h"
 
 #include <fcntl.h>
@@ -139,19 +140,19 @@ static void client__killed_gives_everything_back(void **state)
             rk_await_rest(1);
         }
         if (i == 9) { /* what stays for ever has come by now */
-            fds = rk_nr_entries("/proc/self/fd");
+            fds = process_kit_fds();
             live = kv_mem_live();
         }
     }
     /* No more than then, when something may still have been on its way out. */
     for (unsigned i = 0;
          kills > 10
-         && (rk_nr_entries("/proc/self/fd") > fds || kv_mem_live() > live);
+         && (process_kit_fds() > fds || kv_mem_live() > live);
          i++) {
         if (i == RK_PATIENCE_US / 1000) {
             fail_msg(
                 "%u descriptors were %u, %lld allocations were %lld",
-                rk_nr_entries("/proc/self/fd"), fds, (long long)kv_mem_live(),
+                process_kit_fds(), fds, (long long)kv_mem_live(),
                 (long long)live);
         }
         usleep(1000);

@@ -5,7 +5,6 @@
 #include "node/daemon/node.h"
 #include "node/keygen.h"
 
-#include <dirent.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -163,18 +162,6 @@ void rk_await_rest(uint32_t clients)
         }
         usleep(1000);
     }
-}
-
-unsigned rk_nr_entries(const char *path)
-{
-    unsigned nr = 0;
-    DIR *dir = opendir(path);
-    assert_non_null(dir);
-    while (readdir(dir) != NULL) {
-        nr++;
-    }
-    closedir(dir);
-    return nr;
 }
 
 int rk_setup(void **state)

@@ -33,7 +33,6 @@ uint32_t rk_node_held(void);
 uint32_t rk_node_clients(void);
 /* Nothing is held, and so many clients are there; in time. */
 void rk_await_rest(uint32_t clients);
-unsigned rk_nr_entries(const char *path);
 
 /* `how`: NULL, by the Unix socket; a name with a dash, that pair of certificate and
  * key; else that file with a key. */

@@ -5,6 +5,7 @@
 #include "base/fault.h"
 #include "base/mem.h"
 #include "node/remote_wire.h"
+#include "tests/base/process_kit.h"
 #include "tests/node/remote_kit.h"
 
 #include <dlfcn.h>
@@ -53,7 +54,7 @@ static void doors__are_the_same(void **state)
     static int32_t far[KEYS], near[KEYS];
     (void)state;
     for (unsigned h = 0; h < 2; h++) {
-        const unsigned fds = rk_nr_entries("/proc/self/fd");
+        const unsigned fds = process_kit_fds();
         const int64_t live = kv_mem_live();
         rk_node_start(true, true);
         kvr_client_t *a = rk_client_of(RK_SEVEN, hows[h]),
@@ -105,7 +106,7 @@ static void doors__are_the_same(void **state)
         kvr_close(a);
         kvr_close(b);
         rk_node_stop();
-        assert_int_equal(rk_nr_entries("/proc/self/fd"), fds);
+        assert_int_equal(process_kit_fds(), fds);
         assert_int_equal(kv_mem_live(), live);
     }
 }
@@ -314,7 +315,7 @@ static void node__gone_is_cancelled(void **state)
 static void open__survives_every_fault(void **state)
 {
     (void)state;
-    const unsigned fds = rk_nr_entries("/proc/self/fd");
+    const unsigned fds = process_kit_fds();
     const int64_t live = kv_mem_live();
     rk_node_start(true, true);
     unsigned nr_opened = 0;
@@ -332,7 +333,7 @@ static void open__survives_every_fault(void **state)
     }
     assert_in_range(nr_opened, 1, 118);
     rk_node_stop();
-    assert_int_equal(rk_nr_entries("/proc/self/fd"), fds);
+    assert_int_equal(process_kit_fds(), fds);
     assert_int_equal(kv_mem_live(), live);
 }
 

@@ -10,7 +10,7 @@
 #include "node/daemon/json.h"
 #include "node/daemon/node_priv.h"
 #include "node/ring.h"
-#include "tests/node/node_kit.h"
+#include "tests/base/process_kit.h"
 
 #include <fcntl.h>
 #include <jansson.h>
@@ -284,7 +284,7 @@ static void report__survives_every_fault(void **state)
             uint64_t bytes = 0;
             int fd = -1;
             credit();
-            const struct node_kit_traces before = node_kit_traces();
+            const struct process_kit_held before = process_kit_held();
             kv_fault_after(++n);
             status = kvn_node_ask(
                 node, &everything, tenant_of_explain, &ask, &fd, &bytes, &detail);
@@ -294,7 +294,7 @@ static void report__survives_every_fault(void **state)
             if (fd >= 0) {
                 close(fd);
             }
-            node_kit_expect_traces(&before);
+            process_kit_expect_held(&before);
             assert_true(n < FAULTS_MAX);
         }
         assert_int_equal(n - 1, 2); /* memfd_create, and its bytes and seals */

@@ -7,6 +7,7 @@
 #include "base/fault.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "tests/base/process_kit.h"
 #include "tests/transport/contract_kit.h"
 
 #include <poll.h>
@@ -448,7 +449,7 @@ static void adopt__dead_sockets_disappear(void **state)
     needs(KVT_CAP_REMOTE);
     tk.config.nr_conns = 4;
     tk_open(&tk, MIB);
-    const unsigned nr_fds = tk_nr_fds();
+    const unsigned nr_fds = process_kit_fds();
     for (unsigned i = 0; i < 20; i++) {
         int fds[2] = {-1, -1};
         if (i % 2 == 0) {
@@ -487,7 +488,7 @@ static void adopt__dead_sockets_disappear(void **state)
     kvt_close(tk.owner.port, tk.owner.hellos[0]);
     TK_UNTIL(&tk, tk.owner.nr_closed == 1 && tk.reader.nr_closed > 0);
     tk_drain(&tk, &tk.reader);
-    while (tk_nr_fds() > nr_fds) {
+    while (process_kit_fds() > nr_fds) {
         usleep(1000);
     }
     tk_close(&tk);
@@ -743,7 +744,7 @@ static void destroy__with_everything_open(void **state)
         {.len = PAGE}, {.len = PAGE}, {.len = PAGE}, {.len = PAGE}};
     uint8_t hello[KVT_HELLO_BYTES_MAX];
     const uint32_t len = tk_encode_hello(hello);
-    const unsigned nr_fds = tk_nr_fds();
+    const unsigned nr_fds = process_kit_fds();
 
     for (unsigned round = 0; round < 6; round++) {
         begin(state);
@@ -775,7 +776,7 @@ static void destroy__with_everything_open(void **state)
             close(silent);
         }
     }
-    assert_int_equal(tk_nr_fds(), nr_fds);
+    assert_int_equal(process_kit_fds(), nr_fds);
 }
 
 /* ---- events --------------------------------------------------------------------- */
@@ -851,7 +852,7 @@ static bool whole_life(const struct tk_candidate *candidate)
  * time, and nothing is left behind. */
 static void faults__every_call_may_fail(void **state)
 {
-    const unsigned nr_fds = tk_nr_fds();
+    const unsigned nr_fds = process_kit_fds();
     unsigned n = 1, nr_passed = 0;
 
     for (; nr_passed < 3; n++) {
@@ -867,7 +868,7 @@ static void faults__every_call_may_fail(void **state)
         kvt_destroy(tk.owner.port);
         tk_forget(&tk);
         assert_int_equal(kv_mem_live(), 0);
-        assert_int_equal(tk_nr_fds(), nr_fds);
+        assert_int_equal(process_kit_fds(), nr_fds);
         assert_int_equal(access(tk.address, F_OK), -1); /* and no path */
     }
     assert_true(n > ((const struct tk_candidate *)*state)->nr_faults);

@@ -4,6 +4,7 @@
 #include "base/fault.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "tests/base/process_kit.h"
 #include "tests/transport/transport_kit.h"
 #include "transport/loop/loop.h"
 
@@ -185,22 +186,22 @@ static void name__is_taken_once(void **state)
  * threads that it was given. Sockets are nothing that it could take. */
 static void create__costs_nothing_until_it_reads(void **state)
 {
-    const unsigned nr_threads = tk_nr_threads(), nr_fds = tk_nr_fds();
+    const unsigned nr_threads = process_kit_threads(), nr_fds = process_kit_fds();
     int pipes[2];
 
     (void)state;
     begin(4 * KIB);
-    assert_int_equal(tk_nr_threads(), nr_threads);
-    assert_int_equal(tk_nr_fds(), nr_fds + 2);
+    assert_int_equal(process_kit_threads(), nr_threads);
+    assert_int_equal(process_kit_fds(), nr_fds + 2);
     (void)tk_connect(&tk, NULL);
-    assert_int_equal(tk_nr_threads(), nr_threads + tk.config.nr_threads);
+    assert_int_equal(process_kit_threads(), nr_threads + tk.config.nr_threads);
     assert_int_equal(pipe(pipes), 0);
     assert_int_equal(kvt_adopt(tk.owner.port, pipes[0]), KV_ERR_INVALID);
     assert_int_equal(kvt_adopt(tk.owner.port, pipes[1]), KV_ERR_INVALID);
     assert_int_equal(kvt_adopt(tk.owner.port, -1), KV_ERR_INVALID);
-    assert_int_equal(tk_nr_fds(), nr_fds + 2);
+    assert_int_equal(process_kit_fds(), nr_fds + 2);
     tk_close(&tk);
-    assert_int_equal(tk_nr_threads(), nr_threads);
+    assert_int_equal(process_kit_threads(), nr_threads);
 }
 
 /* A node is its own peer in no cluster, but nothing breaks if a port is. */

@@ -2,6 +2,7 @@
  * pages move over them as over others, contract_test.c shows with the same tests. */
 #include "base/fault.h"
 #include "base/mem.h"
+#include "tests/base/process_kit.h"
 #include "tests/transport/transport_kit.h"
 
 #include <setjmp.h>
@@ -236,7 +237,7 @@ static bool whole_life(const struct tk_candidate *candidate)
 static void faults__every_call_may_fail(void **state)
 {
     static uint8_t memory[2][1 << 17];
-    const unsigned nr_fds = tk_nr_fds();
+    const unsigned nr_fds = process_kit_fds();
     (void)state;
 
     for (unsigned row = 0; row < 2; row++) {
@@ -255,7 +256,7 @@ static void faults__every_call_may_fail(void **state)
             kvt_destroy(tk.owner.port);
             close(tk.listener);
             assert_int_equal(kv_mem_live(), 0);
-            assert_int_equal(tk_nr_fds(), nr_fds);
+            assert_int_equal(process_kit_fds(), nr_fds);
         }
         assert_true(n > 25);
     }

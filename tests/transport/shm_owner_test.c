@@ -3,6 +3,7 @@
 #define _GNU_SOURCE /* memfd_create */
 
 #include "base/assert.h"
+#include "tests/base/process_kit.h"
 #include "tests/transport/shm_kit.h"
 
 #include <fcntl.h>
@@ -73,7 +74,7 @@ static void expect_refused(int fd, kvt_conn_t conn, kv_status_t why, unsigned nr
     assert_false(sk_get(&tk, fd, &packet));
     kvt_close(tk.reader.port, conn);
     TK_UNTIL(&tk, tk.reader.nr_closed == 1);
-    assert_int_equal(tk_nr_fds(), nr_fds - 1); /* but its socket's */
+    assert_int_equal(process_kit_fds(), nr_fds - 1); /* but its socket's */
 }
 
 /* Descriptors that would kill the reader, or are something else. */
@@ -126,7 +127,7 @@ static void owner__unsafe_files_are_refused(void **state)
         const int fd = owner_by_hand(&conn);
         const int good = tk_memfd(MIB, SIZES, NULL);
         const int fds[] = {good, file};
-        const unsigned nr_fds = tk_nr_fds();
+        const unsigned nr_fds = process_kit_fds();
         const uint32_t len = kvt_shm_write_arenas(bytes, arenas, 2);
         assert_int_equal(kvt_shm_send(fd, bytes, len, fds, 2), 0);
         expect_refused(fd, conn, KV_ERR_PROTOCOL, nr_fds);
@@ -212,7 +213,7 @@ static void owner__a_bad_table_is_refused(void **state)
         for (unsigned k = 1; k < KVT_REGIONS_MAX; k++) {
             fds[k] = fds[0];
         }
-        const unsigned nr_fds = tk_nr_fds();
+        const unsigned nr_fds = process_kit_fds();
         const uint32_t len = bad_table(i, bytes, &nr);
         assert_int_equal(kvt_shm_send(fd, bytes, len, fds, nr), 0);
         expect_refused(fd, conn, KV_ERR_PROTOCOL, nr_fds);
@@ -235,7 +236,7 @@ static void owner__a_bad_greeting_is_refused(void **state)
         assert_int_equal(tk_port(&shm, &tk.config, &tk.reader, NULL), KV_OK);
         const kvt_conn_t conn = tk_dial(&tk);
         const int fd = tk_accept(owner_socket);
-        const unsigned nr_fds = tk_nr_fds();
+        const unsigned nr_fds = process_kit_fds();
         uint32_t len = kvt_shm_write_greeting(bytes, 5);
         bytes[i % 2 == 0 ? 0 : 4] ^= 9;
         len -= i == 2;
@@ -250,7 +251,7 @@ static void owner__a_bad_greeting_is_refused(void **state)
         assert_true(tk_ended(fd));
         kvt_close(tk.reader.port, conn);
         TK_UNTIL(&tk, tk.reader.nr_closed == 1);
-        assert_int_equal(tk_nr_fds(), nr_fds - 1);
+        assert_int_equal(process_kit_fds(), nr_fds - 1);
         owner_by_hand_end(fd);
     }
 }
@@ -383,7 +384,7 @@ static void reader__without_descriptors_is_broken(void **state)
     (void)state;
     const int fd = owner_by_hand(&conn);
     const int file = tk_memfd(MIB, SIZES, NULL);
-    const unsigned nr_fds = tk_nr_fds();
+    const unsigned nr_fds = process_kit_fds();
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
     none = before;
     none.rlim_cur = 3;

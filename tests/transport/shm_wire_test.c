@@ -4,6 +4,7 @@
 #define _GNU_SOURCE /* F_ADD_SEALS, struct ucred */
 
 #include "base/assert.h"
+#include "tests/base/process_kit.h"
 #include "tests/transport/shm_kit.h"
 
 #include <errno.h>
@@ -133,7 +134,7 @@ static void reader__a_bad_hello_ends_it(void **state)
 
     (void)state;
     owner_open();
-    const unsigned nr_fds = tk_nr_fds();
+    const unsigned nr_fds = process_kit_fds();
     for (unsigned i = 0;; i++) {
         const int fd = tk_dial_raw(tk.address);
         const uint32_t len = bad_hello(i, greeting_get(fd), bytes);
@@ -146,7 +147,7 @@ static void reader__a_bad_hello_ends_it(void **state)
     }
     assert_int_equal(tk.owner.nr_hellos, 0);
     others_are_served(1);
-    while (tk_nr_fds() > nr_fds) {
+    while (process_kit_fds() > nr_fds) {
         sk_pump(&tk, 10);
     }
     tk_close(&tk);
@@ -164,7 +165,7 @@ static void reader__descriptors_are_not_taken(void **state)
         fds[i] = open("/dev/null", O_RDONLY | O_CLOEXEC);
         assert_true(fds[i] >= 0);
     }
-    const unsigned nr_fds = tk_nr_fds();
+    const unsigned nr_fds = process_kit_fds();
     for (unsigned i = 0; i < 3; i++) {
         const int fd = tk_dial_raw(tk.address);
         const uint32_t len = kvt_shm_write_hello(
@@ -181,7 +182,7 @@ static void reader__descriptors_are_not_taken(void **state)
         }
     }
     assert_int_equal(tk.owner.nr_hellos, 0);
-    while (tk_nr_fds() > nr_fds) {
+    while (process_kit_fds() > nr_fds) {
         sk_pump(&tk, 10);
     }
     others_are_served(1);
@@ -203,7 +204,7 @@ static void reader__silence_costs_half_the_places_for_a_time(void **state)
     tk.config.nr_conns = PLACES;
     tk.config.hello_us = 300000;
     tk_open(&tk, MIB);
-    const unsigned nr_fds = tk_nr_fds();
+    const unsigned nr_fds = process_kit_fds();
     for (unsigned i = 0; i < SILENT; i++) {
         fds[i] = tk_dial_raw(tk.address);
     }
@@ -223,7 +224,7 @@ static void reader__silence_costs_half_the_places_for_a_time(void **state)
     }
     kvt_close(tk.owner.port, conn);
     others_are_served(1);
-    while (tk_nr_fds() > nr_fds) {
+    while (process_kit_fds() > nr_fds) {
         sk_pump(&tk, 10);
     }
     tk_close(&tk);

@@ -8,7 +8,6 @@
 #include "base/mem.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -109,29 +108,6 @@ void tk_fill(uint8_t *at, size_t len, uint64_t seed)
 bool tk_all(const uint8_t *at, size_t len, uint8_t value)
 {
     return len == 0 || (at[0] == value && memcmp(at, at + 1, len - 1) == 0);
-}
-
-static unsigned nr_entries(const char *path)
-{
-    unsigned nr = 0;
-    DIR *dir = opendir(path);
-
-    assert_non_null(dir);
-    while (readdir(dir) != NULL) {
-        nr++;
-    }
-    closedir(dir);
-    return nr;
-}
-
-unsigned tk_nr_fds(void)
-{
-    return nr_entries("/proc/self/fd");
-}
-
-unsigned tk_nr_threads(void)
-{
-    return nr_entries("/proc/self/task");
 }
 
 unsigned tk_cpu_ms(void)

@@ -132,9 +132,6 @@ bool tk_take_one(struct tk *tk, struct tk_side *side);
 
 void tk_fill(uint8_t *at, size_t len, uint64_t seed);
 bool tk_all(const uint8_t *at, size_t len, uint8_t value);
-/* Descriptors and threads of the process now: what a port leaves behind shows here. */
-unsigned tk_nr_fds(void);
-unsigned tk_nr_threads(void);
 /* Processor time of the process: who waits takes none. */
 unsigned tk_cpu_ms(void);
 

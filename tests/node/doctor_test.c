@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "node/daemon/doctor.h"
 #include "tests/base/process_kit.h"
+#include "tests/node/cluster_kit.h"
 
 #include <dlfcn.h>
 #include <netdb.h>
@@ -64,7 +65,6 @@ static void write_file(const char *name, const char *text)
 
 static int make(void **state)
 {
-    char path[128];
     (void)state;
     KV_ASSERT(mkdtemp(folder) != NULL);
     write_file(
@@ -76,15 +76,8 @@ static int make(void **state)
         "secret = 00112233445566778899aabbccddeeff\n"
         "[space \"chat\"]\nmodel = m\npage_bytes = 1KiB\n"
         "[node \"1\"]\naddress = 127.0.0.1:1\n[node \"2\"]\naddress = 127.0.0.1:2\n");
-    (void)snprintf(path, sizeof(path), "%s", in_folder("conf"));
-    const struct kvn_config_source source = {.path = path};
-    struct kvn_config_errors *errors = calloc(1, sizeof(*errors));
-    KV_ASSERT(errors != NULL);
-    if (kvn_config_load(&source, &config, errors) != KV_OK) {
-        fprintf(stderr, "%s\n", errors->lines[0]);
-    }
-    free(errors);
-    return config != NULL ? 0 : -1;
+    config = cluster_kit_load(in_folder("conf"));
+    return 0;
 }
 
 static int unmake(void **state)

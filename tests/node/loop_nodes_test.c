@@ -3,19 +3,15 @@
  * come back, while the other goes on.
  * Method: two real nodes, each with a loop and a thread of its own, and a client of
  * each; what came by which transport is asked in the node's own thread. */
-#include "base/assert.h"
 #include "base/log.h"
-#include "node/daemon/node.h"
+#include "tests/node/cluster_kit.h"
 #include "tests/node/local_kit.h"
 
-#include <netinet/in.h>
-#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -24,9 +20,7 @@ enum { NODES = 2, PAGES = 48, PAGE_BYTES = 64 << 10, PATIENCE = 2000, ROUNDS = 4
 
 #define SECRET "00112233445566778899aabbccddeeff"
 
-static char folder[] = "/tmp/kvrail-loop-XXXXXX";
-static char config_path[64], socket_path[64];
-static uint16_t ports[NODES];
+static struct cluster_kit cluster;
 
 /* ------------------------------------------------------------------ the kit */
 
@@ -39,143 +33,69 @@ struct looked {
 struct side {
     unsigned index;
     struct kvn_config *config;
-    uv_loop_t loop;
-    uv_async_t call;
-    bool stop; /* what the call is for; else to look */
-    sem_t looked;
+    struct cluster_kit_node node;
     struct looked seen;
-    kvn_node_t *node;
-    pthread_t thread;
-    bool stopped;
     kvr_client_t *client;
     struct kvr_buffer buffer;
 };
 
-static void take_ports(void)
+static const char *socket_of(unsigned index)
 {
-    int fds[NODES];
-    for (unsigned i = 0; i < NODES; i++) {
-        struct sockaddr_in address = {
-            .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-        socklen_t len = sizeof(address);
-        fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        KV_ASSERT(bind(fds[i], (struct sockaddr *)&address, len) == 0);
-        KV_ASSERT(getsockname(fds[i], (struct sockaddr *)&address, &len) == 0);
-        ports[i] = ntohs(address.sin_port);
-    }
-    for (unsigned i = 0; i < NODES; i++) {
-        close(fds[i]);
-    }
+    return cluster_kit_path(&cluster, index == 0 ? "sock1" : "sock2");
 }
 
-static struct kvn_config *load(unsigned self, const char *transports)
+static struct kvn_config *load(unsigned index, const char *transports)
 {
-    char set[3][160];
-    FILE *file = fopen(config_path, "w");
-    KV_ASSERT(file != NULL);
-    fprintf(
-        file,
-        "[cluster]\nname = test\n[tls]\nclear = yes\n[pager]\ndevice_bytes = 32MiB\n"
+    cluster_kit_write(
+        &cluster, "test.conf", NODES,
+        "[cluster]\nname = test\nnode = %u\n[listen]\nunix = %s\n"
+        "http = 127.0.0.1:0\n[link]\ntransports = %s\n"
+        "[tls]\nclear = yes\n[pager]\ndevice_bytes = 32MiB\n"
         "host_bytes = 32MiB\n[tenant \"10\"]\nsecret = " SECRET "\n[space \"chat\"]\n"
-        "model = m\npage_tokens = 8\npage_bytes = 64KiB\n[data]\nverify = yes\n"
-        "[node \"1\"]\naddress = 127.0.0.1:%u\n[node \"2\"]\naddress = "
-        "127.0.0.1:%u\n",
-        ports[0], ports[1]);
-    fclose(file);
-    snprintf(set[0], sizeof(set[0]), "cluster.node=%u", self + 1);
-    snprintf(set[1], sizeof(set[1]), "listen.unix=%s%u", socket_path, self);
-    snprintf(set[2], sizeof(set[2]), "link.transports=%s", transports);
-    const char *sets[] = {set[0], set[1], set[2], "listen.http=127.0.0.1:0"};
-    const struct kvn_config_source source = {
-        .path = config_path, .sets = sets, .nr_sets = 4};
-    struct kvn_config *config = NULL;
-    struct kvn_config_errors *errors = calloc(1, sizeof(*errors));
-    KV_ASSERT(errors != NULL);
-    if (kvn_config_load(&source, &config, errors) != KV_OK) {
-        fail_msg("%s", errors->lines[0]);
-    }
-    free(errors);
-    return config;
+        "model = m\npage_tokens = 8\npage_bytes = 64KiB\n[data]\nverify = yes\n",
+        index + 1, socket_of(index), transports);
+    return cluster_kit_load(cluster_kit_path(&cluster, "test.conf"));
 }
 
-static void on_stopped(void *arg)
+static void on_look(kvn_node_t *node, void *arg)
 {
-    *(bool *)arg = true;
-}
-
-static void on_call(uv_async_t *async)
-{
-    struct side *side = async->data;
-    kvo_node_t *core = kvn_node_core(side->node);
+    struct side *side = arg;
+    kvo_node_t *core = kvn_node_core(node);
     struct kvo_peer_info peer;
-    if (side->stop) {
-        kvn_node_stop(side->node, on_stopped, &side->stopped);
-        uv_close((uv_handle_t *)async, NULL);
-        return;
-    }
     kvo_peer_info(core, uv_hrtime() / 1000, 1 - side->index, &peer);
     side->seen = (struct looked){
         .links = kvo_links_up(core),
-        .loop = kvn_node_read_bytes(side->node, "loop"),
-        .shm = kvn_node_read_bytes(side->node, "shm"),
-        .tcp = kvn_node_read_bytes(side->node, "tcp"),
+        .loop = kvn_node_read_bytes(node, "loop"),
+        .shm = kvn_node_read_bytes(node, "shm"),
+        .tcp = kvn_node_read_bytes(node, "tcp"),
     };
     snprintf(side->seen.transport, sizeof(side->seen.transport), "%s", peer.transport);
-    KV_ASSERT(sem_post(&side->looked) == 0);
-}
-
-static void *run(void *arg)
-{
-    (void)uv_run(&((struct side *)arg)->loop, UV_RUN_DEFAULT);
-    return NULL;
 }
 
 static struct looked look(struct side *side)
 {
-    side->stop = false;
-    uv_async_send(&side->call);
-    while (sem_wait(&side->looked) != 0) {}
+    cluster_kit_do(&side->node, on_look, side);
     return side->seen;
 }
 
 static void side_start(struct side *side, unsigned index, const char *transports)
 {
-    char line[KVN_NODE_LINE_BYTES] = "";
     *side = (struct side){.index = index, .config = load(index, transports)};
-    assert_int_equal(sem_init(&side->looked, 0, 0), 0);
-    assert_int_equal(uv_loop_init(&side->loop), 0);
-    assert_int_equal(uv_async_init(&side->loop, &side->call, on_call), 0);
-    side->call.data = side;
-    if (kvn_node_start(&side->loop, side->config, &side->node, line, sizeof(line))
-        != KV_OK) {
-        fail_msg("%s", line);
-    }
-    assert_int_equal(pthread_create(&side->thread, NULL, run, side), 0);
+    cluster_kit_start(&side->node, side->config);
 }
 
 static void side_attach(struct side *side)
 {
-    char path[80];
-    snprintf(path, sizeof(path), "%s%u", socket_path, side->index);
-    side->client = lk_client_at(path, 0);
+    side->client = lk_client_at(socket_of(side->index), 0);
     assert_non_null(side->client);
     assert_int_equal(
         kvr_buffer_create(side->client, PAGES * PAGE_BYTES, &side->buffer), KVR_OK);
 }
 
-static void side_tell_stop(struct side *side)
-{
-    side->stop = true;
-    uv_async_send(&side->call);
-}
-
 static void side_end(struct side *side)
 {
     kvr_close(side->client);
-    assert_int_equal(pthread_join(side->thread, NULL), 0);
-    assert_true(side->stopped);
-    assert_int_equal(uv_loop_close(&side->loop), 0);
-    sem_destroy(&side->looked);
+    cluster_kit_join(&side->node);
     kvn_config_free(side->config);
 }
 
@@ -290,7 +210,7 @@ static void fetch__goes_by_what_both_have(void **state)
         assert_true(shm == (reader.shm > 0));
         assert_int_equal(owner.loop + owner.shm + owner.tcp, 0);
         for (unsigned k = 0; k < NODES; k++) {
-            side_tell_stop(&sides[(i + k) % NODES]);
+            cluster_kit_tell_stop(&sides[(i + k) % NODES].node);
         }
         side_end(&sides[0]);
         side_end(&sides[1]);
@@ -319,7 +239,7 @@ static void stop__in_the_middle_and_back_again(void **state)
         assert_true(before >= (uint64_t)(round + 1) * PAGES * PAGE_BYTES);
         submit(&sides[1], KVR_OP_GET, first + PAGES);
         usleep(300 * round);
-        side_tell_stop(&sides[0]);
+        cluster_kit_tell_stop(&sides[0].node);
         const unsigned nr = finish(&sides[1], first + PAGES);
         fetched += nr;
         lost += PAGES - nr;
@@ -330,7 +250,7 @@ static void stop__in_the_middle_and_back_again(void **state)
     }
     print_message("%u pages came, %u were lost with their owner\n", fetched, lost);
     for (unsigned i = 0; i < NODES; i++) {
-        side_tell_stop(&sides[i]);
+        cluster_kit_tell_stop(&sides[i].node);
     }
     side_end(&sides[0]);
     side_end(&sides[1]);
@@ -340,24 +260,18 @@ static void stop__in_the_middle_and_back_again(void **state)
 
 static int set_up(void **state)
 {
-    struct kv_detail detail;
     const struct kv_log_config log = {.level = KV_LOG_ERROR, .path = "/dev/null"};
     (void)state;
-    if (mkdtemp(folder) == NULL || kv_log_start(&log, &detail) != KV_OK) {
-        return -1;
-    }
-    snprintf(config_path, sizeof(config_path), "%s/test.conf", folder);
-    snprintf(socket_path, sizeof(socket_path), "%s/sock", folder);
-    take_ports();
-    return 0;
+    cluster_kit_make(&cluster);
+    return kv_log_start(&log, NULL) == KV_OK ? 0 : -1;
 }
 
 static int tear_down(void **state)
 {
     (void)state;
     kv_log_stop();
-    (void)unlink(config_path);
-    return rmdir(folder);
+    (void)unlink(cluster_kit_path(&cluster, "test.conf"));
+    return rmdir(cluster.folder);
 }
 
 int main(void)

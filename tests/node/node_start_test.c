@@ -7,19 +7,17 @@
 #include "base/assert.h"
 #include "base/fault.h"
 #include "base/log.h"
-#include "node/daemon/node.h"
 #include "tests/base/process_kit.h"
+#include "tests/node/cluster_kit.h"
 #include "tests/node/local_kit.h"
 
 #include <dlfcn.h>
 #include <netdb.h>
-#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -35,9 +33,7 @@ enum {
 
 #define SECRET "00112233445566778899aabbccddeeff"
 
-static char folder[] = "/tmp/kvrail-start-XXXXXX";
-static char config_path[64], socket_path[64], first_socket[80];
-static uint16_t ports[NODES];
+static struct cluster_kit cluster;
 
 /* ------------------------------------------------------------------ the kit */
 
@@ -59,65 +55,27 @@ __attribute__((visibility("default"))) int getaddrinfo(
     return real(name, service, hints, list);
 }
 
-static void take_ports(void)
+/* Node `node` of `nr`; `more` is a section of its own. */
+static struct kvn_config *load(unsigned nr, unsigned node, const char *more)
 {
-    int fds[NODES];
-    for (unsigned i = 0; i < NODES; i++) {
-        struct sockaddr_in address = {
-            .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-        socklen_t len = sizeof(address);
-        fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        KV_ASSERT(bind(fds[i], (struct sockaddr *)&address, len) == 0);
-        KV_ASSERT(getsockname(fds[i], (struct sockaddr *)&address, &len) == 0);
-        ports[i] = ntohs(address.sin_port);
-    }
-    for (unsigned i = 0; i < NODES; i++) {
-        close(fds[i]);
-    }
-}
-
-/* The configuration of a cluster of `nr` nodes; the second one's address when given. */
-static struct kvn_config *load(unsigned nr, unsigned self, const char *second)
-{
-    char address[64], http[64], set[3][160];
-    FILE *file = fopen(config_path, "w");
-    KV_ASSERT(file != NULL);
-    fprintf(
-        file,
-        "[cluster]\nname = test\n[tls]\nclear = yes\n[pager]\ndevice_bytes = 1MiB\n"
+    cluster_kit_write(
+        &cluster, "test.conf", nr,
+        "[cluster]\nname = test\nnode = %u\n[listen]\nunix = %s%u\n"
+        "http = 127.0.0.1:0\n[tls]\nclear = yes\n[pager]\ndevice_bytes = 1MiB\n"
         "host_bytes = 1MiB\n[tenant \"10\"]\nsecret = " SECRET "\n"
         "[tenant \"11\"]\nsecret = " SECRET "\ndomain = own\ndevice_bytes = 64KiB\n"
         "fill = yes\n[space \"chat\"]\n"
         "model = m\npage_tokens = 8\npage_bytes = 1KiB\n[limits]\nclients = 8\n"
         "requests = 64\nfetching = 256\ncalls = 256\nreads = 256\ngrants = 256\n"
-        "[directory]\nentries = 1024\n[data]\nconnections = 4\n");
-    for (unsigned i = 0; i < nr; i++) {
-        snprintf(address, sizeof(address), "127.0.0.1:%u", ports[i]);
-        fprintf(
-            file, "[node \"%u\"]\naddress = %s\n", i + 1,
-            i == 1 && second != NULL ? second : address);
-    }
-    fclose(file);
-    snprintf(http, sizeof(http), "listen.http=127.0.0.1:0");
-    snprintf(set[0], sizeof(set[0]), "cluster.node=%u", self + 1);
-    snprintf(set[1], sizeof(set[1]), "listen.unix=%s%u", socket_path, self);
-    const char *sets[] = {set[0], set[1], http};
-    const struct kvn_config_source source = {
-        .path = config_path, .sets = sets, .nr_sets = 3};
-    struct kvn_config *config = NULL;
-    struct kvn_config_errors *errors = calloc(1, sizeof(*errors));
-    KV_ASSERT(errors != NULL);
-    if (kvn_config_load(&source, &config, errors) != KV_OK) {
-        fail_msg("%s", errors->lines[0]);
-    }
-    free(errors);
-    return config;
+        "[directory]\nentries = 1024\n[data]\nconnections = 4\n%s",
+        node, cluster_kit_path(&cluster, "sock"), node, more);
+    return cluster_kit_load(cluster_kit_path(&cluster, "test.conf"));
 }
 
 static void expect_held(const struct process_kit_held *before)
 {
     process_kit_expect_held(before);
-    assert_int_not_equal(access(first_socket, F_OK), 0);
+    assert_int_not_equal(access(cluster_kit_path(&cluster, "sock1"), F_OK), 0);
 }
 
 static void on_time(uv_timer_t *timer)
@@ -202,7 +160,7 @@ static bool start_with_fault(const struct kvn_config *config, uint64_t n)
 
 static void start__survives_every_fault(void **state)
 {
-    struct kvn_config *config = load(2, 0, NULL);
+    struct kvn_config *config = load(2, 1, "");
     (void)state;
     start_and_stop(config, 50); /* what libraries keep for ever */
     const struct process_kit_held before = process_kit_held();
@@ -220,7 +178,7 @@ static void start__survives_every_fault(void **state)
 
 static void start__twenty_times_leaves_nothing(void **state)
 {
-    struct kvn_config *config = load(2, 0, NULL);
+    struct kvn_config *config = load(2, 1, "");
     (void)state;
     start_and_stop(config, 50);
     const struct process_kit_held before = process_kit_held();
@@ -235,7 +193,7 @@ static void start__twenty_times_leaves_nothing(void **state)
  * sized by them. */
 static void start__takes_the_largest_tables(void **state)
 {
-    struct kvn_config *config = load(2, 0, NULL);
+    struct kvn_config *config = load(2, 1, "");
     (void)state;
     config->nr_reads = 32736;
     config->nr_data_conns = 4096;
@@ -247,57 +205,16 @@ static void start__takes_the_largest_tables(void **state)
  * and must not be asked of what is gone. */
 static void stop__waits_for_a_name_without_its_clients(void **state)
 {
-    struct kvn_config *config = load(2, 0, "localhost:7400");
+    struct kvn_config *config =
+        load(1, 1, "[node \"2\"]\naddress = localhost:7400\n");
     (void)state;
     start_and_stop(config, 100);
     start_and_stop(config, 300);
-    assert_int_not_equal(access(first_socket, F_OK), 0);
+    assert_int_not_equal(access(cluster_kit_path(&cluster, "sock1"), F_OK), 0);
     kvn_config_free(config);
 }
 
 /* ------------------------------------------------------------------ clients */
-
-struct served {
-    uv_loop_t loop;
-    uv_async_t stop;
-    kvn_node_t *node;
-    pthread_t thread;
-    bool stopped;
-};
-
-static void on_stop(uv_async_t *async)
-{
-    struct served *served = async->data;
-    kvn_node_stop(served->node, on_stopped, &served->stopped);
-    uv_close((uv_handle_t *)async, NULL);
-}
-
-static void *serve(void *arg)
-{
-    struct served *served = arg;
-    (void)uv_run(&served->loop, UV_RUN_DEFAULT);
-    return NULL;
-}
-
-static void served_start(struct served *served, const struct kvn_config *config)
-{
-    char line[KVN_NODE_LINE_BYTES];
-    *served = (struct served){.node = NULL};
-    assert_int_equal(uv_loop_init(&served->loop), 0);
-    assert_int_equal(uv_async_init(&served->loop, &served->stop, on_stop), 0);
-    served->stop.data = served;
-    assert_int_equal(
-        kvn_node_start(&served->loop, config, &served->node, line, sizeof(line)),
-        KV_OK);
-    assert_int_equal(pthread_create(&served->thread, NULL, serve, served), 0);
-}
-
-static void served_end(struct served *served)
-{
-    assert_int_equal(pthread_join(served->thread, NULL), 0);
-    assert_true(served->stopped);
-    assert_int_equal(uv_loop_close(&served->loop), 0);
-}
 
 static uint64_t first_of(uint32_t flight)
 {
@@ -308,12 +225,12 @@ static uint64_t first_of(uint32_t flight)
  * was taken ends once. */
 static uint32_t stop_in_flight(const struct kvn_config *config, uint32_t early)
 {
-    struct served served;
+    struct cluster_kit_node served;
     struct kvr_buffer buffer;
     struct kvr_result result;
     uint32_t nr = 0, seen = 0, cancelled = 0;
-    served_start(&served, config);
-    kvr_client_t *client = lk_client_at(first_socket, 0);
+    cluster_kit_start(&served, config);
+    kvr_client_t *client = lk_client_at(cluster_kit_path(&cluster, "sock1"), 0);
     assert_non_null(client);
     assert_int_equal(
         kvr_buffer_create(client, 2 * KEYS * LK_PAGE_BYTES, &buffer), KVR_OK);
@@ -322,7 +239,7 @@ static uint32_t stop_in_flight(const struct kvn_config *config, uint32_t early)
     }
     for (uint32_t i = 0; i < FLIGHTS; i++) {
         if (i == early) {
-            uv_async_send(&served.stop);
+            cluster_kit_tell_stop(&served);
         }
         bool put = i % 2 == 0;
         uint32_t at = (uint32_t)first_of(i) + (put ? 0 : KEYS);
@@ -348,14 +265,14 @@ static uint32_t stop_in_flight(const struct kvn_config *config, uint32_t early)
     assert_int_equal(seen, nr);
     assert_int_equal(kvr_next(client, LK_LATER_US, &result), KVR_LINK_LOST);
     kvr_close(client);
-    served_end(&served);
-    assert_int_not_equal(access(first_socket, F_OK), 0);
+    cluster_kit_join(&served);
+    assert_int_not_equal(access(cluster_kit_path(&cluster, "sock1"), F_OK), 0);
     return cancelled;
 }
 
 static void stop__ends_every_batch_in_flight(void **state)
 {
-    struct kvn_config *config = load(1, 0, NULL);
+    struct kvn_config *config = load(1, 1, "");
     uint32_t cancelled = 0;
     (void)state;
     (void)stop_in_flight(config, 0);
@@ -383,7 +300,7 @@ static void data__that_cannot_be_had_is_not_asked_for_in_a_circle(void **state)
     (void)state;
     assert_int_equal(uv_loop_init(&loop), 0);
     for (unsigned i = 0; i < NODES; i++) {
-        configs[i] = load(NODES, i, NULL);
+        configs[i] = load(NODES, i + 1, "");
         if (kvn_node_start(&loop, configs[i], &nodes[i], line, sizeof(line)) != KV_OK) {
             fail_msg("%s", line);
         }
@@ -418,25 +335,18 @@ static void data__that_cannot_be_had_is_not_asked_for_in_a_circle(void **state)
 
 static int set_up(void **state)
 {
-    struct kv_detail detail;
     const struct kv_log_config log = {.level = KV_LOG_ERROR, .path = "/dev/null"};
     (void)state;
-    if (mkdtemp(folder) == NULL || kv_log_start(&log, &detail) != KV_OK) {
-        return -1;
-    }
-    snprintf(config_path, sizeof(config_path), "%s/test.conf", folder);
-    snprintf(socket_path, sizeof(socket_path), "%s/sock", folder);
-    snprintf(first_socket, sizeof(first_socket), "%s0", socket_path);
-    take_ports();
-    return 0;
+    cluster_kit_make(&cluster);
+    return kv_log_start(&log, NULL) == KV_OK ? 0 : -1;
 }
 
 static int tear_down(void **state)
 {
     (void)state;
     kv_log_stop();
-    (void)unlink(config_path);
-    return rmdir(folder);
+    (void)unlink(cluster_kit_path(&cluster, "test.conf"));
+    return rmdir(cluster.folder);
 }
 
 int main(void)

@@ -1,18 +1,13 @@
 #include "tests/node/remote_kit.h"
 
-#include "base/assert.h"
-#include "node/config.h"
-#include "node/daemon/node.h"
 #include "node/keygen.h"
+#include "tests/node/cluster_kit.h"
 
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <uv.h>
 
 #include <cmocka.h>
 
@@ -20,26 +15,21 @@
 
 struct cert_kit rk_certs;
 const char *rk_extra = "";
-static char config_path[128], unix_path[128];
 
-struct running {
-    struct kvn_config *config;
-    uv_loop_t loop;
-    uv_async_t stop, look;
-    kvn_node_t *node;
-    pthread_t thread;
-    uint16_t port;
-    uint32_t held, clients; /* by on_look() */
-    pthread_barrier_t looked;
+/* In the folder of the credentials; no port is taken: the node's is the system's. */
+static struct cluster_kit cluster;
+static struct kvn_config *loaded;
+static struct cluster_kit_node node;
+static uint16_t port; /* the node's, also where it is another process's */
+
+struct seen {
+    uint32_t held, clients;
 };
-static struct running run;
 
 static struct kvn_config *load(bool certs, bool clients)
 {
-    FILE *file = fopen(config_path, "w");
-    KV_ASSERT(file != NULL);
-    fprintf(
-        file,
+    cluster_kit_write(
+        &cluster, "conf", 0,
         "[cluster]\nname = c1\nnode = 1\n[listen]\naddress = 127.0.0.1:0\nunix = %s\n"
         "clients = %s\n[tls]\n%s[pager]\ndevice_bytes = 4MiB\n[node \"1\"]\n"
         "address = 127.0.0.1:1\n"
@@ -48,34 +38,12 @@ static struct kvn_config *load(bool certs, bool clients)
         "[space \"chat\"]\nmodel = m\npage_tokens = 8\npage_bytes = 4KiB\n"
         "[limits]\nclients = 4\n"
         "remote_clients = 4\nrequests = 256\n%s%s",
-        unix_path, clients ? "yes" : "no",
+        cluster_kit_path(&cluster, "sock"), clients ? "yes" : "no",
         certs ? "ca = ca.pem\ncert = node-1.pem\nkey = node-1.key\n" : "psk = psk\n",
         clients ? "client_psk = seven.psk\n" : "",
         clients ? "" : "[node \"2\"]\naddress = 127.0.0.1:2\n", /* else none listens */
         rk_extra);
-    fclose(file);
-    const struct kvn_config_source source = {.path = config_path};
-    struct kvn_config *config = NULL;
-    struct kvn_config_errors *errors = calloc(1, sizeof(*errors));
-    KV_ASSERT(errors != NULL);
-    if (kvn_config_load(&source, &config, errors) != KV_OK) {
-        fail_msg("%s", errors->lines[0]);
-    }
-    free(errors);
-    return config;
-}
-
-static void on_stopped(void *arg)
-{
-    (void)arg;
-    uv_close((uv_handle_t *)&run.stop, NULL);
-    uv_close((uv_handle_t *)&run.look, NULL);
-}
-
-static void on_stop(uv_async_t *async)
-{
-    (void)async;
-    kvn_node_stop(run.node, on_stopped, NULL);
+    return cluster_kit_load(cluster_kit_path(&cluster, "conf"));
 }
 
 static bool at_rest(const struct kvp_info *info)
@@ -87,80 +55,63 @@ static bool at_rest(const struct kvp_info *info)
                       == 0);
 }
 
-static void on_look(uv_async_t *async)
+static void on_look(kvn_node_t *at, void *arg)
 {
-    kvo_node_t *core = kvn_node_core(run.node);
+    struct seen *seen = arg;
+    kvo_node_t *core = kvn_node_core(at);
     const kvp_pager_t *pager = kvo_pager(core);
     struct kvo_tables tables;
     struct kvp_info info;
-    (void)async;
     kvo_check(core);
     kvo_tables(core, &tables);
-    run.held = tables.requests.used + tables.fetching.used + tables.pins.used;
+    seen->held = tables.requests.used + tables.fetching.used + tables.pins.used;
     for (uint32_t i = 0; i < kvp_nr_frames(pager); i++) {
         kvp_frame_at(pager, i, &info);
-        run.held += !at_rest(&info);
+        seen->held += !at_rest(&info);
     }
-    run.clients = tables.clients.used;
-    (void)pthread_barrier_wait(&run.looked);
+    seen->clients = tables.clients.used;
 }
 
-static void *loop_main(void *arg)
+static struct seen look(void)
 {
-    (void)arg;
-    (void)uv_run(&run.loop, UV_RUN_DEFAULT);
-    return NULL;
+    struct seen seen;
+    cluster_kit_do(&node, on_look, &seen);
+    return seen;
 }
 
 void rk_node_start(bool certs, bool clients)
 {
-    char line[KVN_NODE_LINE_BYTES] = "";
-    run.config = load(certs, clients);
-    assert_int_equal(uv_loop_init(&run.loop), 0);
-    assert_int_equal(uv_async_init(&run.loop, &run.stop, on_stop), 0);
-    assert_int_equal(uv_async_init(&run.loop, &run.look, on_look), 0);
-    assert_int_equal(pthread_barrier_init(&run.looked, NULL, 2), 0);
-    if (kvn_node_start(&run.loop, run.config, &run.node, line, sizeof(line)) != KV_OK) {
-        fail_msg("%s", line);
-    }
-    run.port = kvn_node_port(run.node);
-    assert_int_equal(pthread_create(&run.thread, NULL, loop_main, NULL), 0);
+    loaded = load(certs, clients);
+    cluster_kit_start(&node, loaded);
+    port = node.port;
 }
 
 void rk_node_stop(void)
 {
-    uv_async_send(&run.stop);
-    pthread_join(run.thread, NULL);
-    assert_int_equal(uv_loop_close(&run.loop), 0);
-    pthread_barrier_destroy(&run.looked);
-    kvn_config_free(run.config);
-}
-
-static void look(void)
-{
-    uv_async_send(&run.look);
-    (void)pthread_barrier_wait(&run.looked);
+    cluster_kit_tell_stop(&node);
+    cluster_kit_join(&node);
+    kvn_config_free(loaded);
 }
 
 uint32_t rk_node_held(void)
 {
-    look();
-    return run.held;
+    return look().held;
 }
 
 uint32_t rk_node_clients(void)
 {
-    look();
-    return run.clients;
+    return look().clients;
 }
 
 void rk_await_rest(uint32_t clients)
 {
-    for (unsigned i = 0; rk_node_held() > 0 || run.clients != clients; i++) {
+    struct seen seen = look();
+    for (unsigned i = 0; seen.held > 0 || seen.clients != clients; i++) {
         if (i == RK_PATIENCE_US / 1000) {
-            fail_msg("%u held, %u clients", run.held, run.clients);
+            fail_msg("%u held, %u clients", seen.held, seen.clients);
         }
         usleep(1000);
+        seen = look();
     }
 }
 
@@ -176,8 +127,7 @@ int rk_setup(void **state)
         kvn_keygen_tenant(rk_certs.folder, "c1", RK_NINE, 0, &made), KV_OK);
     assert_int_equal(
         kvn_keygen_secret(cert_kit_path(&rk_certs, "seven.psk"), "key", &made), KV_OK);
-    snprintf(config_path, sizeof(config_path), "%s/conf", rk_certs.folder);
-    snprintf(unix_path, sizeof(unix_path), "%s/sock", rk_certs.folder);
+    snprintf(cluster.folder, sizeof(cluster.folder), "%s", rk_certs.folder);
     rk_node_start(true, true); /* what the loop's library opens once */
     rk_node_stop();
     return 0;
@@ -197,7 +147,8 @@ rk_open_as(uint32_t tenant, const char *how, kvr_client_t **client_p, char error
 {
     char target[512];
     if (how == NULL) {
-        snprintf(target, sizeof(target), "unix:%s", unix_path);
+        snprintf(
+            target, sizeof(target), "unix:%s", cluster_kit_path(&cluster, "sock"));
     } else if (strchr(how, '-') != NULL) { /* a pair */
         snprintf(
             target, sizeof(target),
@@ -285,11 +236,11 @@ void rk_expect_all(const int32_t *statuses, uint32_t n, int32_t wanted)
 
 uint16_t rk_port(void)
 {
-    return run.port;
+    return port;
 }
 
-void rk_node_is(const char *folder, uint16_t port)
+void rk_node_is(const char *folder, uint16_t its_port)
 {
     snprintf(rk_certs.folder, sizeof(rk_certs.folder), "%s", folder);
-    run.port = port;
+    port = its_port;
 }

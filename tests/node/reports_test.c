@@ -11,6 +11,7 @@
 #include "node/daemon/node_priv.h"
 #include "node/ring.h"
 #include "tests/base/process_kit.h"
+#include "tests/node/cluster_kit.h"
 
 #include <fcntl.h>
 #include <jansson.h>
@@ -67,16 +68,9 @@ static int node_start(void **state)
     KV_ASSERT(file != NULL);
     config_write(file);
     fclose(file);
-    struct kvn_config_errors *errors = calloc(1, sizeof(*errors));
-    KV_ASSERT(errors != NULL);
-    const struct kvn_config_source source = {.path = path};
-    const kv_status_t status = kvn_config_load(&source, &config, errors);
-    if (status != KV_OK) {
-        fprintf(stderr, "%s\n", errors->lines[0]);
-    }
-    free(errors);
+    config = cluster_kit_load(path);
     unlink(path);
-    KV_ASSERT(status == KV_OK && uv_loop_init(&loop) == 0);
+    KV_ASSERT(uv_loop_init(&loop) == 0);
     if (kvn_node_start(&loop, config, &node, line, sizeof(line)) != KV_OK) {
         fprintf(stderr, "%s\n", line);
         return -1;

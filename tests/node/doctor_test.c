@@ -2,16 +2,14 @@
  * said; and it reads what the machine says, not what it hopes.
  * Method: its parts on a configuration of loopback addresses; a /proc and a /sys of
  * this test; faults by number. */
-#define _GNU_SOURCE
 #include "base/assert.h"
 #include "base/fault.h"
 #include "base/mem.h"
 #include "node/daemon/doctor.h"
 #include "tests/base/process_kit.h"
 #include "tests/node/cluster_kit.h"
+#include "tests/node/name_kit.h"
 
-#include <dlfcn.h>
-#include <netdb.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -29,24 +27,6 @@ enum { FAULTS_MAX = 100, SLOW_S = 4 };
 static char folder[] = "/tmp/kvrail-doctor-XXXXXX";
 static struct kvn_config *config;
 static struct kvn_doctor doctor;
-
-/* In front of the system's: one name takes its time. */
-__attribute__((visibility("default"))) int getaddrinfo(
-    const char *name, const char *service, const struct addrinfo *hints,
-    struct addrinfo **list)
-{
-    static int (*real)(
-        const char *, const char *, const struct addrinfo *, struct addrinfo **);
-    if (name != NULL && strcmp(name, SLOW_NAME) == 0) {
-        sleep(SLOW_S);
-        return EAI_NONAME;
-    }
-    if (real == NULL) {
-        void *symbol = dlsym(RTLD_NEXT, "getaddrinfo");
-        memcpy(&real, &symbol, sizeof(real));
-    }
-    return real(name, service, hints, list);
-}
 
 static const char *in_folder(const char *name)
 {
@@ -77,6 +57,7 @@ static int make(void **state)
         "[space \"chat\"]\nmodel = m\npage_bytes = 1KiB\n"
         "[node \"1\"]\naddress = 127.0.0.1:1\n[node \"2\"]\naddress = 127.0.0.1:2\n");
     config = cluster_kit_load(in_folder("conf"));
+    name_kit_slow(SLOW_NAME, SLOW_S * 1000000);
     return 0;
 }
 

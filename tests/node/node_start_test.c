@@ -3,16 +3,14 @@
  * was under way; and a data connection that cannot be had costs nothing.
  * Method: real nodes on loops of this process; faults by number; a resolver that is
  * slow when asked to be. */
-#define _GNU_SOURCE
 #include "base/assert.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "tests/base/process_kit.h"
 #include "tests/node/cluster_kit.h"
 #include "tests/node/local_kit.h"
+#include "tests/node/name_kit.h"
 
-#include <dlfcn.h>
-#include <netdb.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -36,24 +34,6 @@ enum {
 static struct cluster_kit cluster;
 
 /* ------------------------------------------------------------------ the kit */
-
-/* In front of the system's, also for libuv: the name "localhost" takes its time. */
-__attribute__((visibility("default"))) int getaddrinfo(
-    const char *name, const char *service, const struct addrinfo *hints,
-    struct addrinfo **list)
-{
-    static int (*real)(
-        const char *, const char *, const struct addrinfo *, struct addrinfo **);
-    if (name != NULL && strcmp(name, "localhost") == 0) {
-        usleep(SLOW_US);
-        return EAI_NONAME;
-    }
-    if (real == NULL) {
-        void *symbol = dlsym(RTLD_NEXT, "getaddrinfo");
-        memcpy(&real, &symbol, sizeof(real));
-    }
-    return real(name, service, hints, list);
-}
 
 /* Node `node` of `nr`; `more` is a section of its own. */
 static struct kvn_config *load(unsigned nr, unsigned node, const char *more)
@@ -338,6 +318,7 @@ static int set_up(void **state)
     const struct kv_log_config log = {.level = KV_LOG_ERROR, .path = "/dev/null"};
     (void)state;
     cluster_kit_make(&cluster);
+    name_kit_slow("localhost", SLOW_US);
     return kv_log_start(&log, NULL) == KV_OK ? 0 : -1;
 }
 

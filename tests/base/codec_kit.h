@@ -1,7 +1,8 @@
 /* What the tests of the codec share: two arenas, and a round trip that is compared with
  * the second encoder of tests/base/msg_make.h.
  *
- * Threading: none.
+ * Threading: none. Ownership: what kit_encode() gives is the caller's to free; all else
+ * is the arenas'. Errors: the test fails; kit_decode() gives a status.
  */
 #ifndef KV_TEST_CODEC_KIT_H
 #define KV_TEST_CODEC_KIT_H

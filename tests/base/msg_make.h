@@ -3,7 +3,8 @@
  *   table ──make_msg──► struct kv_msg ──make_bytes──► bytes, as wrong as asked for
  *
  * A field added to the table is thereby in every test that loops over fields.
- * Threading: none.  Ownership: arrays are the arena's of `make`.
+ * Threading: none. Ownership: arrays are the arena's of `make`, bytes the caller's to
+ * free. Errors: an arena that is too small ends the process.
  */
 #ifndef KV_TEST_MSG_MAKE_H
 #define KV_TEST_MSG_MAKE_H

@@ -2,7 +2,8 @@
  *
  *   "page <prev> 1 1 16 - = <key>"  ──►  argv {"page", …, "-"}, answer "<key>"
  *
- * Threading: one reader per thread. Ownership: the strings live until the next line.
+ * Threading: one reader per thread. Ownership: the strings live until the next line;
+ * vectors_close() takes the file. Errors: a line that is no vector fails the test.
  */
 #ifndef TESTS_BASE_VECTORS_H
 #define TESTS_BASE_VECTORS_H

@@ -7,7 +7,10 @@
  *   test ──ck_tell──► kvo_message, as node 2 ──► said[] ──ck_said──► test
  *                                    └── its orders ──► wire[] ──ck_wire──► test
  *
- * Threading: none.
+ * Threading: none. Ownership: ck_close() takes down what ck_open() made; memory, orders
+ * and answers are in struct ck. Units: bytes, pages, microseconds of a clock that only
+ * ck_tick() moves. Errors: the test fails, also for an order or a message that the node
+ * should not have given; ck_create(), ck_ask() and ck_batch() give the node's status.
  */
 #ifndef KV_TEST_CORE_KIT_H
 #define KV_TEST_CORE_KIT_H

@@ -5,8 +5,8 @@
  * Ownership: broken_node_close() takes down what open made, client included. Units:
  * bytes. Errors: the test fails.
  */
-#ifndef KVN_BROKEN_NODE_KIT_H
-#define KVN_BROKEN_NODE_KIT_H
+#ifndef TESTS_NODE_BROKEN_NODE_KIT_H
+#define TESTS_NODE_BROKEN_NODE_KIT_H
 
 #include "include/kvrail/kvrail.h"
 #include "node/ring.h"

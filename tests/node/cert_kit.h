@@ -1,7 +1,9 @@
 /* Credentials for tests: a folder of mkdtemp() with an authority, and certificates as
  * odd as a test wants them.
  *
- * Threading: one thread. Ownership: cert_kit_remove() takes the folder away.
+ * Threading: one thread. Ownership: cert_kit_remove() takes the folder away, with
+ * whatever files are in it; what cert_kit_load*() gave is the caller's. Units: seconds.
+ * Errors: the test fails.
  */
 #ifndef TESTS_NODE_CERT_KIT_H
 #define TESTS_NODE_CERT_KIT_H

@@ -2,6 +2,8 @@
  * whose bytes follow from a number, written and checked in place.
  *
  * Threading: the test's thread. Results that come without a request are counted.
+ * Ownership: sequences are the client's, which is the caller's. Units: tokens, pages.
+ * Errors: as local_kit.h; of a call that was taken, the status is the answer.
  */
 #ifndef TESTS_NODE_ENGINE_KIT_H
 #define TESTS_NODE_ENGINE_KIT_H

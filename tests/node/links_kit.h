@@ -6,7 +6,10 @@
  * Every callback checks that it comes from the loop and not from inside a call, that
  * ups and downs come in pairs and that no number comes twice.
  *
- * Threading: one thread. Ownership: lk_close() gives all back and checks that it did.
+ * Threading: one thread. Ownership: lk_close() gives all back and checks that it did;
+ * sockets of lk_raw*() are the test's. Errors: the test fails; waits end after
+ * LK_PATIENCE_MS, with the condition that never came; lk_try_open() and lk_send() give
+ * a status.
  */
 #ifndef TESTS_NODE_LINKS_KIT_H
 #define TESTS_NODE_LINKS_KIT_H

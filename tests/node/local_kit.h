@@ -5,7 +5,10 @@
  *   test ── lk_do(fn) ──► fn runs on the loop thread
  *
  * Threading: lk_* by the test's thread; struct lk is the loop's between lk_start() and
- * lk_stop(), but for `path`. Asserts that work on any thread: the process ends.
+ * lk_stop(), but for `path`. Ownership: lk_stop() takes down what lk_init() and
+ * lk_start() made; clients are the caller's. Units: bytes, microseconds. Errors:
+ * asserts that work on any thread: the process ends; lk_client_at() and lk_engine_at()
+ * give NULL, and why is on stderr; lk_batch() and lk_submit() the status of libkvrail.
  */
 #ifndef TESTS_NODE_LOCAL_KIT_H
 #define TESTS_NODE_LOCAL_KIT_H

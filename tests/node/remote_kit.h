@@ -2,7 +2,15 @@
  * loop in a thread of its own, tenants 7 (a key, and a certificate) and 9 (a
  * certificate), a space "chat" with pages of RK_PAGE bytes.
  *
- * Threading: all calls by the test's thread.
+ *   rk_setup ──► rk_node_start ──► rk_client_of ──► rk_batch ──► rk_node_stop
+ *   (of the group: credentials)    (by TLS, or by the Unix socket)
+ *
+ * Threading: all calls by the test's thread; what they ask of the node is answered in
+ * the node's own. Ownership: one node at a time, which rk_node_stop() takes down with
+ * its configuration; clients are the caller's to close, before or after;
+ * rk_teardown() takes the folder of credentials away. Units: bytes, microseconds; a
+ * wait lasts RK_PATIENCE_US at most. Errors: the test fails, with the line that the
+ * node or the client said; rk_open_as() alone gives a status.
  */
 #ifndef TESTS_NODE_REMOTE_KIT_H
 #define TESTS_NODE_REMOTE_KIT_H

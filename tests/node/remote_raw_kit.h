@@ -1,7 +1,15 @@
 /* One end of a remote client's session by hand, whichever it is: TLS, frames, data
- * connections. Waits are bounded by the socket's timeout, which makes the test fail.
+ * connections. The test connects or accepts, loads its keys and opens the TLS session;
+ * from there on this says and hears, right or wrong.
  *
- * Threading: one thread an end. Ownership: rk_raw_close() takes socket, session, keys.
+ *   fd, tls, session ──► rk_raw_shake ──► rk_raw_say, rk_raw_hear ──► rk_raw_close
+ *   fd of a data connection ──► rk_frame_get, rk_page_give ──► close()
+ *
+ * Threading: one thread an end. Ownership: rk_raw_close() takes socket, session and
+ * keys; data connections are the test's. Units: bytes. Errors: that the other side has
+ * ended is an answer; silence is none: it lasts as long as the socket's timeout, which
+ * the test sets, and then the test fails, as it does for a frame that is none. What is
+ * sent to a side that has gone is lost without a word.
  */
 #ifndef TESTS_NODE_REMOTE_RAW_KIT_H
 #define TESTS_NODE_REMOTE_RAW_KIT_H

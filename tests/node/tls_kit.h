@@ -1,7 +1,15 @@
 /* A wire between two TLS sessions of one process: bytes carried, cut and flipped by
  * hand, and what both sides must say at its ends.
  *
- * Threading: one thread. Ownership: tls_wire_part() closes both sessions.
+ *   a_tls, b_tls ──► tls_wire_meet: a ══► wire ══► b, until both are silent
+ *                    tls_wire_carry, tls_wire_settle: the same, later
+ *                    tls_wire_part
+ *
+ * Threading: one thread; nothing waits. Ownership: keys are the test's; tls_wire_part()
+ * closes both sessions. Units: bytes of the wire, counted in both directions together.
+ * Errors: a session that fails is what a test looks for: its status is in the wire.
+ * Sessions that cannot be opened, and what tls_wire_expect_*() and tls_expect_*() do
+ * not find, fail the test.
  */
 #ifndef TESTS_NODE_TLS_KIT_H
 #define TESTS_NODE_TLS_KIT_H

@@ -8,7 +8,8 @@
  * looking, a frame that is written while somebody reads it changes its word, and a
  * digest can be made wrong at will.
  *
- * Threading: none. A broken rule prints seed and step and aborts.
+ * Threading: none. Ownership: mw_destroy() takes all that mw_create() made. Errors: a
+ * broken rule prints seed and step and aborts.
  */
 #ifndef KV_TEST_PAGER_MODEL_WORLD_H
 #define KV_TEST_PAGER_MODEL_WORLD_H

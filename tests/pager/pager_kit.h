@@ -2,7 +2,9 @@
  * down what they were told, and the steps that every test takes (put a page, finish an
  * order).
  *
- * Threading: none.
+ * Threading: none. Ownership: kit_close() takes down what kit_open() made; references
+ * are the caller's where a function says so. Units: microseconds of a clock that only
+ * kit_tick() moves. Errors: the test fails.
  */
 #ifndef KV_TEST_PAGER_KIT_H
 #define KV_TEST_PAGER_KIT_H

@@ -3,7 +3,12 @@
  *   sim_put(sim, 1, "a"); sim_get(sim, 3, "a"); sim_expect(sim, "[ 4.020] n3 > …");
  *
  * Nodes are named as the trace prints them, 1 … n. Every page's content is checked when
- * it is got. Threading: one scenario at a time. */
+ * it is got.
+ *
+ * Threading: one scenario at a time. Ownership: sim_end() takes down what sim_start()
+ * made. Units: microseconds of virtual time. Errors: the test fails; the status of an
+ * operation is the answer.
+ */
 #ifndef KVS_TEST_SIM_KIT_H
 #define KVS_TEST_SIM_KIT_H
 

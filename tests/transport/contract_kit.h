@@ -2,7 +2,9 @@
  * the tests of all transports and those of KVT_CAP_NAMED; contract_one_sided.c those of
  * KVT_CAP_ONE_SIDED and of owners whose CLOSED waits for the reader.
  *
- * Threading: one test at a time.
+ * Threading: one test at a time. Ownership: begin() sets `tk` up, and the test ends it
+ * with tk_close(). Errors: the test fails, or is skipped where the transport has not
+ * what it needs.
  */
 #ifndef KVT_TEST_CONTRACT_KIT_H
 #define KVT_TEST_CONTRACT_KIT_H

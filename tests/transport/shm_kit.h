@@ -1,6 +1,7 @@
 /* What the tests of shm's wire share: packets by hand.
  *
- * Threading: as transport_kit.h.
+ * Threading: as transport_kit.h. Ownership: descriptors of a packet are the caller's to
+ * close. Errors: the test fails; that the other side has ended is an answer.
  */
 #ifndef KVT_TEST_SHM_KIT_H
 #define KVT_TEST_SHM_KIT_H

@@ -6,7 +6,9 @@
  * its key are offset, length and the status that the owner shall answer.
  *
  * Threading: none of its own. Nothing here measures time; tk_step() fails the test when
- * nothing at all happens for TK_PATIENCE_MS.
+ * nothing at all happens for TK_PATIENCE_MS. Ownership: tk_close() takes down what
+ * tk_open() made; sockets, children and memfds by hand are the test's. Units: bytes.
+ * Errors: the test fails; what gives a status gives the transport's.
  */
 #ifndef KVT_TEST_TRANSPORT_KIT_H
 #define KVT_TEST_TRANSPORT_KIT_H

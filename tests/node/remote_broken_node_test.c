@@ -5,6 +5,7 @@
  * kvr_open() waits on a thread of its own. */
 #include "base/codec.h"
 #include "base/digest.h"
+#include "node/lib/remote_priv.h"
 #include "tests/node/remote_raw_kit.h"
 
 #include <netinet/in.h>
@@ -19,7 +20,7 @@
 
 #include <cmocka.h>
 
-enum { KEYS = 4, LATE_US = 300000 };
+enum { KEYS = 4, LATE_US = 300000, ASK_US = 1000000 /* of a batch */ };
 
 /* ---- a node by hand -------------------------------------------------------------- */
 
@@ -191,7 +192,7 @@ ask_at(struct fake *fake, enum kvr_op op, uint64_t tag, uint32_t buffer, uint64_
         .struct_size = sizeof(batch),
         .op = op,
         .tag = tag,
-        .timeout_us = 1000000,
+        .timeout_us = ASK_US,
         .keys = keys,
         .nr_keys = KEYS,
         .at = at,
@@ -440,6 +441,49 @@ static void link__one_end_is_all(void **state)
             expect_next(&fake, 1, KVR_CANCELLED);
         }
         expect_next(&fake, 2, KVR_CANCELLED);
+        expect_gone(&fake);
+        fake_close(&fake);
+    }
+}
+
+/* A node that is there and says nothing has so long: each batch its own time and
+ * KVR_REMOTE_FLIGHT_US, whatever of it has come. Nobody waits for that here: the bound
+ * is looked at where the client keeps it, and then moved to come soon. */
+static void batch__of_a_silent_node_has_an_end(void **state)
+{
+    enum { CASES = 4, SOON_US = 1200000, LOOK_US = 1000000, SLACK_US = 5000000 };
+    (void)state;
+    for (unsigned i = 0; i < CASES; i++) {
+        static const enum kvr_op ops[CASES] = {
+            KVR_OP_EXISTS, KVR_OP_GET, KVR_OP_GET, KVR_OP_PUT};
+        struct fake fake;
+        struct kvr_result result;
+        unsigned nr = 0;
+        fake_open(&fake);
+        const uint64_t from = kvr_now_us();
+        const uint64_t tag = ask(&fake, ops[i], 1);
+        (void)ask(&fake, KVR_OP_EXISTS, 2);
+        const uint64_t until = kvr_now_us(), bound = ASK_US + KVR_REMOTE_FLIGHT_US;
+        if (i == 2) { /* the answer, and no page */
+            const struct kvn_answer_head said = answer_head(ops[i], tag, KEYS);
+            answer(&fake, &said, said.bytes);
+        }
+        for (unsigned k = 0; k < KVR_FLIGHT_MAX; k++) {
+            if (fake.client->flights[k].used) {
+                uint64_t *end = &fake.client->remote->flights[k].until_us;
+                assert_true(*end >= from + bound && *end <= until + bound);
+                *end -= bound;
+                *end += fake.client->flights[k].tag == 1 ? SOON_US : bound;
+                nr++;
+            }
+        }
+        assert_int_equal(nr, 2);
+        assert_int_equal(kvr_next(fake.client, SOON_US / 2, &result), KVR_AGAIN);
+        expect_next(&fake, 1, KVR_CANCELLED);
+        expect_next(&fake, 2, KVR_CANCELLED); /* the node is gone for all */
+        const uint64_t took = kvr_now_us() - from;
+        assert_true(took >= SOON_US && took < SOON_US + LOOK_US + SLACK_US);
+        assert_non_null(strstr(kvr_error(fake.client), "the node does not answer"));
         expect_gone(&fake);
         fake_close(&fake);
     }
@@ -713,6 +757,7 @@ int main(void)
         cmocka_unit_test(open__wrong_answers_are_refused),
         cmocka_unit_test(answer__to_no_batch_of_ours_is_no_result),
         cmocka_unit_test(link__one_end_is_all),
+        cmocka_unit_test(batch__of_a_silent_node_has_an_end),
         cmocka_unit_test(get__only_what_landed_whole_is_a_hit),
         cmocka_unit_test(get__leaves_the_blocks_of_what_is_no_hit),
         cmocka_unit_test(get__ends_when_its_pages_have),

@@ -7,7 +7,6 @@ tests/README.md, "Bad input", has the table. What needs root or a newer kernel s
 it is skipped.
 """
 
-import json
 import os
 import pathlib
 import re
@@ -18,25 +17,11 @@ import subprocess
 import sys
 import time
 
-from nodes_kit import CONFIG, Cluster, metric, refused, run_tests, sanitizers
+from nodes_kit import (CERTIFIED, CERTIFIED_2, CONFIG, PATIENCE_S, Cluster, await_line,
+                       client_env, links, metric, refused, run_tests, sanitizers)
 
 sys.path.insert(0, "integrations/python")
-PATIENCE_S = 20
 DAY_S = 86400
-
-
-def await_line(c, i, pattern, since=0):
-    """The line of node i's log that matches; it comes soon."""
-    end = time.monotonic() + PATIENCE_S
-    while not (found := re.search(f"^.*(?:{pattern}).*$", c.log(i, since), re.M)):
-        assert time.monotonic() < end, f"{pattern!r} is not in:\n{c.log(i, since)}"
-        assert c.nodes[i].poll() is None, "the node is gone:\n" + c.log(i, since)
-        time.sleep(0.05)
-    return found[0]
-
-
-def links(c, i):
-    return json.loads(c.get(i, "/healthz"))["links_up"]
 
 
 def limits(*words):
@@ -49,13 +34,6 @@ def odd_machine(bin, **settings):
     module = next(pathlib.Path(bin).resolve().parent.rglob("libodd_machine.so"))
     preload = ":".join([*sanitizers(bin), str(module)])
     return dict(os.environ, LD_PRELOAD=preload, **{k: str(v) for k, v in settings.items()})
-
-
-def client_env(bin):
-    """For a Python client; None without the library."""
-    found = sorted(pathlib.Path(bin).resolve().parent.rglob("libkvrail.so*"))
-    return dict(os.environ, KVRAIL_LIBRARY=str(found[0]), LD_PRELOAD=":".join(sanitizers(bin)),
-                ASAN_OPTIONS="detect_leaks=0", TSAN_OPTIONS="report_bugs=0") if found else None
 
 
 def client(bin, c, i, *words, prefix=()):
@@ -144,11 +122,6 @@ def test_start_group(bin):
     return "0600, 0660, and no other"
 
 
-CERTIFIED = CONFIG.replace("psk = cluster.psk", """ca = pki/ca.pem
-cert = pki/node-1.pem
-key = pki/node-1.key""").replace("name = test", "name = c1")
-
-
 def certified(bin):
     c = Cluster(bin, nr=2, config=CERTIFIED)
     c.run("keygen", "--ca", c.folder / "pki")
@@ -158,16 +131,12 @@ def certified(bin):
     return c
 
 
-def second(*more):
-    return ("tls.cert=pki/node-2.pem", "tls.key=pki/node-2.key", *more)
-
-
 def test_start_certificates(bin):
     """Missing, another node's, expired, not yet valid: by the clock of this machine."""
     with certified(bin) as c:
         refused(c, 0, "pki/none.pem.*(missing|No such file)", "tls.cert=pki/none.pem")
         refused(c, 0, "pki/none.key.*(missing|No such file)", "tls.key=pki/none.key")
-        refused(c, 0, "node 2, this is node 1", *second())
+        refused(c, 0, "node 2, this is node 1", *CERTIFIED_2)
         for days, word in ((31, "expired .* by this clock: is it right"),
                            (-2, "not yet valid by this clock, but from")):
             env = odd_machine(bin, KVRAIL_ODD_CLOCK_S=days * DAY_S)
@@ -180,7 +149,7 @@ def test_peer_clock(bin):
     one line, both stay up. With a pre-shared key no clock matters."""
     with certified(bin) as c:
         c.start(0, env=odd_machine(bin, KVRAIL_ODD_CLOCK_S=10 * DAY_S))
-        c.start(1, *second())
+        c.start(1, *CERTIFIED_2)
         await_line(c, 0, "node 2 .*certificate expired .* by this clock: is it right")
         assert links(c, 0) == links(c, 1) == 0
         c.stop(0)

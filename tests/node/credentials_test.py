@@ -18,11 +18,10 @@ import subprocess
 import sys
 import time
 
-from bad_input_test import CERTIFIED, await_line, client_env, links, second
-from nodes_kit import Cluster, run_tests, same_descriptors
+from nodes_kit import (CERTIFIED, CERTIFIED_2, PATIENCE_S, Cluster, await_line, client_env,
+                       links, run_tests, same_descriptors)
 
 sys.path.insert(0, "integrations/python")
-PATIENCE_S = 20
 HELLO = b"kvl1" + struct.pack("<I", 2)
 DATA = b"kvd1" + struct.pack("<IIIQ", 1, 64, 0, 0)  # a header whose check is wrong
 
@@ -72,7 +71,7 @@ def test_port(bin):
         for node in (1, 2):
             keygen(c, "pki", "c1", node)
         c.start(0)
-        c.start(1, *second())
+        c.start(1, *CERTIFIED_2)
         c.wait_linked()
         before = [c.fds(i) for i in range(2)]
         for words in (b"GET / HTTP/1.0\r\n\r\n", HELLO, DATA + bytes(64), b"\0" * 64):

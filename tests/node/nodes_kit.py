@@ -41,7 +41,13 @@ domain = own
 fill = yes
 device_bytes = {bytes}
 """)
-START_S, STOP_S, DRIVE_S = 30, 20, 600
+# … whose nodes know each other by certificates: node 1's; CERTIFIED_2 are the --set's
+# of node 2.
+CERTIFIED = CONFIG.replace("psk = cluster.psk", """ca = pki/ca.pem
+cert = pki/node-1.pem
+key = pki/node-1.key""").replace("name = test", "name = c1")
+CERTIFIED_2 = ("tls.cert=pki/node-2.pem", "tls.key=pki/node-2.key")
+START_S, STOP_S, DRIVE_S, PATIENCE_S = 30, 20, 600, 20
 SANITIZER = "Sanitizer: "  # "WARNING: ThreadSanitizer: data race …", "ERROR: …"
 TRANSPORTS = {"tcp": "named", "shm": "both"}  # as link.transports has it
 
@@ -67,6 +73,13 @@ def sanitizers(binaries):
     used = subprocess.run(["ldd", pathlib.Path(binaries) / "kvraild"], text=True,
                           capture_output=True).stdout
     return re.findall(r"=> (\S*/lib[at]san\.so\S*)", used)
+
+
+def client_env(bin):
+    """For a Python client; None without the library."""
+    found = sorted(pathlib.Path(bin).resolve().parent.rglob("libkvrail.so*"))
+    return dict(os.environ, KVRAIL_LIBRARY=str(found[0]), LD_PRELOAD=":".join(sanitizers(bin)),
+                ASAN_OPTIONS="detect_leaks=0", TSAN_OPTIONS="report_bugs=0") if found else None
 
 
 class Cluster:
@@ -180,6 +193,20 @@ class Cluster:
         self.nodes[i].kill()
         self.nodes[i].wait()
         self.nodes[i] = None
+
+
+def await_line(c, i, pattern, since=0):
+    """The line of node i's log that matches; it comes soon."""
+    end = time.monotonic() + PATIENCE_S
+    while not (found := re.search(f"^.*(?:{pattern}).*$", c.log(i, since), re.M)):
+        assert time.monotonic() < end, f"{pattern!r} is not in:\n{c.log(i, since)}"
+        assert c.nodes[i].poll() is None, "the node is gone:\n" + c.log(i, since)
+        time.sleep(0.05)
+    return found[0]
+
+
+def links(c, i):
+    return json.loads(c.get(i, "/healthz"))["links_up"]
 
 
 def same_descriptors(c, before):

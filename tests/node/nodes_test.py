@@ -8,7 +8,6 @@ import functools
 import itertools
 import json
 import os
-import pathlib
 import random
 import re
 import shutil
@@ -17,8 +16,8 @@ import subprocess
 import sys
 import time
 
-from nodes_kit import (FILL_CONFIG, TRANSPORTS, Cluster, metric, refused, run_tests,
-                       same_descriptors, sanitizers)
+from nodes_kit import (FILL_CONFIG, TRANSPORTS, Cluster, client_env, links, metric, refused,
+                       run_tests, same_descriptors)
 
 sys.path.insert(0, "integrations/python")
 NIGHTLY = "KVRAIL_NIGHTLY" in os.environ  # longer, and more of it
@@ -154,8 +153,10 @@ def test_pager_level(bin, transport):
 def test_written_again(bin):
     """A page that its engine writes after it was sealed, in its own domain: another node
     compares the digest and has no hit; never bytes that differ from what was sealed."""
-    if library(bin) is None:
+    environment = client_env(bin)
+    if environment is None:
         return "no libkvrail here: skipped"
+    os.environ["KVRAIL_LIBRARY"] = environment["KVRAIL_LIBRARY"]
     import kvrail
     with Cluster(bin, config=FILL_CONFIG) as c:
         for i in range(3):
@@ -316,7 +317,7 @@ def test_still_reader(bin):
                 held = [grants_held(c, i) for i in (1, 2)]
                 assert sum(held) > 0, held
                 for i in (1, 2):
-                    assert json.loads(c.get(i, "/healthz"))["links_up"] == 1
+                    assert links(c, i) == 1
                 if ends == "dies":
                     c.kill(0)
                 else:
@@ -455,15 +456,6 @@ def page(i):
     return random.Random(i).randbytes(CLIENT_PAGE)
 
 
-def library(bin):
-    """So that Python finds libkvrail: where a build puts it, if it is there."""
-    found = sorted(pathlib.Path(bin).resolve().parent.rglob("libkvrail.so*"))
-    if found:
-        os.environ["KVRAIL_LIBRARY"] = str(found[0])
-    return dict(os.environ, LD_PRELOAD=":".join(sanitizers(bin)), ASAN_OPTIONS="detect_leaks=0",
-                TSAN_OPTIONS="report_bugs=0") if found else None
-
-
 def at_rest(c):
     """What clients leave behind if anything does: once numbers have come to rest."""
     text = c.get(0, "/metrics")
@@ -530,7 +522,7 @@ def test_remote_client_kills(bin):
 
 
 def client_kills(bin, targets):
-    environment = library(bin)
+    environment = client_env(bin)
     if environment is None:
         return "no libkvrail beside the programs: skipped"
     kills = 200 if NIGHTLY else 60
@@ -624,12 +616,12 @@ def test_stranger(bin):
         time.sleep(1.5)
         health = json.loads(other.get(2, "/healthz"))
         assert health["links_up"] == 0, health
-        assert json.loads(c.get(0, "/healthz"))["links_up"] == 1
+        assert links(c, 0) == 1
         other.stop(2)
         c.start(2, "cluster.epoch=1", "node.1.weight=7")  # the same epoch, another view
         c.wait_linked(0)
         time.sleep(1.5)
-        assert json.loads(c.get(2, "/healthz"))["links_up"] == 0
+        assert links(c, 2) == 0
         for i in range(3):
             c.stop(i)
     return "a wrong key and another view"

@@ -9,7 +9,6 @@ where they are skipped.
 import array
 import json
 import os
-import pathlib
 import socket
 import struct
 import subprocess

@@ -6,8 +6,6 @@
 #define _GNU_SOURCE
 #include "base/assert.h"
 #include "base/hash.h"
-#include "base/mem.h"
-#include "tests/base/process_kit.h"
 #include "tests/node/local_kit.h"
 
 #include <fcntl.h>
@@ -121,8 +119,7 @@ static void client__killed_gives_everything_back(void **state)
     struct kvr_buffer buffer;
     assert_int_equal(kvr_buffer_create(client, KEYS * LK_PAGE_BYTES, &buffer), KVR_OK);
     lk_await(&lk, 1, 1); /* the node has closed what it was sent */
-    unsigned fds = process_kit_fds(), maps = lk_maps();
-    int64_t live = kv_mem_live();
+    const struct lk_held before = lk_held();
     for (unsigned i = 0; i < KILLS; i++) {
         pid_t pid = spawn("--victim", lk.path);
         if (i % 4 == 0) {
@@ -136,15 +133,7 @@ static void client__killed_gives_everything_back(void **state)
         }
     }
     lk_await(&lk, 1, 1);
-    for (unsigned i = 0; process_kit_fds() != fds || kv_mem_live() != live; i++) {
-        if (i == 2000) {
-            fail_msg(
-                "%u descriptors were %u, %lld allocations were %lld", process_kit_fds(),
-                fds, (long long)kv_mem_live(), (long long)live);
-        }
-        usleep(1000);
-    }
-    assert_int_equal(lk_maps(), maps);
+    lk_await_held(&before);
     assert_int_equal(lk_counts(&lk).attached, KILLS + 1);
     assert_int_equal(lk_counts(&lk).hung_up, KILLS);
     assert_int_equal(lk_counts(&lk).malformed, 0);

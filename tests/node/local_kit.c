@@ -4,6 +4,7 @@
 #include "base/digest.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "tests/base/process_kit.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -555,6 +556,30 @@ unsigned lk_maps(void)
     }
     fclose(file);
     return nr;
+}
+
+struct lk_held lk_held(void)
+{
+    return (struct lk_held){
+        .fds = process_kit_fds(), .maps = lk_maps(), .live = kv_mem_live()};
+}
+
+void lk_await_held(const struct lk_held *before)
+{
+    unsigned fds = process_kit_fds();
+    int64_t live = kv_mem_live();
+    for (unsigned i = 0; fds != before->fds || live != before->live; i++) {
+        if (i == LK_HELD_MS) {
+            fprintf(
+                stderr, "%u descriptors were %u, %lld allocations were %lld\n", fds,
+                before->fds, (long long)live, (long long)before->live);
+        }
+        KV_ASSERT(i < LK_HELD_MS);
+        usleep(1000);
+        fds = process_kit_fds();
+        live = kv_mem_live();
+    }
+    KV_ASSERT(lk_maps() == before->maps);
 }
 
 /* ------------------------------------------------------------------ clients */

@@ -31,6 +31,7 @@ enum {
     LK_TENANT = 10,  /* of this uid */
     LK_FOREIGN = 20, /* of another uid */
     LK_LATER_US = 20 * 1000 * 1000,
+    LK_HELD_MS = 2000,         /* lk_await_held() */
     LK_BUFFER_BYTES = 8 << 20, /* of a client */
 };
 
@@ -98,6 +99,14 @@ void lk_note(struct lk *lk, char line[KVN_LOCAL_NOTE_MAX]);
 
 /* Mappings of memfds of ours. */
 unsigned lk_maps(void);
+/* What this process, which has node and clients, holds; and that it is the same again,
+ * soon: the node's handles of a connection close after the client's. */
+struct lk_held {
+    unsigned fds, maps;
+    int64_t live; /* kv_mem_live() */
+};
+struct lk_held lk_held(void);
+void lk_await_held(const struct lk_held *before);
 
 kvr_client_t *lk_client(struct lk *lk);
 kvr_client_t *lk_client_at(const char *path, uint32_t ring_bytes);

@@ -7,9 +7,7 @@
 #define _GNU_SOURCE
 #include "base/assert.h"
 #include "base/hash.h"
-#include "base/mem.h"
 #include "node/lib/lib_priv.h"
-#include "tests/base/process_kit.h"
 #include "tests/node/engine_kit.h"
 
 #include <fcntl.h>
@@ -242,8 +240,7 @@ static void client__killed_in_its_fills_gives_everything_back(void **state)
     lk_start(&lk);
     kvr_client_t *engine = lk_engine_at(lk.path, 0);
     lk_await(&lk, 1, 0);
-    unsigned fds = process_kit_fds(), maps = lk_maps();
-    int64_t live = kv_mem_live();
+    const struct lk_held before = lk_held();
     for (unsigned i = 0; i < kills; i++) {
         pid_t pid = spawn("--fill", lk.path, &said);
         pid_t other = i % 3 == 0 ? spawn("--fill", lk.path, &said) : 0;
@@ -264,11 +261,7 @@ static void client__killed_in_its_fills_gives_everything_back(void **state)
         }
     }
     expect_all_back();
-    for (unsigned i = 0; process_kit_fds() != fds || kv_mem_live() != live; i++) {
-        assert_true(i < 2000);
-        usleep(1000);
-    }
-    assert_int_equal(lk_maps(), maps);
+    lk_await_held(&before);
     assert_int_equal(lk_counts(&lk).malformed, 0);
     /* What the dead sealed is whole. */
     uint32_t hits = 0;

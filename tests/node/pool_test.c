@@ -1,8 +1,6 @@
 /* Pools of libkvrail: what lies in an engine's own tensors goes to the node and comes
  * back, run by run, and nothing else of that memory is ever touched. */
 #include "base/fault.h"
-#include "base/mem.h"
-#include "tests/base/process_kit.h"
 #include "tests/node/local_kit.h"
 
 #include <setjmp.h>
@@ -463,8 +461,7 @@ static void add__survives_every_fault(void **state)
     lk_await(&lk, 0, 0);
     lk_do(&lk, nothing, NULL); /* of two turns the first has closed its handles */
     lk_do(&lk, nothing, NULL);
-    const unsigned fds = process_kit_fds(), maps = lk_maps();
-    const int64_t live = kv_mem_live();
+    const struct lk_held before = lk_held();
     unsigned n = 0;
     for (bool whole = false; !whole; n++) {
         kvr_client_t *client = lk_client(&lk);
@@ -479,11 +476,7 @@ static void add__survives_every_fault(void **state)
         }
         kvr_close(client);
         lk_await(&lk, 0, 0);
-        for (unsigned i = 0; process_kit_fds() != fds || kv_mem_live() != live; i++) {
-            assert_true(i < 2000); /* handles of the last connection close later */
-            usleep(1000);
-        }
-        assert_int_equal(lk_maps(), maps);
+        lk_await_held(&before);
         assert_true(n < 100);
     }
     assert_true(n > 3); /* slots, memfd, mapping */

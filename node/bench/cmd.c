@@ -3,6 +3,7 @@
 #include "node/bench/cmd.h"
 
 #include "base/option.h"
+#include "node/bench/callgrind.h"
 #include "node/bench/world.h"
 #include "node/cli.h"
 #include "node/machine.h"
@@ -16,13 +17,26 @@
 #include <string.h>
 #include <unistd.h>
 
-enum flag { FLAG_ONLY, FLAG_ROUNDS, FLAG_SECONDS, FLAG_QUICK, FLAG_JSON, NR_FLAGS };
+enum flag {
+    FLAG_ONLY,
+    FLAG_ROUNDS,
+    FLAG_SECONDS,
+    FLAG_QUICK,
+    FLAG_INSTRUCTIONS,
+    FLAG_JSON,
+    NR_FLAGS
+};
 
 static const struct kvn_flag flags[NR_FLAGS] = {
     [FLAG_ONLY] = {"only", "NAME", "one figure alone"},
-    [FLAG_ROUNDS] = {"rounds", "N", "times that each side of a figure is taken (7)"},
+    [FLAG_ROUNDS] =
+        {"rounds", "N",
+         "times that each side of a figure is taken (7; with --instructions 3)"},
     [FLAG_SECONDS] = {"seconds", "S", "of each side in a round, 0.01 to 60 (1)"},
     [FLAG_QUICK] = {"quick", NULL, "small sets: shows that it runs, measures nothing"},
+    [FLAG_INSTRUCTIONS] =
+        {"instructions", NULL,
+         "count the nodes' instructions a page and a byte, by valgrind; no speeds"},
     [FLAG_JSON] = {"json", NULL, "print JSON"},
 };
 
@@ -40,8 +54,12 @@ static const struct kvn_cli cli = {
 #define SECONDS_MIN 0.01
 #define SECONDS_MAX 60.0
 
+enum { ROUNDS = 7, COUNTED_ROUNDS = 3 };
+
 struct options {
     struct kvn_bench_node bench;
+    bool instructions;
+    bool seconds; /* were given */
     bool json;
 };
 
@@ -118,8 +136,52 @@ static json_t *reference_json(const struct kvn_figure_reference *reference)
     return one;
 }
 
+/* Who counts the instructions; null: nobody. */
+static json_t *source_json(const struct kvn_bench_node *bench)
+{
+    return bench->callgrind != NULL  ? json_string("callgrind")
+           : bench->counters == NULL ? json_string("processor")
+                                     : json_null();
+}
+
+static json_t *counted_json(const struct kvn_bench_node *bench, unsigned i)
+{
+    const struct kvn_figure_desc *desc = &kvn_figure_descs[i];
+    const struct kvn_counted *counted = &bench->figures[i].counted;
+    json_t *one = json_object(), *functions = json_array();
+    json_object_set_new(one, "name", json_string(desc->name));
+    json_object_set_new(one, "verification", json_string(desc->verify));
+    json_object_set_new(one, "rounds", json_integer(bench->figures[i].rounds));
+    json_object_set_new(one, "pages", kvn_json_uint(counted->pages));
+    json_object_set_new(one, "instructions_source", source_json(bench));
+    json_object_set_new(one, "instructions_per_page", json_real(counted->page));
+    json_object_set_new(
+        one, "instructions_per_page_spread",
+        spread_json(counted->page_min, counted->page_max));
+    json_object_set_new(one, "instructions_per_byte", known(counted->byte));
+    json_object_set_new(one, "work_per_page", json_real(counted->work));
+    json_object_set_new(
+        one, "work_per_page_spread", spread_json(counted->work_min, counted->work_max));
+    json_object_set_new(one, "copies_per_page", json_real(counted->copies));
+    json_object_set_new(one, "waits_per_page", json_real(counted->waits));
+    json_object_set_new(one, "idle_per_second", json_real(counted->idle));
+    for (unsigned f = 0; f < KVN_FIGURE_TOP && counted->top[f].name[0] != '\0'; f++) {
+        json_t *function = json_object();
+        json_object_set_new(function, "name", json_string(counted->top[f].name));
+        json_object_set_new(function, "self_per_page", json_real(counted->top[f].self));
+        json_object_set_new(
+            function, "inclusive_per_page", json_real(counted->top[f].inclusive));
+        json_array_append_new(functions, function);
+    }
+    json_object_set_new(one, "functions", functions);
+    return one;
+}
+
 static json_t *figure_json(const struct kvn_bench_node *bench, unsigned i)
 {
+    if (bench->callgrind != NULL) {
+        return counted_json(bench, i);
+    }
     const struct kvn_figure_desc *desc = &kvn_figure_descs[i];
     const struct kvn_figure *row = &bench->figures[i];
     json_t *one = json_object(), *references = json_array();
@@ -137,6 +199,7 @@ static json_t *figure_json(const struct kvn_bench_node *bench, unsigned i)
     json_object_set_new(one, "references", references);
     json_object_set_new(one, "rounds", json_integer(row->rounds));
     json_object_set_new(one, "node_cpu_s_per_gb", known(row->cpu_s_gb));
+    json_object_set_new(one, "instructions_source", source_json(bench));
     json_object_set_new(one, "instructions_per_page", known(row->instructions_page));
     json_object_set_new(one, "instructions_per_byte", known(row->instructions_byte));
     json_object_set_new(one, "pages", kvn_json_uint(row->pages));
@@ -152,6 +215,12 @@ static json_t *figure_json(const struct kvn_bench_node *bench, unsigned i)
     return one;
 }
 
+static const char *counters_text(const struct kvn_bench_node *bench)
+{
+    return bench->callgrind != NULL || bench->counters == NULL ? "counted"
+                                                               : bench->counters;
+}
+
 static int print_json(const struct kvn_bench_node *bench)
 {
     json_t *root = json_object(), *figures = json_array();
@@ -165,9 +234,8 @@ static int print_json(const struct kvn_bench_node *bench)
     json_object_set_new(root, "rounds", json_integer(bench->rounds));
     json_object_set_new(root, "seconds", json_real(bench->seconds));
     json_object_set_new(root, "quick", json_boolean(bench->quick));
-    json_object_set_new(
-        root, "instructions",
-        json_string(bench->counters == NULL ? "counted" : bench->counters));
+    json_object_set_new(root, "instructions", json_string(counters_text(bench)));
+    json_object_set_new(root, "instructions_source", source_json(bench));
     for (unsigned i = 0; i < KVN_NR_FIGURES; i++) {
         if (bench->figures[i].measured) {
             json_array_append_new(figures, figure_json(bench, i));
@@ -202,6 +270,35 @@ static void print_references(const struct kvn_bench_node *bench, unsigned i)
     }
 }
 
+static void print_counted(const struct kvn_bench_node *bench)
+{
+    printf(
+        "%-27s %9s %9s  %-16s %9s %9s %9s\n", "instructions of the nodes", "a page",
+        "work", "(least, most)", "copies", "waits", "a byte");
+    for (unsigned i = 0; i < KVN_NR_FIGURES; i++) {
+        const struct kvn_counted *counted = &bench->figures[i].counted;
+        char spread[48], byte[24] = "-";
+        if (!bench->figures[i].measured) {
+            continue;
+        }
+        (void)snprintf(
+            spread, sizeof(spread), "(%.0f, %.0f)", counted->work_min,
+            counted->work_max);
+        if (counted->byte >= 0) {
+            (void)snprintf(byte, sizeof(byte), "%.4f", counted->byte);
+        }
+        printf(
+            "%-27s %9.0f %9.0f  %-16s %9.0f %9.0f %9s\n", kvn_figure_descs[i].name,
+            counted->page, counted->work, spread, counted->copies, counted->waits,
+            byte);
+    }
+    printf(
+        "\nby callgrind, user mode alone; medians of %u rounds. copies: memcpy and its "
+        "like;\nwaits: looking for work, polling too; work: the rest. --json names "
+        "the %d\nfunctions that cost most.\n",
+        bench->rounds, KVN_FIGURE_TOP);
+}
+
 static void print_table(const struct kvn_bench_node *bench)
 {
     char cpu[128], kernel[256];
@@ -210,8 +307,11 @@ static void print_table(const struct kvn_bench_node *bench)
     printf(
         "machine       %s, %ld cores\nkernel        %s\ncompiler      %s\n", cpu,
         sysconf(_SC_NPROCESSORS_ONLN), kernel, kvn_machine_compiler());
-    printf(
-        "instructions  %s\n\n", bench->counters == NULL ? "counted" : bench->counters);
+    printf("instructions  %s\n\n", counters_text(bench));
+    if (bench->callgrind != NULL) {
+        print_counted(bench);
+        return;
+    }
     for (unsigned i = 0; i < KVN_NR_FIGURES; i++) {
         const struct kvn_figure *row = &bench->figures[i];
         if (!row->measured) {
@@ -266,12 +366,32 @@ static kv_status_t measure(struct kvn_bench_node *bench)
     return status;
 }
 
+/* False, and one line: they cannot be. */
+static bool count_with_callgrind(struct kvn_bench_node *bench)
+{
+    static struct kvn_callgrind callgrind;
+    static struct kvn_counts counts, idle;
+    const char *why_not = kvn_callgrind_find(bench->bin, &callgrind);
+    if (why_not != NULL) {
+        fprintf(stderr, "kvrail bench node: --instructions: %s\n", why_not);
+        return false;
+    }
+    bench->callgrind = &callgrind;
+    bench->counts = &counts;
+    bench->idle = &idle;
+    bench->quick = true; /* what a cache holds tells in no count */
+    return true;
+}
+
 static int run(struct options *options)
 {
     struct kvn_bench_node *bench = &options->bench;
     struct sigaction before[NR_SIGNALS];
     if (!find_bin(bench)) {
         fprintf(stderr, "kvrail bench node: where this program lies is not known\n");
+        return KVN_EXIT_FAILED;
+    }
+    if (options->instructions && !count_with_callgrind(bench)) {
         return KVN_EXIT_FAILED;
     }
     bench->counters = kvn_counters_why_not();
@@ -340,9 +460,13 @@ static int take_flag(struct options *options, enum flag flag, const char *value)
         options->bench.rounds = (unsigned)number;
         return KVN_EXIT_OK;
     case FLAG_SECONDS:
+        options->seconds = true;
         return take_seconds(value, &options->bench.seconds);
     case FLAG_QUICK:
         options->bench.quick = true;
+        return KVN_EXIT_OK;
+    case FLAG_INSTRUCTIONS:
+        options->instructions = true;
         return KVN_EXIT_OK;
     case FLAG_JSON:
         options->json = true;
@@ -353,9 +477,31 @@ static int take_flag(struct options *options, enum flag flag, const char *value)
     return KVN_EXIT_USAGE;
 }
 
+/* Words that say nothing together. */
+static int check_instructions(struct options *options)
+{
+    const char *only = options->bench.only;
+    if (options->bench.rounds == 0) {
+        options->bench.rounds = options->instructions ? COUNTED_ROUNDS : ROUNDS;
+    }
+    if (options->instructions && options->seconds) {
+        return kvn_cli_refuse(
+            &cli, "--seconds: --instructions counts so many pages, not so long");
+    }
+    if (options->instructions && only != NULL
+        && strncmp(only, "acquire_embedded", strlen("acquire_embedded")) == 0) {
+        return kvn_cli_refuse(
+            &cli,
+            "--only: '%s' has its node in this process: --instructions counts nodes "
+            "that have their own",
+            only);
+    }
+    return KVN_EXIT_OK;
+}
+
 int kvn_bench_node_cmd(int argc, char **argv)
 {
-    struct options options = {.bench = {.rounds = 7, .seconds = 1}};
+    struct options options = {.bench = {.seconds = 1}};
     const char *value = NULL;
     int flag;
     kvn_cli_start();
@@ -368,5 +514,6 @@ int kvn_bench_node_cmd(int argc, char **argv)
     if (flag != KVN_CLI_END) {
         return flag == KVN_CLI_HELP ? KVN_EXIT_OK : KVN_EXIT_USAGE;
     }
-    return run(&options);
+    const int exit_code = check_instructions(&options);
+    return exit_code == KVN_EXIT_OK ? run(&options) : exit_code;
 }

@@ -18,10 +18,12 @@ double kvn_now_s(void)
 
 bool kvn_worker_over(struct kvn_worker *worker)
 {
-    const bool first = !worker->asked;
-    worker->asked = true;
-    return (!first && kvn_now_s() >= worker->begin_s + worker->seconds)
-           || kvn_figure_stopped(worker->bench);
+    const uint64_t asked = worker->asked++;
+    const bool over =
+        worker->bench->batches > 0
+            ? asked >= worker->bench->batches
+            : asked > 0 && kvn_now_s() >= worker->begin_s + worker->seconds;
+    return over || kvn_figure_stopped(worker->bench);
 }
 
 void kvn_worker_fail(

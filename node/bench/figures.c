@@ -61,8 +61,8 @@ bool kvn_figure_wants(
 /* [side][round] */
 typedef struct kvn_take takes_t[KVN_FIGURE_SIDES_MAX][KVN_FIGURE_ROUNDS_MAX];
 
-static bool
-side_wanted(const struct kvn_bench_node *bench, const struct kvn_figure_side *side)
+bool kvn_figure_side_wanted(
+    const struct kvn_bench_node *bench, const struct kvn_figure_side *side)
 {
     if (side->nr_rows == 0) {
         return side->missing == NULL;
@@ -81,7 +81,7 @@ static kv_status_t take_round(
 {
     for (unsigned i = 0; i < nr; i++) {
         const unsigned at = (first + i) % nr;
-        if (!side_wanted(bench, &sides[at])) {
+        if (!kvn_figure_side_wanted(bench, &sides[at])) {
             continue;
         }
         takes[at] = (struct kvn_take){.cpu_s = -1, .instructions = -1};
@@ -119,8 +119,7 @@ static int compare(const void *a, const void *b)
     return (*x > *y) - (*x < *y);
 }
 
-/* Sorts: the least is first then, the greatest last. */
-static double median(double *values, unsigned nr)
+double kvn_figure_median(double *values, unsigned nr)
 {
     qsort(values, nr, sizeof(*values), compare);
     return nr % 2 == 1 ? values[nr / 2] : (values[nr / 2 - 1] + values[nr / 2]) / 2;
@@ -177,8 +176,8 @@ static void add_reference(
         ratios[i] = value_of(unit, &subject[i]) / values[i];
     }
     to->measured = true;
-    to->value = median(values, row->rounds);
-    to->ratio = median(ratios, row->rounds);
+    to->value = kvn_figure_median(values, row->rounds);
+    to->ratio = kvn_figure_median(ratios, row->rounds);
     to->ratio_min = ratios[0];
     to->ratio_max = ratios[row->rounds - 1];
     to->cpu_s_gb = cpu_s_gb(reference, row->rounds);
@@ -196,7 +195,7 @@ static void fill_row(
     for (unsigned i = 0; i < row->rounds; i++) {
         values[i] = value_of(unit, &takes[at][i]);
     }
-    row->value = median(values, row->rounds);
+    row->value = kvn_figure_median(values, row->rounds);
     row->value_min = values[0];
     row->value_max = values[row->rounds - 1];
     row->cpu_s_gb = cpu_s_gb(takes[at], row->rounds);
@@ -216,6 +215,9 @@ kv_status_t kvn_figure_rounds(
 {
     KV_ASSERT(nr > 0 && nr <= KVN_FIGURE_SIDES_MAX);
     KV_ASSERT(bench->rounds > 0 && bench->rounds <= KVN_FIGURE_ROUNDS_MAX);
+    if (bench->callgrind != NULL) {
+        return kvn_count_rounds(bench, sides, nr);
+    }
     struct kvn_take round[KVN_FIGURE_SIDES_MAX];
     takes_t *takes = calloc(1, sizeof(*takes));
     if (takes == NULL) {

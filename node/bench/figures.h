@@ -27,6 +27,8 @@ enum {
     KVN_FIGURE_SIDES_MAX = 8,
     KVN_FIGURE_REFERENCES_MAX = 3,
     KVN_FIGURE_TEXT_BYTES = 128,
+    KVN_FIGURE_TOP = 15, /* functions of a node that a counted row names */
+    KVN_FIGURE_NAME_BYTES = 64,
 };
 
 enum kvn_figure_goal { KVN_GOAL_ANY, KVN_GOAL_AT_MOST, KVN_GOAL_AT_LEAST };
@@ -136,6 +138,20 @@ struct kvn_figure_reference {
     double cpu_s_gb; /* < 0: not known */
 };
 
+/* What nodes did for a page, counted by callgrind (count.c). */
+struct kvn_counted {
+    double page, page_min, page_max; /* instructions: median over the rounds */
+    double byte;                     /* < 0: of no bytes */
+    double copies, waits;            /* of them, a page: callgrind.h */
+    double work, work_min, work_max; /* neither: median over the rounds */
+    double idle;                     /* a second, when no client calls: in none */
+    uint64_t pages;                  /* that a round's number is from */
+    struct {
+        char name[KVN_FIGURE_NAME_BYTES];
+        double self, inclusive; /* a page; over all rounds */
+    } top[KVN_FIGURE_TOP];      /* by self; "": no more */
+};
+
 struct kvn_figure {
     bool measured;
     unsigned rounds;
@@ -144,19 +160,30 @@ struct kvn_figure {
     double instructions_page, instructions_byte; /* < 0: not known */
     double load;                                 /* of one minute, at its end */
     uint64_t pages, bytes;                       /* of all its rounds */
+    struct kvn_counted counted; /* with bench->callgrind: this, rounds and no more */
     unsigned nr_references; /* the first is the one that a goal is against */
     struct kvn_figure_reference references[KVN_FIGURE_REFERENCES_MAX];
 };
 
+struct kvn_callgrind;
+struct kvn_counts;
+
 struct kvn_bench_node {
     unsigned rounds;
-    double seconds; /* of one take */
-    bool quick;     /* small sets: shows that it runs, measures nothing */
+    double seconds;   /* of one take */
+    uint64_t batches; /* 0; else a take ends with so many of each client */
+    bool quick;       /* small sets: shows that it runs, measures nothing */
     const char *only;
     const atomic_int *stop; /* a signal's number, once one has come */
     char bin[512];          /* folder of kvraild */
     const char *counters;   /* why instructions are not counted; NULL: they are */
-    char line[640];         /* what went wrong */
+    /* Nodes run under callgrind; NULL: they do not. With it `counts` is what they did
+     * in the take that was charged last, and after one with idle_s > 0 `idle` what they
+     * did in so many seconds without a call. */
+    const struct kvn_callgrind *callgrind;
+    struct kvn_counts *counts, *idle;
+    double idle_s;
+    char line[640]; /* what went wrong */
     struct kvn_figure figures[KVN_NR_FIGURES];
 };
 
@@ -171,6 +198,13 @@ bool kvn_figure_wants(
     enum kvn_figure_name last);
 /* Sides whose rows are not wanted are not taken. */
 kv_status_t kvn_figure_rounds(
+    struct kvn_bench_node *bench, const struct kvn_figure_side *sides, unsigned nr);
+bool kvn_figure_side_wanted(
+    const struct kvn_bench_node *bench, const struct kvn_figure_side *side);
+/* Sorts: the least is first then, the greatest last. */
+double kvn_figure_median(double *values, unsigned nr);
+/* kvn_figure_rounds() under callgrind; references are not taken. */
+kv_status_t kvn_count_rounds(
     struct kvn_bench_node *bench, const struct kvn_figure_side *sides, unsigned nr);
 /* True where nothing is asked, or where there is no reference to hold it against. */
 bool kvn_figure_holds(const struct kvn_bench_node *bench, enum kvn_figure_name name);

@@ -42,7 +42,7 @@ struct kvn_worker {
     double seconds; /* that the take lasts, from the thread's beginning */
     /* Written by the thread. */
     double begin_s, end_s;
-    bool asked;
+    uint64_t asked; /* how often kvn_worker_over() was */
     uint64_t pages;
     uint64_t others; /* from another place than what is measured: not counted */
     kv_status_t status;
@@ -59,8 +59,8 @@ kv_status_t kvn_crew_run(
 void kvn_worker_fail(
     struct kvn_worker *worker, kv_status_t status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-/* Time over, or a signal. The time is never over when it is asked first: a take does
- * something, however busy the machine is. */
+/* Time over, or so many batches begun, or a signal; asked once a batch. The time is
+ * never over when it is asked first: a take does something on the busiest machine. */
 bool kvn_worker_over(struct kvn_worker *worker);
 double kvn_now_s(void);
 
@@ -96,7 +96,7 @@ struct kvn_memcached;
     "memcached is not installed; Debian: apt-get install memcached"
 
 /* `memcached -t 4` with room for the set, on a Unix socket or on TCP over loopback.
- * *memcached_p is NULL when it is not installed. */
+ * *memcached_p is NULL when it is not installed, or not taken: nodes are counted. */
 kv_status_t kvn_memcached_open(
     struct kvn_bench_node *bench, const struct kvn_load_shape *shape, bool tcp,
     struct kvn_memcached **memcached_p);

@@ -128,7 +128,9 @@ static kv_status_t lookup_take(void *arg, double seconds, struct kvn_take *take)
         }
         sample(l, kvn_now_s() - begin);
         at = (at + BATCH) % l->nr_keys;
-    } while (kvn_now_s() - from < seconds && !kvn_figure_stopped(l->bench));
+    } while ((l->bench->batches > 0 ? l->nr_samples < l->bench->batches
+                                    : kvn_now_s() - from < seconds)
+             && !kvn_figure_stopped(l->bench));
     take->seconds = kvn_now_s() - from;
     kvn_world_charge(&l->world, &before, take);
     samples_end(l, take);

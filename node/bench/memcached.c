@@ -355,7 +355,7 @@ kv_status_t kvn_memcached_open(
 {
     char path[512];
     *memcached_p = NULL;
-    if (!kvn_child_find("memcached", path, sizeof(path))) {
+    if (bench->callgrind != NULL || !kvn_child_find("memcached", path, sizeof(path))) {
         return KV_OK;
     }
     struct kvn_memcached *mc = kv_calloc(1, sizeof(*mc));

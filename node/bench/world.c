@@ -2,6 +2,8 @@
 #include "node/bench/world.h"
 
 #include "base/assert.h"
+#include "node/bench/callgrind.h"
+#include "node/bench/load.h"
 #include "node/keygen.h"
 
 #include <arpa/inet.h>
@@ -147,10 +149,19 @@ static void last_line(const struct kvn_world *world, unsigned node, char *out, s
     }
 }
 
+/* Under callgrind everything takes fifty times as long, and nobody is to give up. */
+static const char *const slow_sets[] = {
+    "listen.handshake=60s", "listen.frame=60s", "liveness.suspect=60s",
+    "liveness.lost=300s",   "link.grant=60s",   "link.call=60s",
+    "link.double=30s",      "link.read=60s",    "link.revoke=60s",
+    "spill.deadline=60s",
+};
+enum { NR_SLOW_SETS = KV_COUNT_OF(slow_sets) };
+
 static kv_status_t
 node_start(struct kvn_bench_node *bench, struct kvn_world *world, unsigned node)
 {
-    enum { SETS = 4, SET_BYTES = 384 };
+    enum { SETS = 4, SET_BYTES = 384, ARGS = 4 + 2 * SETS + 2 * NR_SLOW_SETS };
     char program[600], config[320], log[320], sets[SETS][SET_BYTES];
     (void)snprintf(program, sizeof(program), "%s/kvraild", bench->bin);
     config_path(world, node, config, sizeof(config));
@@ -162,8 +173,25 @@ node_start(struct kvn_bench_node *bench, struct kvn_world *world, unsigned node)
     (void)snprintf(
         sets[3], SET_BYTES, "pager.device_bytes=%llu",
         (unsigned long long)world->config.node_bytes[node]);
-    const char *const argv[] = {program, "--config", config,  "--set", sets[0], "--set",
-                                sets[1], "--set",    sets[2], "--set", sets[3], NULL};
+    char words[KVN_CALLGRIND_WORDS_MAX][KVN_CALLGRIND_WORD_BYTES];
+    const char *argv[KVN_CALLGRIND_WORDS_MAX + ARGS] = {NULL};
+    unsigned nr = bench->callgrind == NULL
+                      ? 0
+                      : kvn_callgrind_words(bench->callgrind, world->folder, words);
+    for (unsigned i = 0; i < nr; i++) {
+        argv[i] = words[i];
+    }
+    argv[nr++] = program;
+    argv[nr++] = "--config";
+    argv[nr++] = config;
+    for (unsigned i = 0; i < SETS; i++) {
+        argv[nr++] = "--set";
+        argv[nr++] = sets[i];
+    }
+    for (unsigned i = 0; bench->callgrind != NULL && i < NR_SLOW_SETS; i++) {
+        argv[nr++] = "--set";
+        argv[nr++] = slow_sets[i];
+    }
     if (access(program, X_OK) != 0) {
         return kvn_figure_fail(
             bench, KV_ERR_CONFIG, "%s: %s", program, strerror(errno));
@@ -302,9 +330,9 @@ kv_status_t kvn_world_start(
     KV_ASSERT(config->nr_nodes >= 1 && config->nr_nodes <= KVN_WORLD_NODES_MAX);
     kv_status_t status = KV_OK;
     for (unsigned i = 0; i < TRIES; i++) {
-        *world = (struct kvn_world){.config = *config};
+        *world = (struct kvn_world){.bench = bench, .config = *config};
         status = start_once(bench, world);
-        if (status == KV_OK && !config->embedded) {
+        if (status == KV_OK && !config->embedded && bench->callgrind == NULL) {
             counters_open(bench, world);
         }
         if (status == KV_OK) {
@@ -387,6 +415,39 @@ static void counters_open(struct kvn_bench_node *bench, struct kvn_world *world)
     }
 }
 
+/* False: not counted. */
+static bool counts_cut(const struct kvn_world *world, struct kvn_counts *counts)
+{
+    for (unsigned i = 0; i < world->config.nr_nodes; i++) {
+        if (kvn_callgrind_cut(
+                world->bench, world->folder, world->nodes[i].pid, counts)
+            != KV_OK) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* False: not counted. */
+static bool counts_take(const struct kvn_world *world)
+{
+    struct kvn_bench_node *bench = world->bench;
+    *bench->counts = (struct kvn_counts){0};
+    if (!counts_cut(world, bench->counts)) {
+        return false;
+    }
+    if (bench->idle_s > 0) {
+        const double from = kvn_now_s();
+        while (kvn_now_s() - from < bench->idle_s && !kvn_figure_stopped(bench)) {
+            nanosleep(&(struct timespec){.tv_nsec = LOOK_MS * 1000000L}, NULL);
+        }
+        *bench->idle = (struct kvn_counts){0};
+        bench->idle_s = kvn_now_s() - from;
+        return counts_cut(world, bench->idle);
+    }
+    return true;
+}
+
 struct kvn_spent kvn_world_spent(const struct kvn_world *world)
 {
     struct kvn_spent spent = {.cpu_s = world->config.embedded ? -1 : 0};
@@ -403,6 +464,9 @@ struct kvn_spent kvn_world_spent(const struct kvn_world *world)
         }
     }
     spent.instructions = nr > 0 ? spent.instructions : -1;
+    if (world->bench->callgrind != NULL) {
+        spent.instructions = counts_cut(world, NULL) ? 0 : -1;
+    }
     return spent;
 }
 
@@ -410,6 +474,12 @@ void kvn_world_charge(
     const struct kvn_world *world, const struct kvn_spent *before,
     struct kvn_take *take)
 {
+    if (world->bench->callgrind != NULL) {
+        take->instructions = before->instructions == 0 && counts_take(world)
+                                 ? world->bench->counts->all
+                                 : -1;
+        return;
+    }
     const struct kvn_spent now = kvn_world_spent(world);
     take->cpu_s = before->cpu_s < 0 || now.cpu_s < 0 ? -1 : now.cpu_s - before->cpu_s;
     take->instructions = before->instructions < 0 || now.instructions < 0

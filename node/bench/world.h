@@ -52,6 +52,7 @@ struct kvn_spent {
 };
 
 struct kvn_world {
+    struct kvn_bench_node *bench;
     struct kvn_world_config config;
     char folder[256];
     struct kvn_child nodes[KVN_WORLD_NODES_MAX];
@@ -73,9 +74,10 @@ void kvn_world_target(
  * hangs up before it has ended. */
 kv_status_t kvn_world_blame(
     struct kvn_bench_node *bench, struct kvn_world *world, kv_status_t status);
-/* Of all its nodes. */
+/* Of all its nodes. Under callgrind instructions begin anew with each call. */
 struct kvn_spent kvn_world_spent(const struct kvn_world *world);
-/* Into `take`: what was spent from `before` until now. */
+/* Into `take`: what was spent from `before` until now; under callgrind into
+ * bench->counts too, and where it fails bench->line says why. */
 void kvn_world_charge(
     const struct kvn_world *world, const struct kvn_spent *before,
     struct kvn_take *take);

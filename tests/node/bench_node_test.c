@@ -3,7 +3,7 @@
  * program itself, small sets, in a temporary folder of the test's own, where everything
  * that it makes must be; no time is asserted, because a test machine has other work. */
 #define _GNU_SOURCE
-#include "node/bench/figures.h"
+#include "node/bench/callgrind.h"
 #include "node/child.h"
 #include "node/verbs.h"
 
@@ -165,6 +165,7 @@ static void check_figure(const json_t *figure, const struct kvn_figure_desc *des
     assert_true(json_is_number(json_object_get(figure, "load")));
     assert_non_null(json_object_get(figure, "instructions_per_page"));
     assert_non_null(json_object_get(figure, "instructions_per_byte"));
+    assert_non_null(json_object_get(figure, "instructions_source"));
     if (desc->unit == KVN_UNIT_GB_S) {
         const json_t *cpu = json_object_get(figure, "node_cpu_s_per_gb");
         assert_true(json_real_value(cpu) > 0);
@@ -246,6 +247,81 @@ static void bench_node__without_tools_names_them(void **state)
         assert_null(json_object_get(reference, "ratio"));
         json_decref(root);
     }
+}
+
+/* ------------------------------------------------------------------ instructions */
+
+/* A table without them would look like a machine that counts nothing. */
+static void bench_node__without_valgrind_names_it(void **state)
+{
+    (void)state;
+    static struct bench bench;
+    const char *path = getenv("PATH");
+    char kept[4096];
+    assert_non_null(path);
+    assert_true(strlen(path) < sizeof(kept));
+    memcpy(kept, path, strlen(path) + 1);
+    assert_int_equal(setenv("PATH", folder, 1), 0);
+    start(&bench, (const char *[]){"--instructions", NULL});
+    assert_int_equal(setenv("PATH", kept, 1), 0);
+    assert_int_equal(end(&bench, END_MS), KVN_EXIT_FAILED);
+    assert_string_equal(
+        bench.text,
+        "kvrail bench node: --instructions: valgrind is not installed; Debian: apt-get "
+        "install valgrind\n");
+    expect_nothing_left();
+}
+
+static bool can_count(void)
+{
+    char path[512];
+#ifdef KVN_CALLGRIND_NEVER
+    return false;
+#endif
+    return kvn_child_find("valgrind", path, sizeof(path));
+}
+
+/* Look-ups of three nodes: most of what they do is neither a copy nor a wait, and the
+ * functions that a row names have names. No bound is that of a good node. */
+static void bench_node__counts_instructions(void **state)
+{
+    (void)state;
+    static struct bench bench;
+    if (!can_count()) {
+        skip();
+    }
+    json_t *root = figures_of(
+        &bench, (const char *[]){
+                    "--instructions", "--rounds", "1", "--json", "--only",
+                    "lookup_remote_p50", NULL});
+    const json_t *figures = json_object_get(root, "figures");
+    assert_int_equal(json_array_size(figures), 1);
+    const json_t *figure = json_array_get(figures, 0);
+    const json_t *page_json = json_object_get(figure, "instructions_per_page");
+    const double page = json_real_value(page_json);
+    assert_true(page > 100 && page < 1e6);
+    check_spread(json_object_get(figure, "instructions_per_page_spread"), page);
+    const double work = json_real_value(json_object_get(figure, "work_per_page"));
+    assert_true(work > 0 && work < page);
+    check_spread(json_object_get(figure, "work_per_page_spread"), work);
+    assert_string_equal(
+        json_string_value(json_object_get(figure, "instructions_source")), "callgrind");
+    assert_true(json_is_null(json_object_get(figure, "instructions_per_byte")));
+    assert_int_equal(json_integer_value(json_object_get(figure, "pages")), 64 * 64);
+    assert_null(json_object_get(figure, "value"));
+    const json_t *functions = json_object_get(figure, "functions");
+    double self = 0, before = page;
+    assert_int_equal(json_array_size(functions), KVN_FIGURE_TOP);
+    for (size_t i = 0; i < KVN_FIGURE_TOP; i++) {
+        const json_t *function = json_array_get(functions, i);
+        const double own = json_real_value(json_object_get(function, "self_per_page"));
+        assert_true(own > 0 && own <= before);
+        assert_true(json_is_string(json_object_get(function, "name")));
+        before = own;
+        self += own;
+    }
+    assert_true(self < page);
+    json_decref(root);
 }
 
 /* ------------------------------------------------------------------ other ends */
@@ -339,6 +415,20 @@ static void bench_node__wrong_words_are_refused(void **state)
         (const char *[]){"bench", "node", "--only", "get_unix_2m_c4", NULL},
         "kvrail bench node: --only: 'get_unix_2m_c4' is no figure, did you mean "
         "get_unix_1m_c4?\n");
+    usage(
+        (const char *[]){
+            "bench", "node", "--instructions", "--only", "put_unix_16k_b16_c5", NULL},
+        "kvrail bench node: --only: 'put_unix_16k_b16_c5' is no figure, did you mean "
+        "put_unix_16k_b16_c4?\n");
+    usage(
+        (const char *[]){"bench", "node", "--seconds", "2", "--instructions", NULL},
+        "kvrail bench node: --seconds: --instructions counts so many pages, not so "
+        "long\n");
+    usage(
+        (const char *[]){
+            "bench", "node", "--instructions", "--only", "acquire_embedded_64", NULL},
+        "kvrail bench node: --only: 'acquire_embedded_64' has its node in this "
+        "process: --instructions counts nodes that have their own\n");
 }
 
 int main(void)
@@ -348,6 +438,10 @@ int main(void)
             bench_node__measures_every_figure_in_order, setup, teardown),
         cmocka_unit_test_setup_teardown(
             bench_node__without_tools_names_them, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            bench_node__without_valgrind_names_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            bench_node__counts_instructions, setup, teardown),
         cmocka_unit_test_setup_teardown(
             bench_node__told_to_stop_leaves_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(

@@ -2,6 +2,7 @@
 #include "node/bench/callgrind.h"
 
 #include "base/assert.h"
+#include "base/fault.h"
 #include "node/child.h"
 
 #include <dirent.h>
@@ -272,7 +273,7 @@ static kv_status_t dump(struct kvn_bench_node *bench, const char *folder, pid_t 
         bench->callgrind->vgdb, prefix, number, "dump", "cut", NULL};
     (void)snprintf(prefix, sizeof(prefix), "--vgdb-prefix=%s/vgdb", folder);
     (void)snprintf(number, sizeof(number), "--pid=%d", (int)pid);
-    const int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    const int null = KV_FAULT() ? -1 : open("/dev/null", O_WRONLY | O_CLOEXEC);
     if (null < 0 || kvn_child_start(&child, argv, null) != KV_OK) {
         close(null);
         return kvn_figure_fail(bench, KV_ERR_IO, "vgdb was not started");
@@ -290,41 +291,59 @@ static kv_status_t dump(struct kvn_bench_node *bench, const char *folder, pid_t 
                            status);
 }
 
-kv_status_t kvn_callgrind_cut(
-    struct kvn_bench_node *bench, const char *folder, pid_t pid,
-    struct kvn_counts *counts)
+static kv_status_t take_file(int folder, const char *name, struct kvn_counts *counts)
+{
+    const int fd = KV_FAULT() ? -1 : openat(folder, name, O_RDONLY | O_CLOEXEC);
+    FILE *file = fd < 0 || KV_FAULT() ? NULL : fdopen(fd, "r");
+    if (file == NULL) {
+        close(fd);
+        return KV_ERR_IO;
+    }
+    kv_status_t status = kvn_callgrind_read(file, counts);
+    (void)fclose(file);
+    return status;
+}
+
+/* All files of that node; none is one too few. */
+static kv_status_t take_files(const char *folder, pid_t pid, struct kvn_counts *counts)
 {
     char start[64];
     const struct dirent *entry;
     unsigned nr = 0;
-    kv_status_t status = dump(bench, folder, pid);
-    DIR *dir = status == KV_OK ? opendir(folder) : NULL;
+    kv_status_t status = KV_OK;
+    DIR *dir = KV_FAULT() ? NULL : opendir(folder);
+    if (dir == NULL) {
+        return KV_ERR_IO;
+    }
     (void)snprintf(start, sizeof(start), FILE_START "%d.", (int)pid);
-    while (dir != NULL && (entry = readdir(dir)) != NULL) {
+    while ((entry = readdir(dir)) != NULL) {
         if (!starts_with(entry->d_name, start)) {
             continue;
         }
-        const int fd = openat(dirfd(dir), entry->d_name, O_RDONLY | O_CLOEXEC);
-        FILE *file = fd >= 0 ? fdopen(fd, "r") : NULL;
-        if (file != NULL && counts != NULL && status == KV_OK) {
-            status = kvn_callgrind_read(file, counts);
-        }
-        if (file != NULL) {
-            (void)fclose(file);
-            nr++;
+        if (counts != NULL && status == KV_OK) {
+            status = take_file(dirfd(dir), entry->d_name, counts);
         }
         (void)unlinkat(dirfd(dir), entry->d_name, 0);
+        nr++;
     }
-    if (dir != NULL) {
-        (void)closedir(dir);
+    (void)closedir(dir);
+    return nr > 0 ? status : KV_ERR_INVALID;
+}
+
+kv_status_t kvn_callgrind_cut(
+    struct kvn_bench_node *bench, const char *folder, pid_t pid,
+    struct kvn_counts *counts)
+{
+    kv_status_t status = dump(bench, folder, pid);
+    if (status != KV_OK) {
+        return status;
     }
-    if (status == KV_OK && nr == 0) {
-        status = KV_ERR_INVALID;
-    }
-    return status == KV_OK || status == KV_ERR_IO
-               ? status
+    status = take_files(folder, pid, counts);
+    return status == KV_OK
+               ? KV_OK
                : kvn_figure_fail(
                    bench, status, "what callgrind wrote of the node: %s",
                    status == KV_ERR_NOMEM ? "too many functions"
+                   : status == KV_ERR_IO  ? "cannot be read"
                                           : "is not whole, or does not add up");
 }

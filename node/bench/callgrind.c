@@ -7,9 +7,13 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+enum { LOOK_MS = 50 }; /* between two looks at what waits are ended by */
 
 /* ------------------------------------------------------------------ functions */
 
@@ -264,6 +268,14 @@ unsigned kvn_callgrind_words(
     return KV_COUNT_OF(all);
 }
 
+/* A node that has ended and was not reaped: vgdb would wait for its answer. */
+static bool ended(pid_t pid)
+{
+    siginfo_t info = {0};
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0
+           && info.si_pid == pid;
+}
+
 /* vgdb stops the node wherever it is, has it write, and lets it go on. */
 static kv_status_t dump(struct kvn_bench_node *bench, const char *folder, pid_t pid)
 {
@@ -279,7 +291,12 @@ static kv_status_t dump(struct kvn_bench_node *bench, const char *folder, pid_t 
         return kvn_figure_fail(bench, KV_ERR_IO, "vgdb was not started");
     }
     close(null);
-    int status = kvn_child_wait(&child, KVN_CALLGRIND_CUT_MS);
+    int status = KVN_CHILD_RUNS;
+    for (unsigned ms = 0; status == KVN_CHILD_RUNS && ms < KVN_CALLGRIND_CUT_MS
+                          && !ended(pid) && !kvn_figure_stopped(bench);
+         ms += LOOK_MS) {
+        status = kvn_child_wait(&child, LOOK_MS);
+    }
     if (status == KVN_CHILD_RUNS) {
         (void)kvn_child_stop(&child, 0);
     }

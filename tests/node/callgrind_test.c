@@ -14,10 +14,13 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -166,6 +169,13 @@ static void functions__are_bounded(void **state)
 
 /* ------------------------------------------------------------------ cuts */
 
+static uint64_t now_ms(void)
+{
+    struct timespec ts;
+    assert_int_equal(clock_gettime(CLOCK_MONOTONIC, &ts), 0);
+    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
 static char folder[64];
 static struct kvn_callgrind callgrind;
 static atomic_int nobody;
@@ -268,6 +278,29 @@ static void cut_that_fails__says_so(void **state)
     kv_free(counts);
 }
 
+/* Neither a dead node nor a signal is waited for as long as a slow node is. */
+static void cut_in_vain__ends_at_once(void **state)
+{
+    (void)state;
+    struct kvn_counts *counts = counts_new();
+    siginfo_t info;
+    vgdb_is("exec sleep 30");
+    const pid_t node = fork();
+    assert_true(node >= 0);
+    if (node == 0) {
+        _exit(0);
+    }
+    assert_int_equal(waitid(P_PID, (id_t)node, &info, WEXITED | WNOWAIT), 0);
+    const uint64_t from = now_ms();
+    assert_int_equal(kvn_callgrind_cut(&bench, folder, node, counts), KV_ERR_IO);
+    assert_int_equal(waitpid(node, NULL, 0), node);
+    atomic_store(&nobody, SIGINT);
+    assert_int_equal(kvn_callgrind_cut(&bench, folder, 1, counts), KV_ERR_IO);
+    atomic_store(&nobody, 0);
+    assert_true(now_ms() - from < 20000);
+    kv_free(counts);
+}
+
 /* No count is told of a part of what there is. Calls that may fail: a null device, a
  * child, the folder, and two for each of two files. */
 static void cut__survives_every_fault(void **state)
@@ -302,6 +335,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             cut__reads_that_node_and_removes, setup, teardown),
         cmocka_unit_test_setup_teardown(cut_that_fails__says_so, setup, teardown),
+        cmocka_unit_test_setup_teardown(cut_in_vain__ends_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(cut__survives_every_fault, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

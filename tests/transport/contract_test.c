@@ -504,11 +504,11 @@ static void adopt__is_refused_where_listen_is_the_way(void **state)
         skip();
     }
     tk_open(&tk, MIB);
-    const unsigned nr_fds = tk_nr_fds();
+    const unsigned nr_fds = process_kit_fds();
     assert_int_equal(pipe(fds), 0);
     assert_int_equal(kvt_adopt(tk.owner.port, fds[0]), KV_ERR_INVALID);
     close(fds[1]);
-    assert_int_equal(tk_nr_fds(), nr_fds);
+    assert_int_equal(process_kit_fds(), nr_fds);
     assert_int_equal(kvt_adopt(tk.owner.port, -1), KV_ERR_INVALID);
     tk_close(&tk);
 }

@@ -133,6 +133,8 @@ static json_t *reference_json(const struct kvn_figure_reference *reference)
     json_object_set_new(
         one, "spread", spread_json(reference->ratio_min, reference->ratio_max));
     json_object_set_new(one, "cpu_s_per_gb", known(reference->cpu_s_gb));
+    json_object_set_new(
+        one, "client_cpu_s_per_gb", known(reference->client_cpu_s_gb));
     return one;
 }
 
@@ -199,6 +201,7 @@ static json_t *figure_json(const struct kvn_bench_node *bench, unsigned i)
     json_object_set_new(one, "references", references);
     json_object_set_new(one, "rounds", json_integer(row->rounds));
     json_object_set_new(one, "node_cpu_s_per_gb", known(row->cpu_s_gb));
+    json_object_set_new(one, "client_cpu_s_per_gb", known(row->client_cpu_s_gb));
     json_object_set_new(one, "instructions_source", source_json(bench));
     json_object_set_new(one, "instructions_per_page", known(row->instructions_page));
     json_object_set_new(one, "instructions_per_byte", known(row->instructions_byte));
@@ -263,6 +266,9 @@ static void print_references(const struct kvn_bench_node *bench, unsigned i)
         if (reference->cpu_s_gb >= 0) {
             printf("  %.3f CPU s/GB", reference->cpu_s_gb);
         }
+        if (reference->client_cpu_s_gb >= 0) {
+            printf(", clients %.3f", reference->client_cpu_s_gb);
+        }
         if (r == 0 && goal[0] != '\0') {
             printf("  %s: %s", goal, kvn_figure_holds(bench, i) ? "held" : "missed");
         }
@@ -323,6 +329,9 @@ static void print_table(const struct kvn_bench_node *bench)
             row->value_max, row->load);
         if (row->cpu_s_gb >= 0) {
             printf("  nodes: %.3f CPU s/GB", row->cpu_s_gb);
+        }
+        if (row->client_cpu_s_gb >= 0) {
+            printf(", clients: %.3f", row->client_cpu_s_gb);
         }
         if (row->instructions_page >= 0) {
             printf(", %.0f instructions/page", row->instructions_page);

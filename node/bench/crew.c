@@ -16,6 +16,14 @@ double kvn_now_s(void)
     return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
+/* Of all threads of this process, those of libkvrail and of its transport included. */
+static double spent_s(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
 bool kvn_worker_over(struct kvn_worker *worker)
 {
     const uint64_t asked = worker->asked++;
@@ -66,6 +74,7 @@ kv_status_t kvn_crew_run(
     double seconds, uint64_t page_bytes, struct kvn_take *take)
 {
     struct member members[KVN_LOAD_CLIENTS_MAX] = {0};
+    const double spent_before_s = spent_s();
     unsigned begun = 0;
     double from = 0, until = 0;
     kv_status_t status = KV_OK;
@@ -92,6 +101,7 @@ kv_status_t kvn_crew_run(
         }
     }
     take->seconds = until - from;
+    take->client_cpu_s = spent_s() - spent_before_s;
     take->bytes = take->pages * page_bytes;
     return status;
 }

@@ -84,7 +84,8 @@ static kv_status_t take_round(
         if (!kvn_figure_side_wanted(bench, &sides[at])) {
             continue;
         }
-        takes[at] = (struct kvn_take){.cpu_s = -1, .instructions = -1};
+        takes[at] = (struct kvn_take){
+            .cpu_s = -1, .client_cpu_s = -1, .instructions = -1};
         kv_status_t status = sides[at].take(sides[at].arg, seconds, &takes[at]);
         if (status != KV_OK) {
             return status;
@@ -126,14 +127,15 @@ double kvn_figure_median(double *values, unsigned nr)
 }
 
 /* Of all rounds together; < 0: not known, or of no bytes. */
-static double cpu_s_gb(const struct kvn_take *takes, unsigned rounds)
+static double cpu_s_gb(const struct kvn_take *takes, unsigned rounds, bool clients)
 {
     double seconds = 0, bytes = 0;
     for (unsigned i = 0; i < rounds; i++) {
-        if (takes[i].cpu_s < 0) {
+        const double cpu_s = clients ? takes[i].client_cpu_s : takes[i].cpu_s;
+        if (cpu_s < 0) {
             return -1;
         }
-        seconds += takes[i].cpu_s;
+        seconds += cpu_s;
         bytes += (double)takes[i].bytes;
     }
     return bytes > 0 ? seconds / bytes * 1e9 : -1;
@@ -180,7 +182,8 @@ static void add_reference(
     to->ratio = kvn_figure_median(ratios, row->rounds);
     to->ratio_min = ratios[0];
     to->ratio_max = ratios[row->rounds - 1];
-    to->cpu_s_gb = cpu_s_gb(reference, row->rounds);
+    to->cpu_s_gb = cpu_s_gb(reference, row->rounds, false);
+    to->client_cpu_s_gb = cpu_s_gb(reference, row->rounds, true);
 }
 
 static void fill_row(
@@ -198,7 +201,8 @@ static void fill_row(
     row->value = kvn_figure_median(values, row->rounds);
     row->value_min = values[0];
     row->value_max = values[row->rounds - 1];
-    row->cpu_s_gb = cpu_s_gb(takes[at], row->rounds);
+    row->cpu_s_gb = cpu_s_gb(takes[at], row->rounds, false);
+    row->client_cpu_s_gb = cpu_s_gb(takes[at], row->rounds, true);
     count_instructions(row, takes[at]);
     if (getloadavg(&row->load, 1) != 1) {
         row->load = -1;

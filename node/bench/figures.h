@@ -110,6 +110,7 @@ struct kvn_take {
     double seconds;
     uint64_t pages, bytes;
     double cpu_s;        /* of nodes or of the tool; < 0: not known */
+    double client_cpu_s; /* of this process: its clients; < 0: not known */
     double instructions; /* of the nodes, in user space; < 0: not known */
     double p50_us, p99_us;
 };
@@ -135,7 +136,7 @@ struct kvn_figure_reference {
     char missing[KVN_FIGURE_TEXT_BYTES]; /* unless measured */
     double value;
     double ratio, ratio_min, ratio_max;
-    double cpu_s_gb; /* < 0: not known */
+    double cpu_s_gb, client_cpu_s_gb; /* < 0: not known */
 };
 
 /* What nodes did for a page, counted by callgrind (count.c). */
@@ -156,7 +157,7 @@ struct kvn_figure {
     bool measured;
     unsigned rounds;
     double value, value_min, value_max;
-    double cpu_s_gb;                             /* < 0: not known */
+    double cpu_s_gb, client_cpu_s_gb;            /* < 0: not known */
     double instructions_page, instructions_byte; /* < 0: not known */
     double load;                                 /* of one minute, at its end */
     uint64_t pages, bytes;                       /* of all its rounds */

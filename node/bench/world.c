@@ -485,4 +485,7 @@ void kvn_world_charge(
     take->instructions = before->instructions < 0 || now.instructions < 0
                              ? -1
                              : now.instructions - before->instructions;
+    if (world->config.embedded) {
+        take->client_cpu_s = -1; /* the nodes are in this process, too */
+    }
 }

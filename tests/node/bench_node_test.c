@@ -169,6 +169,7 @@ static void check_figure(const json_t *figure, const struct kvn_figure_desc *des
     if (desc->unit == KVN_UNIT_GB_S) {
         const json_t *cpu = json_object_get(figure, "node_cpu_s_per_gb");
         assert_true(json_real_value(cpu) > 0);
+        assert_non_null(json_object_get(figure, "client_cpu_s_per_gb"));
     }
     assert_true(json_array_size(references) > 0);
     for (size_t i = 0; i < json_array_size(references); i++) {

@@ -138,16 +138,28 @@ void kvn_remote_malformed(struct remote_conn *conn, const struct kv_detail *deta
 
 static void on_poll(uv_poll_t *poll, int status, int events);
 
-static void watch(struct remote_conn *conn)
+static bool reads(const struct remote_conn *conn)
 {
-    const bool reads =
-        !conn->unread && (conn->state == REMOTE_ATTACHING || kvn_remote_may_ask(conn));
-    const int wanted = UV_DISCONNECT | (reads ? UV_READABLE : 0)
-                       | (conn->out.len > 0 ? UV_WRITABLE : 0);
+    return !conn->unread
+           && (conn->state == REMOTE_ATTACHING || kvn_remote_may_ask(conn));
+}
+
+static void watch_for(struct remote_conn *conn, int wanted)
+{
     if (conn->state != REMOTE_ENDED && conn->watched != wanted) {
         conn->watched = wanted;
         KV_ASSERT(uv_poll_start(&conn->poll, wanted, on_poll) == 0);
     }
+}
+
+/* A socket that may not be read is watched on until something comes (on_poll()): mostly
+ * it may again before that, and telling libuv costs two system calls each time. */
+static void watch(struct remote_conn *conn)
+{
+    const int wanted = UV_DISCONNECT | (reads(conn) ? UV_READABLE : 0)
+                       | (conn->watched & UV_READABLE)
+                       | (conn->out.len > 0 ? UV_WRITABLE : 0);
+    watch_for(conn, wanted);
 }
 
 /* What TLS has for the socket joins what waits: bounded by what may_ask() lets in. */
@@ -413,7 +425,9 @@ static void on_poll(uv_poll_t *poll, int status, int events)
         kvn_remote_break(conn, "%s", said ? strerror(error) : uv_strerror(status));
         return;
     }
-    if ((events & UV_READABLE) != 0) {
+    if ((events & UV_READABLE) != 0 && !reads(conn)) {
+        watch_for(conn, conn->watched & ~UV_READABLE);
+    } else if ((events & UV_READABLE) != 0) {
         readable(conn);
     } else if ((events & UV_DISCONNECT) != 0) {
         kvn_remote_break(conn, "hung up");

@@ -45,7 +45,8 @@ static void lose(kvr_client_t *client, const char *why)
 static void watch(struct kvr_remote *remote)
 {
     const bool wants = remote->out.len > 0;
-    struct epoll_event event = {.events = EPOLLIN | (wants ? EPOLLOUT : 0u)};
+    struct epoll_event event = {
+        .events = EPOLLIN | (wants ? EPOLLOUT : 0u), .data.u32 = KVR_REMOTE_ANSWERS};
     if (wants != remote->wants_write
         && epoll_ctl(remote->epoll_fd, EPOLL_CTL_MOD, remote->fd, &event) == 0) {
         remote->wants_write = wants;
@@ -94,11 +95,15 @@ kv_status_t kvr_remote_hear(
         if (*len_p > 0) {
             continue;
         }
+        if (!remote->readable) {
+            return KV_ERR_AGAIN;
+        }
         uint8_t cipher[KVR_REMOTE_CHUNK_BYTES];
         const ssize_t n = recv(remote->fd, cipher, sizeof(cipher), MSG_DONTWAIT);
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
             return KV_ERR_AGAIN;
         }
+        remote->readable = n == (ssize_t)sizeof(cipher); /* else it is empty now */
         if (n <= 0 || kvn_tls_in(remote->session, cipher, (size_t)n) != KV_OK
             || !kvr_remote_out_pull(remote) || !kvr_remote_flush(remote)) {
             return KV_ERR_LINK_LOST;
@@ -297,7 +302,7 @@ static void late_look(kvr_client_t *client)
     }
 }
 
-static void pump(kvr_client_t *client)
+static void answers_take(kvr_client_t *client)
 {
     struct kvr_remote *remote = client->remote;
     const uint8_t *at = NULL, *frame;
@@ -317,7 +322,22 @@ static void pump(kvr_client_t *client)
     if (!client->gone && !kvr_remote_flush(remote)) {
         lose(client, "the node hung up");
     }
-    pages_move(client);
+}
+
+/* What has come is taken; when nothing has, waits for it so long. 0: not at all. */
+static void pump(kvr_client_t *client, int ms)
+{
+    struct kvr_remote *remote = client->remote;
+    struct epoll_event events[KVR_REMOTE_SOURCES];
+    const int n = epoll_wait(remote->epoll_fd, events, KVR_REMOTE_SOURCES, ms);
+    for (int i = 0; i < n && !client->gone; i++) {
+        if (events[i].data.u32 == KVR_REMOTE_PAGES) {
+            pages_move(client);
+        } else {
+            remote->readable = true;
+            answers_take(client);
+        }
+    }
     if (!client->gone) {
         late_look(client);
     }
@@ -402,7 +422,7 @@ kvr_status_t kvr_remote_submit(
     struct kvr_remote *remote = client->remote;
     struct kv_detail detail = {0};
     const bool get = batch->op == KVR_OP_GET;
-    pump(client);
+    pump(client, 0);
     if (client->gone) {
         return KVR_LINK_LOST;
     }
@@ -476,7 +496,7 @@ static void result_join(kvr_client_t *client, uint32_t index, struct kvr_result 
 
 int kvr_remote_arm(kvr_client_t *client)
 {
-    pump(client);
+    pump(client, 0);
     return client->gone || client->remote->nr_ready > 0 ? 0 : 1;
 }
 
@@ -484,13 +504,10 @@ kvr_status_t
 kvr_remote_next(kvr_client_t *client, uint64_t timeout_us, struct kvr_result *result)
 {
     struct kvr_remote *remote = client->remote;
-    uint64_t now = kvr_now_us();
+    const uint64_t from = kvr_now_us();
     const uint64_t until =
-        timeout_us < UINT64_MAX - now ? now + timeout_us : UINT64_MAX;
-    for (;;) {
-        if (!client->gone) {
-            pump(client);
-        }
+        timeout_us < UINT64_MAX - from ? from + timeout_us : UINT64_MAX;
+    for (bool looked = false;; looked = true) {
         if (remote->nr_ready > 0) {
             const uint32_t index = remote->ready[remote->ready_head];
             remote->ready_head = (remote->ready_head + 1) % KVR_FLIGHT_MAX;
@@ -501,13 +518,13 @@ kvr_remote_next(kvr_client_t *client, uint64_t timeout_us, struct kvr_result *re
         if (client->gone) {
             return kvr_cancelled_next(client, result);
         }
-        now = kvr_now_us();
-        if (now >= until || client->nr_flights == 0) {
+        const uint64_t now = kvr_now_us();
+        const bool waits = client->nr_flights > 0 && now < until;
+        if (looked && !waits) {
             return KVR_AGAIN;
         }
-        struct pollfd readable = {.fd = remote->epoll_fd, .events = POLLIN};
-        const uint64_t ms = (until - now + 999) / 1000;
-        (void)poll(&readable, 1, ms > 500 ? 500 : (int)ms);
+        const uint64_t ms = waits ? (until - now + 999) / 1000 : 0;
+        pump(client, ms > KVR_REMOTE_LOOK_MS ? KVR_REMOTE_LOOK_MS : (int)ms);
     }
 }
 

@@ -235,6 +235,7 @@ static kvr_status_t wait_for(
         }
         const uint8_t *frame;
         uint32_t frame_len;
+        remote->readable = true; /* or not: it is asked */
         const kv_status_t status =
             kvr_remote_hear(remote, &at, &len, &frame, &frame_len);
         if (status == KV_OK && frame_p != NULL) {
@@ -364,12 +365,13 @@ static kvr_status_t port_open(kvr_client_t *client, const struct kvt_address *at
     if (status == KV_OK) {
         status = data_open(client, address, KVN_REMOTE_OFFERS, &remote->offers);
     }
-    struct epoll_event event = {.events = EPOLLIN};
+    struct epoll_event pages = {.events = EPOLLIN, .data.u32 = KVR_REMOTE_PAGES};
+    struct epoll_event answers = {.events = EPOLLIN, .data.u32 = KVR_REMOTE_ANSWERS};
     if (status == KV_OK
         && (KV_FAULT()
-            || epoll_ctl(remote->epoll_fd, EPOLL_CTL_ADD, kvt_fd(remote->port), &event)
+            || epoll_ctl(remote->epoll_fd, EPOLL_CTL_ADD, kvt_fd(remote->port), &pages)
                    != 0
-            || epoll_ctl(remote->epoll_fd, EPOLL_CTL_ADD, remote->fd, &event) != 0)) {
+            || epoll_ctl(remote->epoll_fd, EPOLL_CTL_ADD, remote->fd, &answers) != 0)) {
         status = KV_ERR_IO;
     }
     return status == KV_OK ? KVR_OK : kvr_fail(client, status, &detail);

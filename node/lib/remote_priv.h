@@ -24,7 +24,11 @@ enum {
     KVR_REMOTE_FLIGHT_US = 30000000,
     KVR_REMOTE_CHUNK_BYTES = 16 << 10,
     KVR_REMOTE_OUT_MAX = 4 << 20, /* requests not taken by the socket: then AGAIN */
+    KVR_REMOTE_LOOK_MS = 500,     /* between looks for flights that are too late */
 };
+
+/* What a client waits for: its session, and its port. */
+enum { KVR_REMOTE_ANSWERS, KVR_REMOTE_PAGES, KVR_REMOTE_SOURCES };
 
 struct remote_flight {
     bool answered;
@@ -51,6 +55,7 @@ struct kvr_remote {
     uint8_t clear[KVR_REMOTE_CHUNK_BYTES];
     struct kvn_outbox out;
     bool wants_write;
+    bool readable; /* the session's socket, as far as is known */
     uint32_t nr_parts;
     struct remote_flight flights[KVR_FLIGHT_MAX];
     uint16_t ready[KVR_FLIGHT_MAX]; /* ring: flights that have ended */

@@ -313,6 +313,8 @@ static void in_compact(struct kvt_tcp_conn *conn)
 
 void kvt_tcp_receive_requests(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *conn)
 {
+    bool empty = false; /* the socket */
+
     /* Bounded: each READ that is handed up fills a tray, and there are few. */
     while (may_take(conn)) {
         if (conn->in_len > 0 && parse_request(mover, conn)) {
@@ -322,12 +324,14 @@ void kvt_tcp_receive_requests(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *
             return;
         }
         in_compact(conn);
-        struct iovec iov = {conn->in + conn->in_len, KVT_TCP_IN_BYTES - conn->in_len};
-        const size_t n = receive_some(mover, conn, &iov, 1);
+        const size_t room = empty ? 0 : KVT_TCP_IN_BYTES - conn->in_len;
+        struct iovec iov = {conn->in + conn->in_len, room};
+        const size_t n = empty ? 0 : receive_some(mover, conn, &iov, 1);
         if (n == 0) {
             break;
         }
         conn->in_len += (uint32_t)n;
+        empty = n < room; /* epoll says when it is not */
     }
     if (conn->fd < 0) {
         return;

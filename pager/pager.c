@@ -101,6 +101,29 @@ kvp_info(const kvp_pager_t *pager, struct kvp_ref ref, struct kvp_info *info)
     return KV_OK;
 }
 
+kv_status_t
+kvp_glance(const kvp_pager_t *pager, struct kvp_ref ref, struct kvp_glance *glance)
+{
+    KV_ASSERT(glance != NULL);
+    if (!kvp_ref_valid(pager, ref)) {
+        return KV_ERR_STALE;
+    }
+    const struct kvp_frame_cold *cold = &pager->cold[ref.frame];
+    const uint32_t index = pager->frames[ref.frame].pool;
+    const struct kvp_pool *pool = &pager->pools[index];
+    KV_ASSERT(ref.frame >= pool->base
+              && ref.frame - pool->base < pool->config.nr_frames);
+    *glance = (struct kvp_glance){
+        .tier = pool->config.tier,
+        .pool = index,
+        .pool_frame = ref.frame - pool->base,
+        .n_tokens = cold->n_tokens,
+        .len = cold->len,
+        .digest = cold->digest,
+    };
+    return KV_OK;
+}
+
 void kvp_where(
     const kvp_pager_t *pager, uint32_t frame, uint32_t *pool_p, uint32_t *pool_frame_p)
 {

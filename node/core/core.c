@@ -45,11 +45,11 @@ bool kvo_usable(const kvo_node_t *node, uint32_t peer)
 
 void kvo_part_at(kvo_node_t *node, struct kvp_ref ref, struct kvo_part *part)
 {
-    struct kvp_info info;
-    KV_ASSERT(kvp_info(node->pager, ref, &info) == KV_OK);
+    struct kvp_glance page;
+    KV_ASSERT(kvp_glance(node->pager, ref, &page) == KV_OK);
     part->frame = ref;
-    part->pool = info.pool;
-    part->pool_frame = info.pool_frame;
+    part->pool = page.pool;
+    part->pool_frame = page.pool_frame;
 }
 
 /* ------------------------------------------------------------------ from the pager */

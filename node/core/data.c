@@ -297,10 +297,10 @@ static void read_end(
 
 static void serve_end(kvo_node_t *node, struct kvo_data_op *data, kv_status_t status)
 {
-    struct kvp_info info;
-    if (status == KV_OK && kvp_info(node->pager, data->ref, &info) == KV_OK) {
-        node->metrics.served_bytes += info.len;
-        node->peers[data->peer].served_bytes += info.len;
+    struct kvp_glance page;
+    if (status == KV_OK && kvp_glance(node->pager, data->ref, &page) == KV_OK) {
+        node->metrics.served_bytes += page.len;
+        node->peers[data->peer].served_bytes += page.len;
         if (!data->spill) {
             kvo_cooled(node, data->ref); /* the peer has it now */
         }

@@ -141,10 +141,10 @@ static void key_local(
     kv_status_t status)
 {
     struct kvo_key *key = &op->keys[i];
-    struct kvp_info info;
-    KV_ASSERT(kvp_info(node->pager, ref, &info) == KV_OK);
+    struct kvp_glance page;
+    KV_ASSERT(kvp_glance(node->pager, ref, &page) == KV_OK);
     bool exists = op->request.op == KVO_EXISTS;
-    bool fits = info.n_tokens == key->n_tokens;
+    bool fits = page.n_tokens == key->n_tokens;
     if (key->phase != KEY_IDLE || !fits) {
         /* Refused before, or a page of another length under this name. */
         if (!exists && status == KV_INPROGRESS) {
@@ -158,7 +158,7 @@ static void key_local(
         }
         return;
     }
-    key->place = info.tier == KVP_DEVICE ? KVO_FROM_DEVICE : KVO_FROM_HOST;
+    key->place = page.tier == KVP_DEVICE ? KVO_FROM_DEVICE : KVO_FROM_HOST;
     if (exists) {
         key->phase = KEY_DONE;
         key->status = KV_OK;

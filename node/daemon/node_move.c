@@ -58,11 +58,11 @@ void kvn_move_client(struct kvn_node *node, const struct kvo_order *order)
 {
     const struct kvo_part *part = &order->parts[0];
     if (node->remote != NULL && kvn_remote_has(node->remote, order->peer)) {
-        struct kvp_info info;
-        KV_ASSERT(kvp_info(kvo_pager(node->core), part->frame, &info) == KV_OK);
+        struct kvp_glance page;
+        KV_ASSERT(kvp_glance(kvo_pager(node->core), part->frame, &page) == KV_OK);
         kvn_remote_order(
             node->remote, order,
-            kvn_memory_frame(node->memory, part->pool, part->pool_frame), &info);
+            kvn_memory_frame(node->memory, part->pool, part->pool_frame), &page);
         return;
     }
     uint64_t hold = 0;

@@ -87,7 +87,7 @@ bool kvn_remote_has(const kvn_remote_t *remote, uint32_t index);
 /* CLIENT_IN or CLIENT_OUT of such a client; `frame` is where its page lies. */
 void kvn_remote_order(
     kvn_remote_t *remote, const struct kvo_order *order, uint8_t *frame,
-    const struct kvp_info *info);
+    const struct kvp_glance *page);
 void kvn_remote_answer(kvn_remote_t *remote, const struct kvo_answer *answer);
 const struct kvn_remote_counts *kvn_remote_counts(const kvn_remote_t *remote);
 

@@ -25,6 +25,7 @@ static struct remote_order *order_take(struct remote_conn *conn)
     remote->free_order = order->next;
     *order = (struct remote_order){.conn = conn, .next = REMOTE_NONE};
     conn->nr_orders++;
+    remote->nr_taken++;
     return order;
 }
 
@@ -32,8 +33,9 @@ static void order_give(struct remote_order *order)
 {
     struct remote_conn *conn = order->conn;
     kvn_remote_t *remote = conn->remote;
-    KV_ASSERT(conn->nr_orders > 0);
+    KV_ASSERT(conn->nr_orders > 0 && remote->nr_taken > 0);
     conn->nr_orders--;
+    remote->nr_taken--;
     conn->nr_posted -= order->posted;
     remote->nr_refusals -= order->id == 0;
     order->conn = NULL;
@@ -122,7 +124,7 @@ static void order_wait(struct remote_conn *conn, struct remote_order *order)
 
 void kvn_remote_order(
     kvn_remote_t *remote, const struct kvo_order *from, uint8_t *frame,
-    const struct kvp_info *info)
+    const struct kvp_glance *page)
 {
     struct remote_conn *conn = remote->by_index[from->peer];
     const struct kvo_part *part = &from->parts[0];
@@ -148,9 +150,9 @@ void kvn_remote_order(
             .index = key % KVN_REMOTE_CHUNK_KEYS,
             .status = KV_OK,
             .len = part->len,
-            .n_tokens = info->n_tokens,
+            .n_tokens = page->n_tokens,
             .gen = part->frame.gen,
-            .digest = info->digest,
+            .digest = page->digest,
         };
     }
     order_wait(conn, order);
@@ -177,8 +179,10 @@ bool kvn_remote_refuse(struct remote_conn *conn, uint64_t req, uint32_t index)
 
 void kvn_remote_orders_look(kvn_remote_t *remote, uint64_t now_us)
 {
-    for (uint32_t i = 0; i < remote->nr_orders; i++) {
+    uint32_t left = remote->nr_taken; /* breaking a client ends none of them here */
+    for (uint32_t i = 0; left > 0; i++) {
         const struct remote_order *order = &remote->orders[i];
+        left -= order->conn != NULL;
         if (order->conn != NULL && order->deadline_us + KVN_REMOTE_ORDER_US < now_us) {
             kvn_remote_break(order->conn, "does not take or give its pages");
         }

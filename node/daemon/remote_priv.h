@@ -122,6 +122,7 @@ struct kvn_remote {
     struct remote_conn *by_index[KVO_CLIENTS_MAX];
     struct remote_order *orders;
     uint32_t nr_orders, free_order, client_ops;
+    uint32_t nr_taken;    /* of orders */
     uint32_t nr_refusals; /* orders of our own, within kvn_remote_ops() */
     uv_timer_t clock;
     unsigned nr_handles;

@@ -51,6 +51,7 @@ static void frame__freed_frame_never_answers_to_its_old_name(void **state)
     struct kit kit;
     struct kvp_ref first, again;
     struct kvp_info info;
+    struct kvp_glance glance;
 
     kit_init(&kit);
     kit_open(&kit);
@@ -59,6 +60,7 @@ static void frame__freed_frame_never_answers_to_its_old_name(void **state)
     assert_int_equal(kit.nr_freed, 1);
     assert_int_equal(kit.last_freed.gen, first.gen);
     assert_int_equal(kvp_info(kit.pager, first, &info), KV_ERR_STALE);
+    assert_int_equal(kvp_glance(kit.pager, first, &glance), KV_ERR_STALE);
     assert_int_equal(kvp_fill_begin(kit.pager, 0, 0, KVP_HOST, 8, &again), KV_OK);
     assert_int_equal(again.frame, first.frame);
     assert_true(again.gen > first.gen);

@@ -209,7 +209,15 @@ bool kit_here(struct kit *kit, uint16_t tenant, uint64_t number)
 struct kvp_info kit_info(struct kit *kit, struct kvp_ref ref)
 {
     struct kvp_info info;
+    struct kvp_glance glance;
     assert_int_equal(kvp_info(kit->pager, ref, &info), KV_OK);
+    assert_int_equal(kvp_glance(kit->pager, ref, &glance), KV_OK);
+    assert_int_equal(glance.tier, info.tier);
+    assert_int_equal(glance.pool, info.pool);
+    assert_int_equal(glance.pool_frame, info.pool_frame);
+    assert_int_equal(glance.n_tokens, info.n_tokens);
+    assert_int_equal(glance.len, info.len);
+    assert_int_equal(glance.digest, info.digest);
     return info;
 }
 

@@ -109,17 +109,18 @@ kvp_glance(const kvp_pager_t *pager, struct kvp_ref ref, struct kvp_glance *glan
         return KV_ERR_STALE;
     }
     const struct kvp_frame_cold *cold = &pager->cold[ref.frame];
-    const uint32_t index = pager->frames[ref.frame].pool;
-    const struct kvp_pool *pool = &pager->pools[index];
+    const struct kvp_frame *frame = &pager->frames[ref.frame];
+    const struct kvp_pool *pool = &pager->pools[frame->pool];
     KV_ASSERT(ref.frame >= pool->base
               && ref.frame - pool->base < pool->config.nr_frames);
     *glance = (struct kvp_glance){
         .tier = pool->config.tier,
-        .pool = index,
+        .pool = frame->pool,
         .pool_frame = ref.frame - pool->base,
         .n_tokens = cold->n_tokens,
         .len = cold->len,
         .digest = cold->digest,
+        .verifying = (frame->flags & KVP_F_VERIFYING) != 0,
     };
     return KV_OK;
 }

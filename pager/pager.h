@@ -192,13 +192,14 @@ struct kvp_info {
 kv_status_t
 kvp_info(const kvp_pager_t *pager, struct kvp_ref ref, struct kvp_info *info);
 
-/* What moving a page's bytes asks for, of kvp_info(): that one fills 224 bytes, and was
+/* What reading a page asks for, of kvp_info(): that one fills 224 bytes, and was
  * a quarter of what an acquire through a node executed. STALE as there. */
 struct kvp_glance {
     enum kvp_tier tier;
     uint32_t pool, pool_frame;
     uint32_t n_tokens, len;
     uint64_t digest;
+    bool verifying;
 };
 kv_status_t
 kvp_glance(const kvp_pager_t *pager, struct kvp_ref ref, struct kvp_glance *glance);

@@ -603,8 +603,9 @@ static bool fills_open(const struct kvo_op_obj *op)
 static bool run_settling(kvo_node_t *node, const struct kvo_op_obj *op)
 {
     for (uint32_t i = 0; i < op->nr_keys && op->keys[i].phase == KEY_HERE; i++) {
-        struct kvp_info info;
-        if (kvp_info(node->pager, op->keys[i].ref, &info) == KV_OK && info.verifying) {
+        struct kvp_glance page;
+        if (kvp_glance(node->pager, op->keys[i].ref, &page) == KV_OK
+            && page.verifying) {
             return true;
         }
     }

@@ -218,6 +218,7 @@ struct kvp_info kit_info(struct kit *kit, struct kvp_ref ref)
     assert_int_equal(glance.n_tokens, info.n_tokens);
     assert_int_equal(glance.len, info.len);
     assert_int_equal(glance.digest, info.digest);
+    assert_int_equal(glance.verifying, info.verifying);
     return info;
 }
 

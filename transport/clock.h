@@ -1,6 +1,7 @@
 /* The time by which a transport's threads wait for a peer's first message.
  *
- * Nanoseconds of CLOCK_MONOTONIC: compared with each other, never with another host's.
+ * Units: nanoseconds of CLOCK_MONOTONIC, compared with each other, never with another
+ * host's.
  *
  * Threading: pure. Ownership: nothing is kept. Errors: none.
  */

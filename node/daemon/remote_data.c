@@ -181,6 +181,7 @@ void kvn_remote_orders_look(kvn_remote_t *remote, uint64_t now_us)
 {
     uint32_t left = remote->nr_taken; /* breaking a client ends none of them here */
     for (uint32_t i = 0; left > 0; i++) {
+        KV_ASSERT(i < remote->nr_orders);
         const struct remote_order *order = &remote->orders[i];
         left -= order->conn != NULL;
         if (order->conn != NULL && order->deadline_us + KVN_REMOTE_ORDER_US < now_us) {

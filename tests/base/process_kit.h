@@ -7,7 +7,8 @@
  * the first look.
  *
  * Threading: any thread; threads that come and go meanwhile are in the numbers.
- * Ownership: nothing is held. Errors: the test fails, and says both numbers.
+ * Ownership: nothing is held. Units: allocations,
+ * descriptors, threads. Errors: the test fails, and says both numbers.
  */
 #ifndef KV_TEST_PROCESS_KIT_H
 #define KV_TEST_PROCESS_KIT_H

@@ -4,6 +4,7 @@
  *
  * Threading: name_kit_slow() before anybody asks for names; then any thread.
  * Ownership: the name is the caller's, and stays. Units: microseconds.
+ * Errors: none; names fail as the system says.
  */
 #ifndef TESTS_NODE_NAME_KIT_H
 #define TESTS_NODE_NAME_KIT_H

@@ -323,10 +323,13 @@ void kvt_tcp_receive_requests(struct kvt_tcp_mover *mover, struct kvt_tcp_conn *
         if (conn->state == KVT_TCP_DEAD) {
             return;
         }
+        if (empty) {
+            break;
+        }
         in_compact(conn);
-        const size_t room = empty ? 0 : KVT_TCP_IN_BYTES - conn->in_len;
+        const size_t room = KVT_TCP_IN_BYTES - conn->in_len;
         struct iovec iov = {conn->in + conn->in_len, room};
-        const size_t n = empty ? 0 : receive_some(mover, conn, &iov, 1);
+        const size_t n = receive_some(mover, conn, &iov, 1);
         if (n == 0) {
             break;
         }
